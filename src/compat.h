@@ -1,0 +1,81 @@
+/*
+ * compat.h
+ *		Every test of PG_VERSION_NUM in crm, so that no other file has one.
+ *
+ * Include after postgres.h and fmgr.h.
+ */
+#ifndef CRM_COMPAT_H
+#define CRM_COMPAT_H
+
+#if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 190000
+#error "crm is built and tested for PostgreSQL 15 to 18"
+#endif
+
+#include "utils/acl.h"
+#include "utils/wait_event.h"
+
+#if PG_VERSION_NUM >= 160000
+
+#include "nodes/miscnodes.h"
+#include "varatt.h"
+
+#define CRM_ESCONTEXT(fcinfo) ((fcinfo)->context)
+
+#else /* 15 */
+
+#include "catalog/pg_class.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
+
+/* Soft errors came with 16; before, an error context is always NULL and every error is hard. */
+#define CRM_ESCONTEXT(fcinfo) ((struct Node *) NULL)
+#define ereturn(context, dummy_value, ...) \
+	do                                     \
+	{                                      \
+		(void) (context);                  \
+		ereport(ERROR, __VA_ARGS__);       \
+		return dummy_value;                \
+	} while (0)
+#define errsave(context, ...)        \
+	do                               \
+	{                                \
+		(void) (context);            \
+		ereport(ERROR, __VA_ARGS__); \
+	} while (0)
+#define SOFT_ERROR_OCCURRED(context) false
+
+static inline AclResult
+object_aclcheck(Oid classid, Oid objectid, Oid roleid, AclMode mode)
+{
+	if (classid == NamespaceRelationId)
+		return pg_namespace_aclcheck(objectid, roleid, mode);
+	if (classid == RelationRelationId)
+		return pg_class_aclcheck(objectid, roleid, mode);
+	Assert(classid == ProcedureRelationId);
+	return pg_proc_aclcheck(objectid, roleid, mode);
+}
+
+static inline bool
+object_ownercheck(Oid classid, Oid objectid, Oid roleid)
+{
+	if (classid == NamespaceRelationId)
+		return pg_namespace_ownercheck(objectid, roleid);
+	Assert(classid == RelationRelationId);
+	return pg_class_ownercheck(objectid, roleid);
+}
+
+#endif
+
+#if PG_VERSION_NUM >= 170000
+#define CRM_WAIT_EVENT_NEW(name) WaitEventExtensionNew(name)
+#else
+#define CRM_WAIT_EVENT_NEW(name) PG_WAIT_EXTENSION
+#endif
+
+#ifdef PG_MODULE_MAGIC_EXT
+#define CRM_MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "crm", .version = "1.0")
+#else
+#define CRM_MODULE_MAGIC PG_MODULE_MAGIC
+#endif
+
+#endif /* CRM_COMPAT_H */

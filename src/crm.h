@@ -1,0 +1,11 @@
+/*
+ * crm.h
+ *		What every file of crm shares: the init calls and the error class.
+ */
+#ifndef CRM_H
+#define CRM_H
+
+/* crm's own SQLSTATE class, for faults that core has no code for. */
+#define ERRCODE_CRM(a, b, c) MAKE_SQLSTATE('R', 'M', a, b, c)
+
+#endif /* CRM_H */

@@ -1,0 +1,135 @@
+/*
+ * workspace.c
+ *		Finding a workspace and its tables from C, and the marker trigger that
+ *		makes a schema a workspace.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
+#include "commands/extension.h"
+#include "commands/trigger.h"
+#include "fmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "compat.h"
+#include "crm.h"
+#include "workspace.h"
+
+Oid
+crm_workspace_table(Oid workspace, const char *name, bool missing_ok)
+{
+	Oid relid = get_relname_relid(name, workspace);
+
+	if (!OidIsValid(relid) && !missing_ok)
+	{
+		char *schema = get_namespace_name(workspace);
+
+		if (schema == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_SCHEMA),
+					 errmsg("schema with OID %u does not exist", workspace)));
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("workspace \"%s\" has no table \"%s\"", schema, name),
+				 errhint("Run SELECT crm.upgrade_workspace('%s').", schema)));
+	}
+	return relid;
+}
+
+/*
+ * The marker is a trigger on crm_meta whose function is ours: it survives
+ * pg_dump, a dump of one schema, and pg_upgrade, and being restored after the
+ * data it makes a workspace visible only when it is whole.
+ */
+bool
+crm_is_workspace(Oid schema)
+{
+	Oid			relid = get_relname_relid("crm_meta", schema);
+	Relation	rel;
+	bool		found = false;
+
+	if (!OidIsValid(relid))
+		return false;
+
+	rel = table_open(relid, AccessShareLock);
+	if (rel->trigdesc != NULL)
+	{
+		for (int i = 0; i < rel->trigdesc->numtriggers && !found; i++)
+		{
+			Oid			fn = rel->trigdesc->triggers[i].tgfoid;
+			char	   *name = get_func_name(fn);
+
+			found = name != NULL && strcmp(name, "meta_guard") == 0 &&
+				get_func_namespace(fn) == get_namespace_oid("crm", true);
+		}
+	}
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+void
+crm_check_workspace(Oid schema)
+{
+	char	   *name;
+
+	if (crm_is_workspace(schema))
+		return;
+	name = get_namespace_name(schema);
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_SCHEMA_NAME),
+			 name ? errmsg("schema \"%s\" is not a crm workspace", name)
+				  : errmsg("schema with OID %u does not exist", schema),
+			 errhint("SELECT * FROM crm.workspaces() lists the workspaces of this database.")));
+}
+
+Oid
+crm_workspace_owner(Oid workspace)
+{
+	HeapTuple	tup = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(workspace));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tup))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_SCHEMA),
+				 errmsg("schema with OID %u does not exist", workspace)));
+	owner = ((Form_pg_namespace) GETSTRUCT(tup))->nspowner;
+	ReleaseSysCache(tup);
+	return owner;
+}
+
+PG_FUNCTION_INFO_V1(crm_meta_guard);
+Datum
+crm_meta_guard(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("crm.meta_guard() must be called as a trigger")));
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("rows of \"crm_meta\" cannot be removed"),
+			 errdetail("The table marks its schema as a crm workspace and holds its version."),
+			 errhint("To remove a workspace with its data, use DROP SCHEMA ... CASCADE.")));
+	PG_RETURN_NULL();
+}
+
+/* Objects created inside an extension script become members; workspaces must not. */
+PG_FUNCTION_INFO_V1(crm_in_extension_script);
+Datum
+crm_in_extension_script(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(creating_extension);
+}
+
+PG_FUNCTION_INFO_V1(crm_is_workspace_sql);
+Datum
+crm_is_workspace_sql(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(crm_is_workspace(PG_GETARG_OID(0)));
+}

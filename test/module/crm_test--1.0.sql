@@ -1,0 +1,1 @@
+\echo Use "CREATE EXTENSION crm_test" to load this file. \quit
