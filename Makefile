@@ -37,3 +37,8 @@ all: crm--$(EXTVERSION).sql
 schema:
 	touch scripts/assemble
 	$(MAKE) crm--$(EXTVERSION).sql
+
+.PHONY: print-topics
+print-topics:
+	@echo "$(EXTENSION_TOPICS)"
+	@echo "$(WORKSPACE_TOPICS)"

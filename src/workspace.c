@@ -31,13 +31,11 @@ crm_workspace_table(Oid workspace, const char *name, bool missing_ok)
 		char *schema = get_namespace_name(workspace);
 
 		if (schema == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_SCHEMA),
-					 errmsg("schema with OID %u does not exist", workspace)));
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("workspace \"%s\" has no table \"%s\"", schema, name),
-				 errhint("Run SELECT crm.upgrade_workspace('%s').", schema)));
+			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_SCHEMA),
+							errmsg("schema with OID %u does not exist", workspace)));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+						errmsg("workspace \"%s\" has no table \"%s\"", schema, name),
+						errhint("Run SELECT crm.upgrade_workspace('%s').", schema)));
 	}
 	return relid;
 }
@@ -50,9 +48,9 @@ crm_workspace_table(Oid workspace, const char *name, bool missing_ok)
 bool
 crm_is_workspace(Oid schema)
 {
-	Oid			relid = get_relname_relid("crm_meta", schema);
-	Relation	rel;
-	bool		found = false;
+	Oid relid = get_relname_relid("crm_meta", schema);
+	Relation rel;
+	bool found = false;
 
 	if (!OidIsValid(relid))
 		return false;
@@ -62,11 +60,11 @@ crm_is_workspace(Oid schema)
 	{
 		for (int i = 0; i < rel->trigdesc->numtriggers && !found; i++)
 		{
-			Oid			fn = rel->trigdesc->triggers[i].tgfoid;
-			char	   *name = get_func_name(fn);
+			Oid fn = rel->trigdesc->triggers[i].tgfoid;
+			char *name = get_func_name(fn);
 
 			found = name != NULL && strcmp(name, "meta_guard") == 0 &&
-				get_func_namespace(fn) == get_namespace_oid("crm", true);
+					get_func_namespace(fn) == get_namespace_oid("crm", true);
 		}
 	}
 	table_close(rel, AccessShareLock);
@@ -76,7 +74,7 @@ crm_is_workspace(Oid schema)
 void
 crm_check_workspace(Oid schema)
 {
-	char	   *name;
+	char *name;
 
 	if (crm_is_workspace(schema))
 		return;
@@ -91,13 +89,12 @@ crm_check_workspace(Oid schema)
 Oid
 crm_workspace_owner(Oid workspace)
 {
-	HeapTuple	tup = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(workspace));
-	Oid			owner;
+	HeapTuple tup = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(workspace));
+	Oid owner;
 
 	if (!HeapTupleIsValid(tup))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_SCHEMA),
-				 errmsg("schema with OID %u does not exist", workspace)));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_SCHEMA),
+						errmsg("schema with OID %u does not exist", workspace)));
 	owner = ((Form_pg_namespace) GETSTRUCT(tup))->nspowner;
 	ReleaseSysCache(tup);
 	return owner;
@@ -108,9 +105,8 @@ Datum
 crm_meta_guard(PG_FUNCTION_ARGS)
 {
 	if (!CALLED_AS_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("crm.meta_guard() must be called as a trigger")));
+		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+						errmsg("crm.meta_guard() must be called as a trigger")));
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("rows of \"crm_meta\" cannot be removed"),
