@@ -48,7 +48,7 @@ for my $page (@pages)
 
 	my @faults;
 	my %seen;
-	my @parts = split /^crm-docs-block (\d+)(?:\n|\z)/m, $err;
+	my @parts = split /^crm-docs-block (\d+)(?:\n|\z)/m, $err, -1;
 	shift @parts;
 	while (my ($line, $messages) = splice @parts, 0, 2)
 	{
