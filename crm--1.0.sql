@@ -28,6 +28,17 @@ COMMENT ON TABLE @workspace@.crm_meta IS 'Marks this schema as a crm workspace a
 COMMENT ON COLUMN @workspace@.crm_meta.one IS 'Always true: the table has one row.';
 COMMENT ON COLUMN @workspace@.crm_meta.schema_version IS 'Version of the workspace''s tables; crm.upgrade_workspace() raises it.';
 COMMENT ON COLUMN @workspace@.crm_meta.created_at IS 'When the workspace was created.';
+
+$_ddl_$),
+(NULL::integer, 'workspace', $_ddl_$
+
+CREATE OR REPLACE VIEW @workspace@.access_kind WITH (security_invoker) AS
+SELECT true AS app, true AS report, true AS gateway, true AS auditor;
+COMMENT ON VIEW @workspace@.access_kind IS 'Marks the roles of this workspace: who may read a column of it was given that kind of access by crm.grant_access().';
+COMMENT ON COLUMN @workspace@.access_kind.app IS 'Readable by applications.';
+COMMENT ON COLUMN @workspace@.access_kind.report IS 'Readable by reporting tools.';
+COMMENT ON COLUMN @workspace@.access_kind.gateway IS 'Readable by gateways: applications that name the member they act for.';
+COMMENT ON COLUMN @workspace@.access_kind.auditor IS 'Readable by auditors.';
 $_ddl_$),
 (1::integer, 'access', $_ddl_$
 
@@ -385,6 +396,8 @@ DECLARE
     caller text := current_setting('role');
     current integer;
     step record;
+    functions oid[];
+    added text;
 BEGIN
     IF crm._in_extension_script() THEN
         RAISE EXCEPTION 'crm.upgrade_workspace() cannot run inside an extension script'
@@ -408,6 +421,7 @@ BEGIN
     PERFORM pg_advisory_xact_lock('crm.upgrade_workspace(name)'::regprocedure::oid::integer, schema_oid::integer);
     EXECUTE format('SELECT m.schema_version FROM %I.crm_meta AS m FOR UPDATE', workspace) INTO current;
 
+    functions := ARRAY(SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = schema_oid);
     FOR step IN
         SELECT d.version, d.topic, d.ddl
         FROM crm._workspace_ddl() WITH ORDINALITY AS d (version, topic, ddl, ordinal)
@@ -422,6 +436,15 @@ BEGIN
         END IF;
     END LOOP;
 
+    -- CREATE FUNCTION lets PUBLIC execute; what this upgrade added is for those who are granted it.
+    SELECT string_agg(p.oid::regprocedure::text, ', ') INTO added
+    FROM pg_proc AS p
+    WHERE p.pronamespace = schema_oid AND NOT p.oid = ANY (functions);
+    IF added IS NOT NULL THEN
+        EXECUTE format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', added);
+    END IF;
+    PERFORM crm._regrant(workspace);
+
     PERFORM set_config('role', caller, true);
     EXECUTE format('SELECT m.schema_version FROM %I.crm_meta AS m', workspace) INTO current;
     RETURN current;
@@ -435,8 +458,305 @@ COMMENT ON FUNCTION crm.upgrade_workspace(name) IS
 -- grant
 ---------------------------------------------------------------------
 
--- Deny by default: nothing of the toolkit is for PUBLIC.  Whoever installs the
--- extension may use all of it and pass it on; crm.grant_access() does so for roles.
+-- Deny by default: nothing of the toolkit is for PUBLIC.  The installer and the
+-- database's owner may use all of it, and grant_toolkit() and grant_access() pass
+-- parts of it on.
+--
+-- The grants themselves are the memory: the privilege to read column "app" of a
+-- workspace's view access_kind marks a role as an application of that workspace.  So
+-- nothing goes stale when a role is renamed or dropped, and pg_dump carries it.
+
+-- One line an object: what an application, a reporting tool and an auditor may do
+-- with it.  A gateway is an application.  An object a workspace does not have (any
+-- more) is passed over; immutable functions of crm need no line, everybody gets them.
+CREATE FUNCTION crm._access_list(OUT class text, OUT name text, OUT app text, OUT report text, OUT auditor text)
+RETURNS SETOF record LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT * FROM (VALUES
+    -- functions of schema crm, by name
+    ('toolkit', 'is_workspace', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', 'workspaces', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+
+    -- tables and views of the workspace
+    ('table', 'crm_meta', 'SELECT', 'SELECT', 'SELECT'),
+    ('table', 'account', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
+    ('table', 'contact', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
+    ('table', 'lead', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
+    ('table', 'opportunity', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
+    ('table', 'activity', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
+    ('table', 'external_reference', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
+    ('table', 'lead_source', 'SELECT', 'SELECT', NULL),
+    ('table', 'activity_type', 'SELECT', 'SELECT', NULL),
+    ('table', 'team', 'SELECT', 'SELECT', NULL),
+    ('table', 'member', 'SELECT', 'SELECT', NULL),
+    ('table', 'team_member', 'SELECT', 'SELECT', NULL),
+    ('table', 'pipeline', 'SELECT', 'SELECT', NULL),
+    ('table', 'stage', 'SELECT', 'SELECT', NULL)
+
+    -- functions of the workspace, by name: ('function', 'convert_lead', 'EXECUTE', NULL, NULL)
+) AS list (class, name, app, report, auditor)
+$$;
+
+COMMENT ON FUNCTION crm._access_list() IS
+'What crm.grant_access() grants, one row an object: class (toolkit: function of schema crm; table and function: of the workspace), name, and the privileges of each kind of role (NULL: none).';
+
+CREATE FUNCTION crm._access_privileges(kinds text[], OUT class text, OUT name text, OUT privileges text)
+RETURNS SETOF record LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT DISTINCT l.class, l.name, k.privileges
+FROM crm._access_list() AS l
+CROSS JOIN LATERAL (VALUES ('app', l.app), ('gateway', l.app), ('report', l.report), ('auditor', l.auditor)) AS k (kind, privileges)
+WHERE k.kind = ANY (kinds) AND k.privileges IS NOT NULL
+ORDER BY l.class, l.name, k.privileges
+$$;
+
+COMMENT ON FUNCTION crm._access_privileges(text[]) IS
+'The privileges of roles of the given kinds, one row an object and privilege list.';
+
+CREATE FUNCTION crm.access(workspace regnamespace DEFAULT NULL, OUT schema regnamespace, OUT role regrole, OUT kind text)
+RETURNS SETOF record LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT c.relnamespace::regnamespace, x.grantee::regrole, a.attname::text
+FROM pg_class AS c
+JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+CROSS JOIN LATERAL aclexplode(a.attacl) AS x
+WHERE c.relname = 'access_kind'
+  AND c.relkind = 'v'
+  AND (access.workspace IS NULL OR c.relnamespace = access.workspace)
+  AND crm.is_workspace(c.relnamespace)
+  AND x.privilege_type = 'SELECT'
+  AND x.grantee <> 0
+GROUP BY 1, 2, 3
+ORDER BY c.relnamespace::regnamespace::text, x.grantee::regrole::text, 3
+$$;
+
+COMMENT ON FUNCTION crm.access(regnamespace) IS
+'Who was given access by crm.grant_access(): workspace, role and kind. NULL lists all workspaces of this database.';
+
+CREATE FUNCTION crm._sync_toolkit(role oid, whole boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    kinds text[] := (SELECT array_agg(DISTINCT a.kind) FROM crm.access() AS a WHERE a.role = _sync_toolkit.role);
+    gain text;
+    loss text;
+BEGIN
+    SELECT string_agg(f.signature, ', ') FILTER (WHERE f.wanted AND NOT f.held),
+           string_agg(f.signature, ', ') FILTER (WHERE f.held AND NOT f.wanted)
+    INTO gain, loss
+    FROM (SELECT p.oid::regprocedure::text AS signature,
+                 EXISTS (SELECT FROM aclexplode(p.proacl) AS x WHERE x.grantee = _sync_toolkit.role) AS held,
+                 CASE WHEN whole THEN p.proname NOT IN ('grant_toolkit', 'revoke_toolkit')
+                      ELSE kinds IS NOT NULL
+                           AND (p.provolatile = 'i'
+                                OR p.proname IN (SELECT l.name FROM crm._access_privileges(kinds) AS l WHERE l.class = 'toolkit'))
+                 END AS wanted
+          FROM pg_depend AS d
+          JOIN pg_proc AS p ON p.oid = d.objid
+          WHERE d.classid = 'pg_proc'::regclass
+            AND d.deptype = 'e'
+            AND d.refclassid = 'pg_extension'::regclass
+            AND d.refobjid = (SELECT e.oid FROM pg_extension AS e WHERE e.extname = 'crm')
+          ORDER BY 1) AS f;
+
+    IF gain IS NOT NULL THEN
+        EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %I', gain, pg_get_userbyid(role));
+    END IF;
+    IF loss IS NOT NULL THEN
+        EXECUTE format('REVOKE EXECUTE ON ROUTINE %s FROM %I', loss, pg_get_userbyid(role));
+    END IF;
+    EXECUTE format(CASE WHEN whole OR kinds IS NOT NULL THEN 'GRANT USAGE ON SCHEMA crm TO %I'
+                        ELSE 'REVOKE USAGE ON SCHEMA crm FROM %I' END, pg_get_userbyid(role));
+END
+$$;
+
+COMMENT ON FUNCTION crm._sync_toolkit(oid, boolean) IS
+'Makes a role''s privileges on schema crm those of its kinds in all workspaces, or the whole toolkit. Must run as the owner of the functions.';
+
+CREATE FUNCTION crm._grant_toolkit(role oid, workspace oid) RETURNS void
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'crm_grant_toolkit_for_workspace';
+
+COMMENT ON FUNCTION crm._grant_toolkit(oid, oid) IS
+'Brings a role''s privileges on the toolkit in line with its access, as the owner of the toolkit. The caller must own the workspace.';
+
+CREATE FUNCTION crm._holds_toolkit(role oid) RETURNS boolean
+LANGUAGE sql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT EXISTS (SELECT FROM pg_proc AS p, aclexplode(p.proacl) AS x
+               WHERE p.oid = 'crm.create_workspace(name)'::regprocedure AND x.grantee = role)
+$$;
+
+COMMENT ON FUNCTION crm._holds_toolkit(oid) IS
+'True if the role itself was given the whole toolkit.';
+
+CREATE FUNCTION crm.grant_toolkit(role name) RETURNS void
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'crm_grant_toolkit';
+
+COMMENT ON FUNCTION crm.grant_toolkit(name) IS
+'Lets a role use the whole toolkit: create and own workspaces (it also needs CREATE on the database) and put crm''s triggers and indexes on its own tables. Only for the owner of the database or of the extension.';
+
+CREATE FUNCTION crm.revoke_toolkit(role name) RETURNS void
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'crm_revoke_toolkit';
+
+COMMENT ON FUNCTION crm.revoke_toolkit(name) IS
+'Takes back what crm.grant_toolkit() gave; access to workspaces stays. Only for the owner of the database or of the extension.';
+
+CREATE FUNCTION crm._workspace_privileges(verb text, workspace name, role name, kinds text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    preposition text := CASE verb WHEN 'GRANT' THEN 'TO' ELSE 'FROM' END;
+    item record;
+    routines text;
+BEGIN
+    FOR item IN SELECT * FROM crm._access_privileges(kinds) AS p WHERE p.class <> 'toolkit' LOOP
+        IF item.class = 'table' THEN
+            IF to_regclass(format('%I.%I', workspace, item.name)) IS NOT NULL THEN
+                EXECUTE format('%s %s ON TABLE %I.%I %s %I', verb, item.privileges, workspace, item.name, preposition, role);
+            END IF;
+        ELSE
+            SELECT string_agg(p.oid::regprocedure::text, ', ') INTO routines
+            FROM pg_proc AS p
+            JOIN pg_namespace AS n ON n.oid = p.pronamespace
+            WHERE n.nspname = workspace AND p.proname = item.name;
+            IF routines IS NOT NULL THEN
+                EXECUTE format('%s %s ON ROUTINE %s %s %I', verb, item.privileges, routines, preposition, role);
+            END IF;
+        END IF;
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION crm._workspace_privileges(text, name, name, text[]) IS
+'Grants or revokes (verb) the privileges of the given kinds on the objects of a workspace.';
+
+CREATE FUNCTION crm._check_access_arguments(workspace name, role name, kind text) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    schema_oid oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
+BEGIN
+    IF workspace IS NULL OR role IS NULL OR kind IS NULL THEN
+        RAISE EXCEPTION 'workspace, role and kind must not be null'
+            USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    IF schema_oid IS NULL OR NOT crm.is_workspace(schema_oid) THEN
+        RAISE EXCEPTION 'schema "%" is not a crm workspace', workspace
+            USING ERRCODE = 'invalid_schema_name',
+                  HINT = 'SELECT * FROM crm.workspaces() lists the workspaces of this database.';
+    END IF;
+    IF NOT pg_has_role((SELECT n.nspowner FROM pg_namespace AS n WHERE n.oid = schema_oid), 'USAGE') THEN
+        RAISE EXCEPTION 'must be owner of workspace %', workspace
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = role) THEN
+        RAISE EXCEPTION 'role "%" does not exist', role
+            USING ERRCODE = 'undefined_object';
+    END IF;
+    IF kind NOT IN ('app', 'report', 'gateway', 'auditor') THEN
+        RAISE EXCEPTION 'unrecognized kind of access: "%"', kind
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'The kinds are app, report, gateway and auditor.';
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION crm._check_access_arguments(name, name, text) IS
+'Errors unless the schema is a workspace that the caller owns, the role exists and the kind is known.';
+
+CREATE FUNCTION crm.grant_access(workspace name, role name, kind text) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM crm._check_access_arguments(workspace, role, kind);
+    IF kind <> 'auditor'
+       AND EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = role AND (r.rolsuper OR r.rolbypassrls)) THEN
+        RAISE WARNING 'role "%" bypasses row-level security and sees every record', role
+            USING HINT = 'Give applications a role without SUPERUSER and BYPASSRLS.';
+    END IF;
+    IF kind = 'gateway' AND NOT has_parameter_privilege(role, 'crm.member', 'SET') THEN
+        BEGIN
+            EXECUTE format('GRANT SET ON PARAMETER crm.member TO %I', role);
+        EXCEPTION WHEN insufficient_privilege THEN
+            RAISE EXCEPTION 'permission denied to make role "%" a gateway', role
+                USING ERRCODE = 'insufficient_privilege',
+                      DETAIL = 'A gateway names the member it acts for in crm.member, which it must be allowed to set.',
+                      HINT = format('Ask a superuser to run GRANT SET ON PARAMETER crm.member TO %I, then try again.', role);
+        END;
+    END IF;
+
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', workspace, role);
+    EXECUTE format('GRANT SELECT (%I) ON %I.access_kind TO %I', kind, workspace, role);
+    PERFORM crm._workspace_privileges('GRANT', workspace, role, ARRAY[kind]);
+    PERFORM crm._grant_toolkit(r.oid, n.oid)
+    FROM pg_roles AS r, pg_namespace AS n
+    WHERE r.rolname = role AND n.nspname = workspace;
+END
+$$;
+
+COMMENT ON FUNCTION crm.grant_access(name, name, text) IS
+'Gives a role access to a workspace: app reads and writes the business tables, report reads them, gateway is an app that may say which member it acts for (SET crm.member), auditor reads the audit log; row-level security applies to all. Tables and functions that crm did not make are not touched. Granting again changes nothing; upgrade_workspace() extends the grant to new objects. The caller must own the workspace; gateway also needs the right to grant SET ON PARAMETER crm.member.';
+
+CREATE FUNCTION crm.revoke_access(workspace name, role name, kind text) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    remaining text[];
+BEGIN
+    PERFORM crm._check_access_arguments(workspace, role, kind);
+    EXECUTE format('REVOKE SELECT (%I) ON %I.access_kind FROM %I', kind, workspace, role);
+    remaining := (SELECT array_agg(a.kind)
+                  FROM crm.access((SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace)) AS a
+                  WHERE a.role = (SELECT r.oid FROM pg_roles AS r WHERE r.rolname = revoke_access.role));
+    PERFORM crm._workspace_privileges('REVOKE', workspace, role, ARRAY[kind]);
+    IF remaining IS NULL THEN
+        EXECUTE format('REVOKE USAGE ON SCHEMA %I FROM %I', workspace, role);
+    ELSE
+        PERFORM crm._workspace_privileges('GRANT', workspace, role, remaining);
+    END IF;
+    PERFORM crm._grant_toolkit(r.oid, n.oid)
+    FROM pg_roles AS r, pg_namespace AS n
+    WHERE r.rolname = role AND n.nspname = workspace;
+    IF kind = 'gateway' AND has_parameter_privilege(role, 'crm.member', 'SET') THEN
+        RAISE NOTICE 'role "%" may still set crm.member', role
+            USING HINT = format('If no other workspace of this cluster needs it, run REVOKE SET ON PARAMETER crm.member FROM %I.', role);
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION crm.revoke_access(name, name, text) IS
+'Takes back what crm.grant_access() gave; what another kind of the role includes stays. The right to set crm.member belongs to the whole cluster and is left, with a notice. The caller must own the workspace.';
+
+CREATE FUNCTION crm._regrant(workspace name) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    schema_oid oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
+    holder record;
+BEGIN
+    FOR holder IN
+        SELECT a.role, array_agg(a.kind) AS kinds FROM crm.access(schema_oid) AS a GROUP BY a.role
+    LOOP
+        PERFORM crm._workspace_privileges('GRANT', workspace, pg_get_userbyid(holder.role), holder.kinds);
+        PERFORM crm._grant_toolkit(holder.role, schema_oid);
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION crm._regrant(name) IS
+'Extends every grant_access() of a workspace to objects that an upgrade added.';
+
+GRANT USAGE ON SCHEMA crm TO pg_database_owner;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA crm FROM PUBLIC;
-GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA crm TO @extowner@ WITH GRANT OPTION;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA crm TO @extowner@, pg_database_owner;
 

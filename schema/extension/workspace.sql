@@ -117,6 +117,8 @@ DECLARE
     caller text := current_setting('role');
     current integer;
     step record;
+    functions oid[];
+    added text;
 BEGIN
     IF crm._in_extension_script() THEN
         RAISE EXCEPTION 'crm.upgrade_workspace() cannot run inside an extension script'
@@ -140,6 +142,7 @@ BEGIN
     PERFORM pg_advisory_xact_lock('crm.upgrade_workspace(name)'::regprocedure::oid::integer, schema_oid::integer);
     EXECUTE format('SELECT m.schema_version FROM %I.crm_meta AS m FOR UPDATE', workspace) INTO current;
 
+    functions := ARRAY(SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = schema_oid);
     FOR step IN
         SELECT d.version, d.topic, d.ddl
         FROM crm._workspace_ddl() WITH ORDINALITY AS d (version, topic, ddl, ordinal)
@@ -153,6 +156,15 @@ BEGIN
             EXECUTE format('UPDATE %I.crm_meta SET schema_version = $1', workspace) USING step.version;
         END IF;
     END LOOP;
+
+    -- CREATE FUNCTION lets PUBLIC execute; what this upgrade added is for those who are granted it.
+    SELECT string_agg(p.oid::regprocedure::text, ', ') INTO added
+    FROM pg_proc AS p
+    WHERE p.pronamespace = schema_oid AND NOT p.oid = ANY (functions);
+    IF added IS NOT NULL THEN
+        EXECUTE format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', added);
+    END IF;
+    PERFORM crm._regrant(workspace);
 
     PERFORM set_config('role', caller, true);
     EXECUTE format('SELECT m.schema_version FROM %I.crm_meta AS m', workspace) INTO current;
