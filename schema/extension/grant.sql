@@ -28,6 +28,7 @@ SELECT * FROM (VALUES
     ('table', 'external_reference', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
     ('table', 'lead_source', 'SELECT', 'SELECT', NULL),
     ('table', 'activity_type', 'SELECT', 'SELECT', NULL),
+    ('table', 'setting', 'SELECT', 'SELECT', NULL),
     ('table', 'team', 'SELECT', 'SELECT', NULL),
     ('table', 'member', 'SELECT', 'SELECT', NULL),
     ('table', 'team_member', 'SELECT', 'SELECT', NULL),
