@@ -8,4 +8,7 @@
 /* crm's own SQLSTATE class, for faults that core has no code for. */
 #define ERRCODE_CRM(a, b, c) MAKE_SQLSTATE('R', 'M', a, b, c)
 
+extern void crm_identity_init(void);
+extern void crm_scope_init(void);
+
 #endif /* CRM_H */

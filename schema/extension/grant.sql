@@ -17,6 +17,7 @@ SELECT * FROM (VALUES
     -- functions of schema crm, by name
     ('toolkit', 'is_workspace', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', 'workspaces', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', 'member_id', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
 
     -- tables and views of the workspace
     ('table', 'crm_meta', 'SELECT', 'SELECT', 'SELECT'),
@@ -33,9 +34,10 @@ SELECT * FROM (VALUES
     ('table', 'member', 'SELECT', 'SELECT', NULL),
     ('table', 'team_member', 'SELECT', 'SELECT', NULL),
     ('table', 'pipeline', 'SELECT', 'SELECT', NULL),
-    ('table', 'stage', 'SELECT', 'SELECT', NULL)
+    ('table', 'stage', 'SELECT', 'SELECT', NULL),
 
-    -- functions of the workspace, by name: ('function', 'convert_lead', 'EXECUTE', NULL, NULL)
+    -- functions of the workspace, by name
+    ('function', 'me', 'EXECUTE', 'EXECUTE', 'EXECUTE')
 ) AS list (class, name, app, report, auditor)
 $$;
 
