@@ -69,7 +69,58 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #if PG_VERSION_NUM >= 170000
 #define CRM_WAIT_EVENT_NEW(name) WaitEventExtensionNew(name)
 #else
-#define CRM_WAIT_EVENT_NEW(name) PG_WAIT_EXTENSION
+#define CRM_WAIT_EVENT_NEW(name) ((void) (name), PG_WAIT_EXTENSION)
+#endif
+
+/*
+ * Shared memory for a library that was not preloaded: found or made under a name.
+ * NULL if there is no room.
+ */
+#if PG_VERSION_NUM >= 170000
+
+#include "storage/dsm_registry.h"
+
+static inline void *
+crm_get_shared(const char *name, Size size, void (*init)(void *))
+{
+	bool found;
+
+	return GetNamedDSMSegment(name, size, init, &found);
+}
+
+#else
+
+#include "miscadmin.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+
+static inline void *
+crm_get_shared(const char *name, Size size, void (*init)(void *))
+{
+	void *volatile result = NULL;
+	MemoryContext context = CurrentMemoryContext;
+	bool found;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	PG_TRY();
+	{
+		result = ShmemInitStruct(name, size, &found);
+		if (!found)
+			init(result);
+	}
+	PG_CATCH();
+	{
+		/* Out of room: ShmemInitStruct() has undone its work, and nothing else was begun. */
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		result = NULL;
+		HOLD_INTERRUPTS(); /* the error reset the count that LWLockRelease() will lower */
+	}
+	PG_END_TRY();
+	LWLockRelease(AddinShmemInitLock);
+	return result;
+}
+
 #endif
 
 #ifdef PG_MODULE_MAGIC_EXT

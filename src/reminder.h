@@ -1,0 +1,53 @@
+/*
+ * reminder.h
+ *		Firing the due reminders of one workspace.
+ */
+#ifndef CRM_REMINDER_H
+#define CRM_REMINDER_H
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+
+#include "scheduler.h"
+
+/*
+ * What is remembered of a workspace between batches.  "low" and "low_id" are the
+ * least key a pending reminder can have: scans start there, and not at the dead
+ * index entries of all that fired since the last vacuum.
+ */
+typedef struct CrmPending
+{
+	Oid workspace;
+	TimestampTz low;
+	int64 low_id;
+	TimestampTz next; /* least due time of a pending reminder, DT_NOEND if there is none */
+	int64 next_id;	  /* and its id */
+	int64 only_id;	  /* if not 0, fire this reminder only */
+} CrmPending;
+
+typedef struct CrmFired
+{
+	int64 count;
+	bool busy; /* another transaction is firing this workspace */
+	bool more; /* reminders that are due are left, maybe locked */
+	int64 lateness[CRM_LATENESS_BUCKETS];
+	int64 max_lateness; /* microseconds */
+} CrmFired;
+
+/* Schemas of this database that are workspaces, as a list of OIDs. */
+extern List *crm_reminder_workspaces(void);
+
+/*
+ * These run in the caller's transaction and SPI connection, as the owner of the
+ * workspace.
+ */
+
+/* Fires at most "limit" reminders due at "now" and finds the next. */
+extern void crm_reminder_fire(CrmPending *pending, TimestampTz now, int64 limit, bool wait,
+							  CrmFired *fired);
+/* Finds the next only. */
+extern void crm_reminder_look(CrmPending *pending);
+/* Takes a reminder that cannot be fired out of the line. */
+extern void crm_reminder_set_aside(Oid workspace, int64 id, TimestampTz now, const char *failure);
+
+#endif /* CRM_REMINDER_H */
