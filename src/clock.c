@@ -45,3 +45,10 @@ crm_clock_shift(PG_FUNCTION_ARGS)
 	crm_scheduler_wake_all();
 	PG_RETURN_TIMESTAMPTZ(crm_now());
 }
+
+PG_FUNCTION_INFO_V1(crm_now_sql);
+Datum
+crm_now_sql(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TIMESTAMPTZ(crm_now());
+}

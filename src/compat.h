@@ -73,12 +73,16 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #endif
 
 /*
- * Shared memory for a library that was not preloaded: found or made under a name.
- * NULL if there is no room.
+ * crm_get_shared(): shared memory for a library that was not preloaded, found or
+ * made under a name; NULL if there is no room.
+ *
+ * crm_worker_version_settings(): settings a worker overrides that not every
+ * version has.
  */
 #if PG_VERSION_NUM >= 170000
 
 #include "storage/dsm_registry.h"
+#include "utils/guc.h"
 
 static inline void *
 crm_get_shared(const char *name, Size size, void (*init)(void *))
@@ -88,11 +92,22 @@ crm_get_shared(const char *name, Size size, void (*init)(void *))
 	return GetNamedDSMSegment(name, size, init, &found);
 }
 
+static inline void
+crm_worker_version_settings(void)
+{
+	SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+}
+
 #else
 
 #include "miscadmin.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
+
+static inline void
+crm_worker_version_settings(void)
+{
+}
 
 static inline void *
 crm_get_shared(const char *name, Size size, void (*init)(void *))

@@ -24,6 +24,7 @@ _PG_init(void)
 {
 	crm_identity_init();
 	crm_scope_init();
+	crm_scheduler_init();
 	MarkGUCPrefixReserved("crm");
 }
 

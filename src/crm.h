@@ -10,5 +10,6 @@
 
 extern void crm_identity_init(void);
 extern void crm_scope_init(void);
+extern void crm_scheduler_init(void);
 
 #endif /* CRM_H */

@@ -37,7 +37,7 @@
 #define CRM_HEAD_START (500 * INT64CONST(1000))
 
 /* How often the list of databases is read, and how often an idle database is looked at anyway. */
-#define CRM_TOUR_INTERVAL (60 * USECS_PER_SEC)
+#define CRM_TOUR_INTERVAL  (60 * USECS_PER_SEC)
 #define CRM_VISIT_INTERVAL (10 * USECS_PER_MINUTE)
 
 /* How long a database waits for another worker after one failed: doubled each time, in seconds. */
@@ -215,10 +215,9 @@ crm_start_worker(Oid database)
 	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
 	{
 		if (!crm_no_worker_logged)
-			ereport(WARNING,
-					(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
-					 errmsg("no background worker process is free to fire reminders"),
-					 errhint("Increase max_worker_processes, or lower crm.max_workers.")));
+			ereport(WARNING, (errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+							  errmsg("no background worker process is free to fire reminders"),
+							  errhint("Increase max_worker_processes, or lower crm.max_workers.")));
 		crm_no_worker_logged = true;
 		return false;
 	}
@@ -336,8 +335,7 @@ crm_launcher_main(Datum arg)
 	crm_scheduler_attach(ERROR);
 
 	LWLockAcquire(&crm_scheduler->lock, LW_EXCLUSIVE);
-	if (crm_scheduler->launcher_pid != 0 &&
-		BackendPidGetProc(crm_scheduler->launcher_pid) != NULL)
+	if (crm_scheduler->launcher_pid != 0 && BackendPidGetProc(crm_scheduler->launcher_pid) != NULL)
 	{
 		/* Two sessions started it at the same time. */
 		LWLockRelease(&crm_scheduler->lock);

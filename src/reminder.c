@@ -78,8 +78,7 @@ crm_reminder_workspaces(void)
 	{
 		Oid schema = ((Form_pg_class) GETSTRUCT(tup))->relnamespace;
 
-		if (crm_is_workspace(schema) &&
-			OidIsValid(crm_workspace_table(schema, "reminder", true)) &&
+		if (crm_is_workspace(schema) && OidIsValid(crm_workspace_table(schema, "reminder", true)) &&
 			OidIsValid(crm_workspace_table(schema, "event", true)))
 			result = lappend_oid(result, schema);
 	}
@@ -109,9 +108,8 @@ crm_get_fire_plans(Oid workspace)
 	StringInfoData sql;
 
 	if (name == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_SCHEMA),
-				 errmsg("schema with OID %u does not exist", workspace)));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_SCHEMA),
+						errmsg("schema with OID %u does not exist", workspace)));
 	if (crm_fire_plans == NULL)
 	{
 		HASHCTL ctl = {.keysize = sizeof(Oid), .entrysize = sizeof(CrmFirePlans)};
@@ -149,9 +147,11 @@ crm_get_fire_plans(Oid workspace)
 		" AND r.due_at OPERATOR(pg_catalog.<=) $3 AND r.failed_at IS NULL"
 		" AND ($5 OPERATOR(pg_catalog.=) 0 OR r.id OPERATOR(pg_catalog.=) $5)"
 		" ORDER BY r.due_at, r.id LIMIT $4 FOR UPDATE OF r SKIP LOCKED), "
-		"gone AS (DELETE FROM %1$s.reminder AS r USING due WHERE r.ctid OPERATOR(pg_catalog.=) due.tid"
+		"gone AS (DELETE FROM %1$s.reminder AS r USING due WHERE r.ctid OPERATOR(pg_catalog.=) "
+		"due.tid"
 		" RETURNING r.id, r.member_id, r.due_at, r.title, r.kind, r.record_id, r.payload) "
-		"INSERT INTO %1$s.event (reminder_id, member_id, due_at, fired_at, title, kind, record_id, payload)"
+		"INSERT INTO %1$s.event (reminder_id, member_id, due_at, fired_at, title, kind, record_id, "
+		"payload)"
 		" SELECT g.id, g.member_id, g.due_at, $3, g.title, g.kind, g.record_id, g.payload"
 		" FROM gone AS g ORDER BY g.due_at, g.id RETURNING due_at, id",
 		schema);
@@ -262,8 +262,7 @@ crm_find_next(CrmPending *pending, CrmFirePlans *plans)
 	{
 		HeapTuple row = SPI_tuptable->vals[0];
 
-		pending->next =
-			DatumGetTimestampTz(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
+		pending->next = DatumGetTimestampTz(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
 		pending->next_id = DatumGetInt64(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
 		pending->low = pending->next;
 		pending->low_id = pending->next_id;
@@ -320,11 +319,11 @@ crm_reminder_fire(CrmPending *pending, TimestampTz now, int64 limit, bool wait, 
 	crm_become_owner(&saved, pending->workspace);
 
 	crm_plan_in_index_order(plans->fire);
-	rc = SPI_execute_plan(
-		plans->fire,
-		(Datum[]){TimestampTzGetDatum(pending->low), Int64GetDatum(pending->low_id),
-				  TimestampTzGetDatum(now), Int64GetDatum(limit), Int64GetDatum(pending->only_id)},
-		NULL, false, 0);
+	rc = SPI_execute_plan(plans->fire,
+						  (Datum[]){TimestampTzGetDatum(pending->low),
+									Int64GetDatum(pending->low_id), TimestampTzGetDatum(now),
+									Int64GetDatum(limit), Int64GetDatum(pending->only_id)},
+						  NULL, false, 0);
 	if (rc != SPI_OK_INSERT_RETURNING)
 		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(rc));
 	count = SPI_processed;
@@ -367,10 +366,10 @@ crm_reminder_set_aside(Oid workspace, int64 id, TimestampTz now, const char *fai
 	int rc;
 
 	crm_become_owner(&saved, workspace);
-	rc = SPI_execute_with_args(sql, 3, (Oid[]){INT8OID, TIMESTAMPTZOID, TEXTOID},
-							   (Datum[]){Int64GetDatum(id), TimestampTzGetDatum(now),
-										 CStringGetTextDatum(failure)},
-							   NULL, false, 0);
+	rc = SPI_execute_with_args(
+		sql, 3, (Oid[]){INT8OID, TIMESTAMPTZOID, TEXTOID},
+		(Datum[]){Int64GetDatum(id), TimestampTzGetDatum(now), CStringGetTextDatum(failure)}, NULL,
+		false, 0);
 	if (rc != SPI_OK_UPDATE)
 		elog(ERROR, "SPI_execute_with_args failed: %s", SPI_result_code_string(rc));
 	crm_become_oneself(&saved);
@@ -393,9 +392,8 @@ crm_run_due(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("crm.run_due()");
 	PreventCommandIfParallelMode("crm.run_due()");
 	if (left < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("number of reminders to fire must not be negative")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("number of reminders to fire must not be negative")));
 	if (PG_ARGISNULL(1))
 		workspaces = crm_reminder_workspaces();
 	else
@@ -407,7 +405,8 @@ crm_run_due(PG_FUNCTION_ARGS)
 	SPI_connect();
 	foreach (lc, workspaces)
 	{
-		CrmPending pending = {.workspace = lfirst_oid(lc), .low = DT_NOBEGIN};
+		CrmPending pending = {
+			.workspace = lfirst_oid(lc), .low = DT_NOBEGIN, .low_id = PG_INT64_MIN};
 		CrmFired fired;
 
 		if (!has_privs_of_role(GetUserId(), crm_workspace_owner(pending.workspace)))

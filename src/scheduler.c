@@ -35,9 +35,10 @@
 /* Databases a scheduler started without a restart can serve: it lives in what core leaves spare. */
 #define CRM_DYNAMIC_DATABASES 32
 
-/* How long a command that needs a database without connections waits for a worker's batch, in ms. */
+/* How long a command that needs a database without connections waits for a worker's batch, in ms.
+ */
 #define CRM_STOP_PATIENCE 2000
-#define CRM_STOP_LIMIT 4000
+#define CRM_STOP_LIMIT	  4000
 
 CrmScheduler *crm_scheduler = NULL;
 
@@ -295,9 +296,9 @@ crm_exclusive_database(Node *stmt)
 }
 
 static void
-crm_call_utility(PlannedStmt *pstmt, const char *query, bool readonly, ProcessUtilityContext context,
-				 ParamListInfo params, QueryEnvironment *env, DestReceiver *dest,
-				 QueryCompletion *qc)
+crm_call_utility(PlannedStmt *pstmt, const char *query, bool readonly,
+				 ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *env,
+				 DestReceiver *dest, QueryCompletion *qc)
 {
 	if (crm_prev_utility)
 		crm_prev_utility(pstmt, query, readonly, context, params, env, dest, qc);
@@ -383,15 +384,15 @@ crm_scheduler_init(void)
 		"A worker with nothing to do for this long leaves its database until it is needed.", NULL,
 		&crm_worker_idle_timeout, 60, 1, 86400, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomIntVariable("crm.batch_size", "Largest number of reminders fired by one statement.",
-							NULL, &crm_batch_size, 10000, 1, 1000000, PGC_SIGHUP, 0, NULL, NULL,
+							NULL, &crm_batch_size, 10000, 1, 1000000, PGC_SUSET, 0, NULL, NULL,
 							NULL);
 	DefineCustomIntVariable("crm.batch_timeout",
 							"A worker gives up a transaction that fires reminders after this long.",
 							"It is tried again with fewer reminders. 0 disables the limit.",
-							&crm_batch_timeout, 60000, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, NULL,
+							&crm_batch_timeout, 60000, 0, INT_MAX, PGC_SUSET, GUC_UNIT_MS, NULL,
 							NULL, NULL);
 	DefineCustomBoolVariable("crm.notify", "Sends NOTIFY crm once for each batch of events.", NULL,
-							 &crm_notify, true, PGC_SIGHUP, 0, NULL, NULL, NULL);
+							 &crm_notify, true, PGC_SUSET, 0, NULL, NULL, NULL);
 
 	crm_wake_init();
 	crm_prev_utility = ProcessUtility_hook;
@@ -419,9 +420,8 @@ crm_scheduler_start(PG_FUNCTION_ARGS)
 	int pid;
 
 	if (RecoveryInProgress())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot start the crm scheduler during recovery")));
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("cannot start the crm scheduler during recovery")));
 	crm_scheduler_attach(ERROR);
 	pid = crm_scheduler->launcher_pid;
 	if (pid == 0 || BackendPidGetProc(pid) == NULL)
@@ -431,15 +431,13 @@ crm_scheduler_start(PG_FUNCTION_ARGS)
 			crm_fill_launcher(&launcher);
 			launcher.bgw_notify_pid = MyProcPid;
 			if (!RegisterDynamicBackgroundWorker(&launcher, &handle))
-				ereport(ERROR,
-						(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
-						 errmsg("could not start the crm scheduler"),
-						 errhint("You may need to increase max_worker_processes.")));
+				ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+								errmsg("could not start the crm scheduler"),
+								errhint("You may need to increase max_worker_processes.")));
 			if (WaitForBackgroundWorkerStartup(handle, &pid) != BGWH_STARTED)
-				ereport(ERROR,
-						(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
-						 errmsg("could not start the crm scheduler"),
-						 errhint("The server log may say more.")));
+				ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+								errmsg("could not start the crm scheduler"),
+								errhint("The server log may say more.")));
 		}
 		crm_wake_at_commit(DT_NOBEGIN);
 		PG_RETURN_TEXT_P(cstring_to_text("started"));
@@ -518,8 +516,9 @@ crm_scheduler_status(PG_FUNCTION_ARGS)
 		values[4] = Int64GetDatum(slot.fired);
 		values[5] = Int64GetDatum(slot.batches);
 		values[6] = Int64GetDatum(slot.wakeups);
-		values[7] = DirectFunctionCall2(
-			timestamp_mi, TimestampTzGetDatum((TimestampTz) slot.max_lateness), TimestampTzGetDatum(0));
+		values[7] =
+			DirectFunctionCall2(timestamp_mi, TimestampTzGetDatum((TimestampTz) slot.max_lateness),
+								TimestampTzGetDatum(0));
 		values[8] = crm_int8_array(slot.lateness, CRM_LATENESS_BUCKETS);
 		values[9] = Int64GetDatum(slot.errors);
 		values[10] = TimestampTzGetDatum(slot.error_at);

@@ -16,7 +16,7 @@
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 
-#define CRM_ERROR_LEN 256
+#define CRM_ERROR_LEN		 256
 #define CRM_LATENESS_BUCKETS 24
 
 /*
@@ -27,28 +27,28 @@
  */
 typedef struct CrmSlot
 {
-	Oid database;				   /* InvalidOid: the slot is free */
-	int pid;					   /* of the worker, 0 if there is none */
-	Latch *latch;				   /* the worker's */
-	int stopper;				   /* pid of a backend that needs the database without connections */
-	bool starting;				   /* the launcher asked for a worker and has not seen it end */
-	bool clean;					   /* the last worker ended as it meant to */
-	bool prepared;				   /* prepared transactions may hold reminders we were not told of */
-	TimestampTz started_at;		   /* last start of a worker */
-	TimestampTz retry_at;		   /* no new worker before this time, by the real clock */
-	int failures;				   /* workers in a row that ended badly */
-	pg_atomic_uint64 due_min;	   /* least due time committed since the sleeper last looked */
-	pg_atomic_uint64 sleep_until;  /* the sleeper looks by itself at this time */
-	TimestampTz next_due;		   /* least due time the last worker knew; for people */
-	int64 fired;				   /* events written */
-	int64 batches;				   /* transactions that wrote events */
-	int64 wakeups;				   /* times a worker woke */
-	int64 errors;				   /* transactions that failed */
+	Oid database;				  /* InvalidOid: the slot is free */
+	int pid;					  /* of the worker, 0 if there is none */
+	Latch *latch;				  /* the worker's */
+	int stopper;				  /* pid of a backend that needs the database without connections */
+	bool starting;				  /* the launcher asked for a worker and has not seen it end */
+	bool clean;					  /* the last worker ended as it meant to */
+	bool prepared;				  /* prepared transactions may hold reminders we were not told of */
+	TimestampTz started_at;		  /* last start of a worker */
+	TimestampTz retry_at;		  /* no new worker before this time, by the real clock */
+	int failures;				  /* workers in a row that ended badly */
+	pg_atomic_uint64 due_min;	  /* least due time committed since the sleeper last looked */
+	pg_atomic_uint64 sleep_until; /* the sleeper looks by itself at this time */
+	TimestampTz next_due;		  /* least due time the last worker knew; for people */
+	int64 fired;				  /* events written */
+	int64 batches;				  /* transactions that wrote events */
+	int64 wakeups;				  /* times a worker woke */
+	int64 errors;				  /* transactions that failed */
 	TimestampTz error_at;
-	char error[CRM_ERROR_LEN];	   /* the last error */
+	char error[CRM_ERROR_LEN]; /* the last error */
 	/* Events by lateness: bucket n counts those less than 2^n ms late, the last one all others. */
 	int64 lateness[CRM_LATENESS_BUCKETS];
-	int64 max_lateness;			   /* microseconds */
+	int64 max_lateness; /* microseconds */
 } CrmSlot;
 
 typedef struct CrmScheduler
@@ -58,8 +58,8 @@ typedef struct CrmScheduler
 	bool preloaded;
 	int launcher_pid;
 	Latch *launcher_latch;
-	int waiting;					/* databases that want a worker and have none */
-	pg_atomic_uint64 clock_shift;	/* microseconds; tests only */
+	int waiting;				  /* databases that want a worker and have none */
+	pg_atomic_uint64 clock_shift; /* microseconds; tests only */
 	int nslots;
 	CrmSlot slots[FLEXIBLE_ARRAY_MEMBER];
 } CrmScheduler;
@@ -76,7 +76,8 @@ extern int crm_batch_size;
 extern int crm_batch_timeout; /* milliseconds */
 extern bool crm_notify;
 
-/* Attaches to the shared memory, making it if need be; false (or an error, if elevel is ERROR) if there is no room. */
+/* Attaches to the shared memory, making it if need be; false (or an error, if elevel is ERROR) if
+ * there is no room. */
 extern bool crm_scheduler_attach(int elevel);
 /* This database's slot, claiming a free one if "claim"; NULL if there is none. Needs no lock. */
 extern CrmSlot *crm_scheduler_slot(Oid database, bool claim);

@@ -14,6 +14,7 @@
 #include "catalog/pg_namespace.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -58,9 +59,9 @@ typedef struct CrmWork
 	int64 batch;		  /* reminders to fire at once; lowered to find the one that fails */
 	TimestampTz retry_at; /* do nothing before */
 	int64 retry_delay;
-	int failures;	/* errors in a row that are not one reminder's fault */
-	int set_aside;	/* reminders set aside since one was fired */
-	bool exists;	/* seen when the list was last read */
+	int failures;  /* errors in a row that are not one reminder's fault */
+	int set_aside; /* reminders set aside since one was fired */
+	bool exists;   /* seen when the list was last read */
 } CrmWork;
 
 static CrmSlot *crm_slot = NULL;
@@ -182,6 +183,7 @@ crm_refresh_works(void)
 			work = palloc0(sizeof(CrmWork));
 			work->pending.workspace = lfirst_oid(lc);
 			work->pending.low = DT_NOBEGIN;
+			work->pending.low_id = PG_INT64_MIN;
 			work->pending.next = DT_NOBEGIN;
 			work->batch = crm_batch_size;
 			work->retry_at = DT_NOBEGIN;
@@ -336,10 +338,9 @@ crm_set_aside(CrmWork *work, const ErrorData *edata)
 		crm_begin();
 		crm_reminder_set_aside(work->pending.workspace, work->pending.only_id, crm_now(), failure);
 		crm_commit();
-		ereport(LOG,
-				(errmsg("reminder " INT64_FORMAT " cannot be fired and was set aside",
-						work->pending.only_id),
-				 errhint("Remove the cause, then set failed_at to NULL.")));
+		ereport(LOG, (errmsg("reminder " INT64_FORMAT " cannot be fired and was set aside",
+							 work->pending.only_id),
+					  errhint("Remove the cause, then set failed_at to NULL.")));
 	}
 	PG_CATCH();
 	{
@@ -407,10 +408,8 @@ crm_work_once(CrmWork *work)
 	else
 		work->retry_delay = 0;
 	if (fired.count > 0)
-	{
 		work->set_aside = 0;
-		work->batch = Min(work->batch * 4, crm_batch_size);
-	}
+	work->batch = Min(work->batch * 4, crm_batch_size);
 }
 
 /* True if this database has prepared transactions. */
@@ -420,9 +419,10 @@ crm_have_prepared(void)
 	bool found;
 
 	crm_begin();
-	if (SPI_execute("SELECT FROM pg_catalog.pg_prepared_xacts AS p"
-					" WHERE p.database OPERATOR(pg_catalog.=) pg_catalog.current_database() LIMIT 1",
-					true, 1) != SPI_OK_SELECT)
+	if (SPI_execute(
+			"SELECT FROM pg_catalog.pg_prepared_xacts AS p"
+			" WHERE p.database OPERATOR(pg_catalog.=) pg_catalog.current_database() LIMIT 1",
+			true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "SPI_execute failed");
 	found = SPI_processed > 0;
 	crm_commit();
@@ -489,7 +489,8 @@ crm_worker_start(Oid database)
 	crm_worker_settings();
 	pgstat_report_appname("crm worker");
 
-	crm_worker_context = AllocSetContextCreate(TopMemoryContext, "crm worker", ALLOCSET_DEFAULT_SIZES);
+	crm_worker_context =
+		AllocSetContextCreate(TopMemoryContext, "crm worker", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(crm_worker_context);
 	CacheRegisterRelcacheCallback(crm_worker_relcache_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, crm_worker_syscache_callback, (Datum) 0);
@@ -516,7 +517,8 @@ crm_worker_start(Oid database)
 	}
 }
 
-/* One round: a batch of each workspace that has something due.  True if more is to be done at once. */
+/* One round: a batch of each workspace that has something due.  True if more is to be done at once.
+ */
 static bool
 crm_work_round(void)
 {

@@ -18,6 +18,7 @@ SELECT * FROM (VALUES
     ('toolkit', 'is_workspace', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', 'workspaces', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', 'member_id', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', 'now', 'EXECUTE', 'EXECUTE', NULL),
 
     -- tables and views of the workspace
     ('table', 'crm_meta', 'SELECT', 'SELECT', 'SELECT'),
@@ -30,6 +31,9 @@ SELECT * FROM (VALUES
     ('table', 'lead_source', 'SELECT', 'SELECT', NULL),
     ('table', 'activity_type', 'SELECT', 'SELECT', NULL),
     ('table', 'setting', 'SELECT', 'SELECT', NULL),
+    ('table', 'reminder', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
+    ('table', 'event', 'SELECT, UPDATE (state, handled_at, snoozed_until)', 'SELECT', NULL),
+    ('table', 'inbox', 'SELECT', NULL, NULL),
     ('table', 'team', 'SELECT', 'SELECT', NULL),
     ('table', 'member', 'SELECT', 'SELECT', NULL),
     ('table', 'team_member', 'SELECT', 'SELECT', NULL),
@@ -37,7 +41,9 @@ SELECT * FROM (VALUES
     ('table', 'stage', 'SELECT', 'SELECT', NULL),
 
     -- functions of the workspace, by name
-    ('function', 'me', 'EXECUTE', 'EXECUTE', 'EXECUTE')
+    ('function', 'me', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('function', 'acknowledge', 'EXECUTE', NULL, NULL),
+    ('function', 'snooze', 'EXECUTE', NULL, NULL)
 ) AS list (class, name, app, report, auditor)
 $$;
 

@@ -1,3 +1,9 @@
+CREATE FUNCTION crm.now() RETURNS timestamptz
+LANGUAGE C VOLATILE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'crm_now_sql';
+
+COMMENT ON FUNCTION crm.now() IS
+'The clock by which reminders fire: the system''s time, as clock_timestamp() gives it.';
+
 CREATE FUNCTION crm.reminder_wake() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'crm_reminder_wake';
 

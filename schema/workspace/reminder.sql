@@ -72,6 +72,12 @@ COMMENT ON COLUMN @workspace@.event.snoozed_until IS 'When the reminder made by 
 CREATE OR REPLACE TRIGGER zz_wake BEFORE INSERT OR UPDATE OF due_at, failed_at ON @workspace@.reminder
     FOR EACH ROW EXECUTE FUNCTION crm.reminder_wake();
 
+CREATE OR REPLACE VIEW @workspace@.inbox WITH (security_invoker) AS
+SELECT e.id, e.due_at, e.fired_at, e.title, e.kind, e.record_id, e.payload, e.state
+FROM @workspace@.event AS e
+WHERE e.member_id = (SELECT @workspace@.me()) AND e.state IN ('new', 'seen');
+COMMENT ON VIEW @workspace@.inbox IS 'The open events of the member this session acts for.';
+
 CREATE OR REPLACE FUNCTION @workspace@.acknowledge(event_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
@@ -86,7 +92,7 @@ BEGIN
                   HINT = 'Or it is not yours to change.';
     END IF;
     IF current IN ('new', 'seen') THEN
-        UPDATE @workspace@.event SET state = 'acknowledged', handled_at = clock_timestamp() WHERE id = event_id;
+        UPDATE @workspace@.event SET state = 'acknowledged', handled_at = crm.now() WHERE id = event_id;
     END IF;
 END
 $$;
@@ -117,7 +123,7 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   DETAIL = 'Only an open event can be snoozed.';
     END IF;
-    UPDATE @workspace@.event SET state = 'snoozed', handled_at = clock_timestamp(), snoozed_until = until WHERE id = event_id;
+    UPDATE @workspace@.event SET state = 'snoozed', handled_at = crm.now(), snoozed_until = until WHERE id = event_id;
     INSERT INTO @workspace@.reminder (member_id, due_at, title, kind, record_id, payload, snoozed_event_id)
     VALUES (e.member_id, until, e.title, e.kind, e.record_id, e.payload, e.id)
     RETURNING id INTO reminder_id;

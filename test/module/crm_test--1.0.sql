@@ -1,1 +1,9 @@
 \echo Use "CREATE EXTENSION crm_test" to load this file. \quit
+
+-- The clock of the whole cluster, shifted by an interval; returns the new time.
+CREATE FUNCTION crm_test._clock_shift(microseconds bigint) RETURNS timestamptz
+LANGUAGE C VOLATILE STRICT AS '$libdir/crm', 'crm_clock_shift';
+
+CREATE FUNCTION crm_test.shift_clock(shift interval) RETURNS timestamptz
+LANGUAGE sql VOLATILE STRICT SET search_path = pg_catalog, pg_temp
+AS $$ SELECT crm_test._clock_shift((extract(epoch FROM shift) * 1000000)::bigint) $$;
