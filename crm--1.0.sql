@@ -516,6 +516,93 @@ CREATE OR REPLACE TRIGGER crm_touch BEFORE UPDATE ON @workspace@.member
 CREATE OR REPLACE TRIGGER crm_touch BEFORE UPDATE ON @workspace@.team
     FOR EACH ROW EXECUTE FUNCTION crm.touch();
 $_ddl_$),
+(1::integer, 'audit', $_ddl_$
+
+CREATE TABLE @workspace@.audit_log (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    changed_at timestamptz NOT NULL,
+    clock_at timestamptz NOT NULL,
+    transaction_id bigint NOT NULL,
+    member_id bigint,
+    login_role text,
+    role text,
+    application text,
+    client text,
+    session text,
+    statement text,
+    operation text NOT NULL,
+    kind text NOT NULL,
+    table_name text NOT NULL,
+    record_id bigint,
+    record_key jsonb,
+    old jsonb,
+    new jsonb
+);
+CREATE INDEX ON @workspace@.audit_log (kind, record_id);
+CREATE INDEX ON @workspace@.audit_log (changed_at);
+CREATE INDEX ON @workspace@.audit_log (member_id);
+COMMENT ON TABLE @workspace@.audit_log IS 'Who changed what, when and through which client. Written by the trigger crm.audit() alone, and append-only.';
+COMMENT ON COLUMN @workspace@.audit_log.id IS 'Order of writing.';
+COMMENT ON COLUMN @workspace@.audit_log.changed_at IS 'Start of the transaction, as in the record''s updated_at.';
+COMMENT ON COLUMN @workspace@.audit_log.clock_at IS 'The moment of the change.';
+COMMENT ON COLUMN @workspace@.audit_log.transaction_id IS 'The transaction: changes that share it were made together.';
+COMMENT ON COLUMN @workspace@.audit_log.member_id IS 'The member who acted; NULL: nobody known. Not a foreign key, so that the log outlives the member.';
+COMMENT ON COLUMN @workspace@.audit_log.login_role IS 'The role that logged in.';
+COMMENT ON COLUMN @workspace@.audit_log.role IS 'The role in force, after SET ROLE and inside SECURITY DEFINER functions.';
+COMMENT ON COLUMN @workspace@.audit_log.application IS 'The client''s application_name.';
+COMMENT ON COLUMN @workspace@.audit_log.client IS 'The client''s IP address; NULL: a unix socket or a background process.';
+COMMENT ON COLUMN @workspace@.audit_log.session IS 'The session, as %c in the server log.';
+COMMENT ON COLUMN @workspace@.audit_log.statement IS 'Command of the client''s statement: UPDATE, COPY, MERGE, SELECT for a function call, and so on.';
+COMMENT ON COLUMN @workspace@.audit_log.operation IS 'INSERT, UPDATE, DELETE or TRUNCATE.';
+COMMENT ON COLUMN @workspace@.audit_log.kind IS 'Kind of record.';
+COMMENT ON COLUMN @workspace@.audit_log.table_name IS 'The table at that time, with its schema.';
+COMMENT ON COLUMN @workspace@.audit_log.record_id IS 'The record, where its primary key is one integer.';
+COMMENT ON COLUMN @workspace@.audit_log.record_key IS 'The primary key, where it is anything else.';
+COMMENT ON COLUMN @workspace@.audit_log.old IS 'Columns before: those that changed, or all that were not NULL of a deleted record.';
+COMMENT ON COLUMN @workspace@.audit_log.new IS 'Columns after: those that changed, or all that are not NULL of a new record.';
+
+CREATE TABLE @workspace@.audit_seal (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    last_id bigint NOT NULL UNIQUE,
+    horizon bigint NOT NULL,
+    row_count bigint,
+    digest text,
+    opened_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    sealed_at timestamptz,
+    CONSTRAINT audit_seal_is_whole CHECK (num_nulls(row_count, digest, sealed_at) IN (0, 3))
+);
+COMMENT ON TABLE @workspace@.audit_seal IS 'Seals over the audit log, written by crm.seal_audit() and checked by crm.audit_verify().';
+COMMENT ON COLUMN @workspace@.audit_seal.id IS 'Order of the seals.';
+COMMENT ON COLUMN @workspace@.audit_seal.last_id IS 'The seal covers the rows of audit_log after those of the seal before, up to this id.';
+COMMENT ON COLUMN @workspace@.audit_seal.horizon IS 'The seal can be closed when all transactions before this one have ended.';
+COMMENT ON COLUMN @workspace@.audit_seal.row_count IS 'Rows covered; NULL: still open.';
+COMMENT ON COLUMN @workspace@.audit_seal.digest IS 'SHA-256 in hex over the digest before and the SHA-256 of each row; NULL: still open.';
+COMMENT ON COLUMN @workspace@.audit_seal.opened_at IS 'When the seal was opened.';
+COMMENT ON COLUMN @workspace@.audit_seal.sealed_at IS 'When the seal was closed.';
+
+$_ddl_$),
+(NULL::integer, 'audit', $_ddl_$
+
+CREATE OR REPLACE TRIGGER crm_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON @workspace@.audit_log
+    FOR EACH STATEMENT EXECUTE FUNCTION crm.append_only();
+CREATE OR REPLACE TRIGGER crm_append_only BEFORE UPDATE OR DELETE ON @workspace@.audit_seal
+    FOR EACH ROW WHEN (OLD.digest IS NOT NULL) EXECUTE FUNCTION crm.append_only();
+CREATE OR REPLACE TRIGGER crm_append_only_truncate BEFORE TRUNCATE ON @workspace@.audit_seal
+    FOR EACH STATEMENT EXECUTE FUNCTION crm.append_only();
+
+SELECT crm.enable_audit((@workspace_literal@ || '.account')::regclass, 'account');
+SELECT crm.enable_audit((@workspace_literal@ || '.contact')::regclass, 'contact', mask => '{national_id}');
+SELECT crm.enable_audit((@workspace_literal@ || '.lead')::regclass, 'lead');
+SELECT crm.enable_audit((@workspace_literal@ || '.opportunity')::regclass, 'opportunity');
+SELECT crm.enable_audit((@workspace_literal@ || '.activity')::regclass, 'activity');
+SELECT crm.enable_audit((@workspace_literal@ || '.external_reference')::regclass, 'external_reference');
+SELECT crm.enable_audit((@workspace_literal@ || '.setting')::regclass, 'setting');
+SELECT crm.enable_audit((@workspace_literal@ || '.member')::regclass, 'member');
+SELECT crm.enable_audit((@workspace_literal@ || '.team')::regclass, 'team');
+SELECT crm.enable_audit((@workspace_literal@ || '.team_member')::regclass, 'team_member');
+SELECT crm.enable_audit((@workspace_literal@ || '.pipeline')::regclass, 'pipeline');
+SELECT crm.enable_audit((@workspace_literal@ || '.stage')::regclass, 'stage');
+$_ddl_$),
 (1::integer, 'reminder', $_ddl_$
 
 -- Pending reminders only: a row leaves when it fires or is deleted.
@@ -856,6 +943,229 @@ COMMENT ON FUNCTION crm.access_changed() IS
 'Trigger of the tables that say who may see what: makes every session look again at its next statement.';
 
 ---------------------------------------------------------------------
+-- audit
+---------------------------------------------------------------------
+
+CREATE FUNCTION crm.audit() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'crm_audit';
+
+COMMENT ON FUNCTION crm.audit() IS
+'Trigger after insert, update or delete for each row, or after truncate, of any table: writes one row to the audit log unless nothing changed. Arguments: kind of record; then optionally log=schema.table (default: audit_log in the table''s schema) and mask=column for each column whose values must not show. The table''s owner needs INSERT on the log. Values longer than 64 kB are logged as length and SHA-256. crm.enable_audit() creates the triggers.';
+
+CREATE FUNCTION crm.append_only() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'crm_append_only';
+
+COMMENT ON FUNCTION crm.append_only() IS
+'Trigger before update, delete or truncate: refuses, whoever asks (SQLSTATE 55000).';
+
+CREATE FUNCTION crm.enable_audit("table" regclass, kind text DEFAULT NULL, audit_log regclass DEFAULT NULL, mask name[] DEFAULT '{}') RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    arguments text;
+    missing text;
+    schema_oid oid := (SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = "table");
+BEGIN
+    IF "table" IS NULL THEN
+        RAISE EXCEPTION 'table must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    kind := coalesce(kind, (SELECT c.relname FROM pg_class AS c WHERE c.oid = "table"));
+    IF kind = '' THEN
+        RAISE EXCEPTION 'kind of record must not be empty' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    SELECT m INTO missing
+    FROM unnest(mask) AS m
+    WHERE NOT EXISTS (SELECT FROM pg_attribute AS a
+                      WHERE a.attrelid = "table" AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = m)
+    LIMIT 1;
+    IF missing IS NOT NULL THEN
+        RAISE EXCEPTION 'column "%" of relation "%" does not exist', missing, "table"
+            USING ERRCODE = 'undefined_column';
+    END IF;
+    IF audit_log IS NULL AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.relnamespace = schema_oid AND c.relname = 'audit_log') THEN
+        RAISE EXCEPTION 'schema "%" has no audit log', schema_oid::regnamespace
+            USING ERRCODE = 'undefined_table',
+                  HINT = 'Name one: crm.enable_audit(..., audit_log => ''sales.audit_log''). A new one is made with CREATE TABLE ... (LIKE sales.audit_log INCLUDING ALL).';
+    END IF;
+
+    arguments := (SELECT string_agg(quote_literal(argument), ', ' ORDER BY ordinal)
+                  FROM (SELECT kind, 0
+                        UNION ALL
+                        SELECT 'log=' || audit_log::text, 1 WHERE audit_log IS NOT NULL
+                        UNION ALL
+                        SELECT 'mask=' || m, 2 FROM unnest(mask) AS m) AS list (argument, ordinal));
+    EXECUTE format('CREATE OR REPLACE TRIGGER crm_audit AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION crm.audit(%s)',
+                   "table", arguments);
+    EXECUTE format('CREATE OR REPLACE TRIGGER crm_audit_truncate AFTER TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION crm.audit(%s)',
+                   "table", arguments);
+END
+$$;
+
+COMMENT ON FUNCTION crm.enable_audit(regclass, text, regclass, name[]) IS
+'Audits a table from now on: creates the triggers crm_audit and crm_audit_truncate, or replaces them. kind defaults to the table''s name, audit_log to audit_log in its schema; mask names columns whose values are logged as {"masked": true}. The caller must own the table, whose owner needs INSERT on the log. For a partitioned table, truncating one partition by itself is not logged.';
+
+CREATE FUNCTION crm.disable_audit("table" regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    trigger_name name;
+BEGIN
+    FOR trigger_name IN
+        SELECT t.tgname FROM pg_trigger AS t WHERE t.tgrelid = "table" AND t.tgfoid = 'crm.audit()'::regprocedure AND NOT t.tgisinternal
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', trigger_name, "table");
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION crm.disable_audit(regclass) IS
+'Stops auditing a table; what was logged stays. For a table of a workspace, upgrade_workspace() starts it again. The caller must own the table.';
+
+-- The bytes that are hashed: a JSON array of the row's columns, times as
+-- microseconds, so that no setting changes them.
+CREATE FUNCTION crm._audit_digest(workspace name, after_id bigint, last_id bigint, previous bytea, OUT row_count bigint, OUT digest bytea)
+LANGUAGE plpgsql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format(
+        'SELECT count(*),
+                sha256($3 || coalesce(string_agg(sha256(convert_to(jsonb_build_array(
+                    l.id, (extract(epoch FROM l.changed_at) * 1000000)::bigint, (extract(epoch FROM l.clock_at) * 1000000)::bigint,
+                    l.transaction_id, l.member_id, l.login_role, l.role, l.application, l.client, l.session, l.statement,
+                    l.operation, l.kind, l.table_name, l.record_id, l.record_key, l.old, l.new)::text, ''UTF8'')),
+                    '''' ORDER BY l.id), ''''))
+         FROM %I.audit_log AS l
+         WHERE l.id > $1 AND l.id <= $2', workspace)
+    INTO row_count, digest
+    USING after_id, last_id, previous;
+END
+$$;
+
+COMMENT ON FUNCTION crm._audit_digest(name, bigint, bigint, bytea) IS
+'Number of rows of the audit log in a range of ids, and SHA-256 over the previous seal and the SHA-256 of each row in turn.';
+
+CREATE FUNCTION crm._next_transaction() RETURNS bigint
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'crm_next_transaction';
+
+COMMENT ON FUNCTION crm._next_transaction() IS
+'The number the next transaction that writes will get: all that wrote so far have a smaller one.';
+
+-- A snapshot lists what runs below its xmax.  From there up to the horizon anything
+-- may be running, but for the caller's own transaction, which the snapshot leaves out.
+CREATE FUNCTION crm._transactions_ended(horizon bigint) RETURNS boolean
+LANGUAGE sql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT NOT EXISTS (SELECT FROM pg_snapshot_xip(s.snapshot) AS x WHERE x::text::bigint < horizon)
+       AND horizon - s.xmax - (s.own >= s.xmax AND s.own < horizon)::integer <= 0
+FROM (SELECT pg_current_snapshot() AS snapshot,
+             pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS xmax,
+             coalesce(pg_current_xact_id_if_assigned()::text::bigint, 0) AS own) AS s
+$$;
+
+COMMENT ON FUNCTION crm._transactions_ended(bigint) IS
+'True if every transaction with a number below this one has ended, the caller''s own aside.';
+
+CREATE FUNCTION crm.seal_audit(workspace name, max_rows integer DEFAULT 1000000) RETURNS bigint
+LANGUAGE plpgsql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    schema_oid oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
+    previous record;
+    pending record;
+    row_count bigint;
+    digest bytea;
+    newest bigint;
+    sealed bigint := 0;
+BEGIN
+    IF schema_oid IS NULL OR NOT crm.is_workspace(schema_oid) THEN
+        RAISE EXCEPTION 'schema "%" is not a crm workspace', workspace
+            USING ERRCODE = 'invalid_schema_name',
+                  HINT = 'SELECT * FROM crm.workspaces() lists the workspaces of this database.';
+    END IF;
+    IF max_rows < 1 OR max_rows > 10000000 THEN
+        RAISE EXCEPTION 'max_rows must be between 1 and 10000000' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'crm.seal_audit() must run in a READ COMMITTED transaction'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  DETAIL = 'It must see which transactions have ended while it runs.';
+    END IF;
+    PERFORM pg_advisory_xact_lock('crm.seal_audit(name,integer)'::regprocedure::oid::integer, schema_oid::integer);
+
+    -- A seal is first opened, with the newest id given out so far and the first
+    -- transaction yet to come, and closed once all earlier transactions have ended:
+    -- then no row up to that id can still appear.
+    FOR step IN 1..2 LOOP
+        EXECUTE format('SELECT s.* FROM %I.audit_seal AS s WHERE s.digest IS NULL ORDER BY s.id LIMIT 1', workspace) INTO pending;
+        IF pending.id IS NULL THEN
+            EXECUTE format('SELECT coalesce(max(s.last_id), 0) AS last_id FROM %I.audit_seal AS s', workspace) INTO previous;
+            EXECUTE format('SELECT max(w.id) FROM (SELECT l.id FROM %I.audit_log AS l WHERE l.id > $1 ORDER BY l.id LIMIT $2) AS w', workspace)
+                INTO newest USING previous.last_id, max_rows;
+            EXIT WHEN newest IS NULL;
+            EXECUTE format('INSERT INTO %I.audit_seal (last_id, horizon) VALUES ($1, $2) RETURNING *', workspace)
+                INTO pending USING newest, crm._next_transaction();
+        END IF;
+        -- A horizon from the future was set in the cluster this database was dumped from: all its transactions have ended.
+        EXIT WHEN pending.horizon <= crm._next_transaction() AND NOT crm._transactions_ended(pending.horizon);
+        EXECUTE format('SELECT coalesce(max(s.last_id), 0) AS last_id, coalesce(decode((array_agg(s.digest ORDER BY s.id DESC))[1], ''hex''), '''') AS digest
+                        FROM %I.audit_seal AS s WHERE s.id < $1', workspace)
+            INTO previous USING pending.id;
+        SELECT d.row_count, d.digest INTO row_count, digest
+        FROM crm._audit_digest(workspace, previous.last_id, pending.last_id, previous.digest) AS d;
+        EXECUTE format('UPDATE %I.audit_seal SET row_count = $2, digest = encode($3, ''hex''), sealed_at = clock_timestamp() WHERE id = $1', workspace)
+            USING pending.id, row_count, digest;
+        sealed := sealed + row_count;
+    END LOOP;
+    RETURN sealed;
+END
+$$;
+
+COMMENT ON FUNCTION crm.seal_audit(name, integer) IS
+'Seals the audit log of a workspace: writes a SHA-256 over the rows since the last seal, chained to that seal, into audit_seal. Rows that a transaction still running might yet precede wait for a later call. Run it regularly, as the owner of the workspace, in a READ COMMITTED transaction of its own; at most max_rows rows a seal and two seals a call. Returns the number of rows sealed.';
+
+CREATE FUNCTION crm.audit_verify(workspace name, OUT seal_id bigint, OUT last_id bigint, OUT row_count bigint, OUT intact boolean, OUT detail text)
+RETURNS SETOF record LANGUAGE plpgsql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    schema_oid oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
+    seal record;
+    after_id bigint := 0;
+    previous bytea := '';
+    found record;
+BEGIN
+    IF schema_oid IS NULL OR NOT crm.is_workspace(schema_oid) THEN
+        RAISE EXCEPTION 'schema "%" is not a crm workspace', workspace
+            USING ERRCODE = 'invalid_schema_name',
+                  HINT = 'SELECT * FROM crm.workspaces() lists the workspaces of this database.';
+    END IF;
+    FOR seal IN EXECUTE format('SELECT s.* FROM %I.audit_seal AS s WHERE s.digest IS NOT NULL ORDER BY s.id', workspace) LOOP
+        SELECT d.row_count, d.digest INTO found
+        FROM crm._audit_digest(workspace, after_id, seal.last_id, previous) AS d;
+        seal_id := seal.id;
+        last_id := seal.last_id;
+        row_count := found.row_count;
+        intact := encode(found.digest, 'hex') = seal.digest;
+        detail := CASE WHEN intact THEN NULL
+                       WHEN found.row_count < seal.row_count THEN format('%s of %s rows are missing', seal.row_count - found.row_count, seal.row_count)
+                       WHEN found.row_count > seal.row_count THEN format('%s rows were added', found.row_count - seal.row_count)
+                       ELSE 'a row or the seal was changed' END;
+        RETURN NEXT;
+        after_id := seal.last_id;
+        previous := decode(seal.digest, 'hex');
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION crm.audit_verify(name) IS
+'Recomputes every seal of a workspace''s audit log: intact is false where sealed rows were changed, added or removed. Someone who can rewrite both the log and its seals is found out only by comparing the newest digest with a copy kept elsewhere.';
+
+---------------------------------------------------------------------
 -- reminder
 ---------------------------------------------------------------------
 
@@ -926,6 +1236,8 @@ SELECT * FROM (VALUES
     -- functions of schema crm, by name
     ('toolkit', 'is_workspace', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', 'workspaces', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', 'audit_verify', NULL, NULL, 'EXECUTE'),
+    ('toolkit', '_audit_digest', NULL, NULL, 'EXECUTE'),
     ('toolkit', 'member_id', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', 'now', 'EXECUTE', 'EXECUTE', NULL),
 
@@ -948,6 +1260,8 @@ SELECT * FROM (VALUES
     ('table', 'team_member', 'SELECT', 'SELECT', NULL),
     ('table', 'pipeline', 'SELECT', 'SELECT', NULL),
     ('table', 'stage', 'SELECT', 'SELECT', NULL),
+    ('table', 'audit_log', NULL, NULL, 'SELECT'),
+    ('table', 'audit_seal', NULL, NULL, 'SELECT'),
 
     -- functions of the workspace, by name
     ('function', 'me', 'EXECUTE', 'EXECUTE', 'EXECUTE'),

@@ -20,6 +20,7 @@
 #include "varatt.h"
 
 #define CRM_ESCONTEXT(fcinfo) ((fcinfo)->context)
+#define CRM_STRING_TO_NAME_LIST(string) stringToQualifiedNameList(string, NULL)
 
 #else /* 15 */
 
@@ -29,6 +30,7 @@
 
 /* Soft errors came with 16; before, an error context is always NULL and every error is hard. */
 #define CRM_ESCONTEXT(fcinfo) ((struct Node *) NULL)
+#define CRM_STRING_TO_NAME_LIST(string) stringToQualifiedNameList(string)
 #define ereturn(context, dummy_value, ...) \
 	do                                     \
 	{                                      \

@@ -7,3 +7,9 @@ LANGUAGE C VOLATILE STRICT AS '$libdir/crm', 'crm_clock_shift';
 CREATE FUNCTION crm_test.shift_clock(shift interval) RETURNS timestamptz
 LANGUAGE sql VOLATILE STRICT SET search_path = pg_catalog, pg_temp
 AS $$ SELECT crm_test._clock_shift((extract(epoch FROM shift) * 1000000)::bigint) $$;
+
+CREATE FUNCTION crm_test.audit_rebuilds() RETURNS bigint
+LANGUAGE C VOLATILE STRICT AS '$libdir/crm', 'crm_audit_rebuild_count';
+
+COMMENT ON FUNCTION crm_test.audit_rebuilds() IS
+'How often this backend looked up the fixed parts of an audit trigger.';
