@@ -20,10 +20,13 @@ REGRESS_OPTS = --encoding=UTF8 --load-extension=pg_trgm --load-extension=btree_g
 # One topic a file, in the order they must be read.
 EXTENSION_TOPICS = crm email phone uscc amount name canonical workspace access audit stage \
                    match merge reminder record report grant
-WORKSPACE_TOPICS = workspace access stage record audit match merge reminder report
+WORKSPACE_TOPICS = workspace access stage record canonical audit match merge reminder report
 
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
+
+# PGXS tracks no headers; an object built against an old one would disagree with the rest.
+$(OBJS): $(wildcard src/*.h)
 
 schema_files = $(foreach t,$(EXTENSION_TOPICS),$(wildcard schema/extension/$(t).sql)) \
                $(foreach t,$(WORKSPACE_TOPICS),$(wildcard schema/workspace/$(t).sql))

@@ -14,6 +14,492 @@ COMMENT ON FUNCTION crm._check_encoding() IS
 SELECT crm._check_encoding();
 
 ---------------------------------------------------------------------
+-- email
+---------------------------------------------------------------------
+
+CREATE TYPE crm.email;
+COMMENT ON TYPE crm.email IS
+'An e-mail address (RFC 5322 addr-spec, UTF-8 allowed; at most 64 octets before the @ and 254 in all). Canonical form: local part in lower case and NFC, quoted only where needed; domain in lower case, international labels as A-labels (UTS #46). Compares and sorts as its text.';
+
+CREATE FUNCTION crm.email_in(cstring) RETURNS crm.email
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_email_in';
+COMMENT ON FUNCTION crm.email_in(cstring) IS 'Text input.';
+
+CREATE FUNCTION crm.email_out(crm.email) RETURNS cstring
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_email_out';
+COMMENT ON FUNCTION crm.email_out(crm.email) IS 'Text output.';
+
+CREATE FUNCTION crm.email_recv(internal) RETURNS crm.email
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_email_recv';
+COMMENT ON FUNCTION crm.email_recv(internal) IS 'Binary input: a version byte (1), then the text.';
+
+CREATE FUNCTION crm.email_send(crm.email) RETURNS bytea
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_email_send';
+COMMENT ON FUNCTION crm.email_send(crm.email) IS 'Binary output: a version byte (1), then the text.';
+
+CREATE TYPE crm.email (
+    INPUT = crm.email_in, OUTPUT = crm.email_out, RECEIVE = crm.email_recv, SEND = crm.email_send,
+    LIKE = pg_catalog.text, CATEGORY = 'S',
+    COLLATABLE = true
+);
+
+CREATE FUNCTION crm.email(text) RETURNS crm.email
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_email_from_text';
+COMMENT ON FUNCTION crm.email(text) IS
+'Parses an e-mail address into its canonical form.';
+
+-- To text only where it is asked for or assigned: were the cast implicit, a query
+-- without crm in its search_path would silently compare text with text.
+CREATE CAST (crm.email AS text) WITHOUT FUNCTION AS ASSIGNMENT;
+COMMENT ON CAST (crm.email AS text) IS 'The canonical text.';
+CREATE CAST (text AS crm.email) WITH FUNCTION crm.email(text) AS ASSIGNMENT;
+COMMENT ON CAST (text AS crm.email) IS 'Parses as text input does.';
+
+CREATE FUNCTION crm.email_eq(crm.email, crm.email) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'texteq';
+COMMENT ON FUNCTION crm.email_eq(crm.email, crm.email) IS 'Implementation of the = operator.';
+
+CREATE FUNCTION crm.email_ne(crm.email, crm.email) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'textne';
+COMMENT ON FUNCTION crm.email_ne(crm.email, crm.email) IS 'Implementation of the <> operator.';
+
+CREATE FUNCTION crm.email_lt(crm.email, crm.email) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'text_lt';
+COMMENT ON FUNCTION crm.email_lt(crm.email, crm.email) IS 'Implementation of the < operator.';
+
+CREATE FUNCTION crm.email_le(crm.email, crm.email) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'text_le';
+COMMENT ON FUNCTION crm.email_le(crm.email, crm.email) IS 'Implementation of the <= operator.';
+
+CREATE FUNCTION crm.email_gt(crm.email, crm.email) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'text_gt';
+COMMENT ON FUNCTION crm.email_gt(crm.email, crm.email) IS 'Implementation of the > operator.';
+
+CREATE FUNCTION crm.email_ge(crm.email, crm.email) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'text_ge';
+COMMENT ON FUNCTION crm.email_ge(crm.email, crm.email) IS 'Implementation of the >= operator.';
+
+CREATE FUNCTION crm.email_cmp(crm.email, crm.email) RETURNS integer
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'bttextcmp';
+COMMENT ON FUNCTION crm.email_cmp(crm.email, crm.email) IS 'Less, equal or greater: negative, zero or positive.';
+
+CREATE FUNCTION crm.email_hash(crm.email) RETURNS integer
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'hashtext';
+COMMENT ON FUNCTION crm.email_hash(crm.email) IS 'Hash value.';
+
+CREATE FUNCTION crm.email_hash(crm.email, bigint) RETURNS bigint
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'hashtextextended';
+COMMENT ON FUNCTION crm.email_hash(crm.email, bigint) IS 'Hash value with a seed.';
+
+CREATE FUNCTION crm.email_sortsupport(internal) RETURNS void
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'bttextsortsupport';
+COMMENT ON FUNCTION crm.email_sortsupport(internal) IS 'Sort support.';
+
+CREATE FUNCTION crm.email_equalimage(oid) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'btvarstrequalimage';
+COMMENT ON FUNCTION crm.email_equalimage(oid) IS 'Whether equal values are the same bytes, so that an index may deduplicate them.';
+
+CREATE OPERATOR crm.= (
+    LEFTARG = crm.email, RIGHTARG = crm.email, FUNCTION = crm.email_eq,
+    COMMUTATOR = OPERATOR(crm.=), NEGATOR = OPERATOR(crm.<>), RESTRICT = eqsel, JOIN = eqjoinsel, HASHES, MERGES
+);
+COMMENT ON OPERATOR crm.= (crm.email, crm.email) IS 'Equal.';
+
+CREATE OPERATOR crm.<> (
+    LEFTARG = crm.email, RIGHTARG = crm.email, FUNCTION = crm.email_ne,
+    COMMUTATOR = OPERATOR(crm.<>), NEGATOR = OPERATOR(crm.=), RESTRICT = neqsel, JOIN = neqjoinsel
+);
+COMMENT ON OPERATOR crm.<> (crm.email, crm.email) IS 'Not equal.';
+
+CREATE OPERATOR crm.< (
+    LEFTARG = crm.email, RIGHTARG = crm.email, FUNCTION = crm.email_lt,
+    COMMUTATOR = OPERATOR(crm.>), NEGATOR = OPERATOR(crm.>=), RESTRICT = scalarltsel, JOIN = scalarltjoinsel
+);
+COMMENT ON OPERATOR crm.< (crm.email, crm.email) IS 'Less than.';
+
+CREATE OPERATOR crm.<= (
+    LEFTARG = crm.email, RIGHTARG = crm.email, FUNCTION = crm.email_le,
+    COMMUTATOR = OPERATOR(crm.>=), NEGATOR = OPERATOR(crm.>), RESTRICT = scalarlesel, JOIN = scalarlejoinsel
+);
+COMMENT ON OPERATOR crm.<= (crm.email, crm.email) IS 'Less than or equal.';
+
+CREATE OPERATOR crm.> (
+    LEFTARG = crm.email, RIGHTARG = crm.email, FUNCTION = crm.email_gt,
+    COMMUTATOR = OPERATOR(crm.<), NEGATOR = OPERATOR(crm.<=), RESTRICT = scalargtsel, JOIN = scalargtjoinsel
+);
+COMMENT ON OPERATOR crm.> (crm.email, crm.email) IS 'Greater than.';
+
+CREATE OPERATOR crm.>= (
+    LEFTARG = crm.email, RIGHTARG = crm.email, FUNCTION = crm.email_ge,
+    COMMUTATOR = OPERATOR(crm.<=), NEGATOR = OPERATOR(crm.<), RESTRICT = scalargesel, JOIN = scalargejoinsel
+);
+COMMENT ON OPERATOR crm.>= (crm.email, crm.email) IS 'Greater than or equal.';
+
+CREATE OPERATOR CLASS crm.email_ops DEFAULT FOR TYPE crm.email USING btree AS
+    OPERATOR 1 crm.<,
+    OPERATOR 2 crm.<=,
+    OPERATOR 3 crm.=,
+    OPERATOR 4 crm.>=,
+    OPERATOR 5 crm.>,
+    FUNCTION 1 crm.email_cmp(crm.email, crm.email),
+    FUNCTION 2 crm.email_sortsupport(internal),
+    FUNCTION 4 crm.email_equalimage(oid);
+COMMENT ON OPERATOR CLASS crm.email_ops USING btree IS 'Order of crm.email.';
+COMMENT ON OPERATOR FAMILY crm.email_ops USING btree IS 'Order of crm.email.';
+
+CREATE OPERATOR CLASS crm.email_ops DEFAULT FOR TYPE crm.email USING hash AS
+    OPERATOR 1 crm.=,
+    FUNCTION 1 crm.email_hash(crm.email),
+    FUNCTION 2 crm.email_hash(crm.email, bigint);
+COMMENT ON OPERATOR CLASS crm.email_ops USING hash IS 'Hashing of crm.email.';
+COMMENT ON OPERATOR FAMILY crm.email_ops USING hash IS 'Hashing of crm.email.';
+
+CREATE FUNCTION crm.email_domain(crm.email) RETURNS text
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_email_domain';
+COMMENT ON FUNCTION crm.email_domain(crm.email) IS
+'The domain of an address in its canonical ASCII form.';
+
+CREATE FUNCTION crm.email_display(crm.email) RETURNS text
+LANGUAGE C STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_email_display';
+COMMENT ON FUNCTION crm.email_display(crm.email) IS
+'The address with an international domain in its own script, for people to read.';
+
+CREATE FUNCTION crm.registrable_domain(text) RETURNS text
+LANGUAGE C STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_registrable_domain';
+COMMENT ON FUNCTION crm.registrable_domain(text) IS
+'The registrable domain of an e-mail address, host name or URL: one label more than its public suffix (publicsuffix.org, through libpsl), in ASCII lower case. NULL for a public suffix, an IP address and anything that has no domain name. The list ages with the installed libpsl, so the function is not immutable.';
+
+---------------------------------------------------------------------
+-- phone
+---------------------------------------------------------------------
+
+CREATE TYPE crm.phone;
+COMMENT ON TYPE crm.phone IS
+'A telephone number in E.164 form, with its extension as in RFC 3966: +8613800138000, +12025550123;ext=5. 3 to 15 digits, extension up to 20. Any usual spelling is accepted; a national number needs the setting crm.default_region. Text in canonical form is accepted by its syntax alone, whatever the installed numbering plans know. Compares by bytes.';
+
+CREATE FUNCTION crm.phone_in(cstring) RETURNS crm.phone
+LANGUAGE C STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_phone_in';
+COMMENT ON FUNCTION crm.phone_in(cstring) IS 'Text input.';
+
+CREATE FUNCTION crm.phone_out(crm.phone) RETURNS cstring
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_phone_out';
+COMMENT ON FUNCTION crm.phone_out(crm.phone) IS 'Text output.';
+
+CREATE FUNCTION crm.phone_recv(internal) RETURNS crm.phone
+LANGUAGE C STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_phone_recv';
+COMMENT ON FUNCTION crm.phone_recv(internal) IS 'Binary input: a version byte (1), then the text.';
+
+CREATE FUNCTION crm.phone_send(crm.phone) RETURNS bytea
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_phone_send';
+COMMENT ON FUNCTION crm.phone_send(crm.phone) IS 'Binary output: a version byte (1), then the text.';
+
+CREATE TYPE crm.phone (
+    INPUT = crm.phone_in, OUTPUT = crm.phone_out, RECEIVE = crm.phone_recv, SEND = crm.phone_send,
+    LIKE = pg_catalog.text, CATEGORY = 'S'
+);
+
+CREATE FUNCTION crm.phone(text) RETURNS crm.phone
+LANGUAGE C STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_phone_from_text';
+COMMENT ON FUNCTION crm.phone(text) IS
+'Parses a telephone number into its canonical form; a national number is read as one of crm.default_region.';
+
+-- To text only where it is asked for or assigned: were the cast implicit, a query
+-- without crm in its search_path would silently compare text with text.
+CREATE CAST (crm.phone AS text) WITHOUT FUNCTION AS ASSIGNMENT;
+COMMENT ON CAST (crm.phone AS text) IS 'The canonical text.';
+CREATE CAST (text AS crm.phone) WITH FUNCTION crm.phone(text) AS ASSIGNMENT;
+COMMENT ON CAST (text AS crm.phone) IS 'Parses as text input does.';
+
+CREATE FUNCTION crm.phone_eq(crm.phone, crm.phone) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'byteaeq';
+COMMENT ON FUNCTION crm.phone_eq(crm.phone, crm.phone) IS 'Implementation of the = operator.';
+
+CREATE FUNCTION crm.phone_ne(crm.phone, crm.phone) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'byteane';
+COMMENT ON FUNCTION crm.phone_ne(crm.phone, crm.phone) IS 'Implementation of the <> operator.';
+
+CREATE FUNCTION crm.phone_lt(crm.phone, crm.phone) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'bytealt';
+COMMENT ON FUNCTION crm.phone_lt(crm.phone, crm.phone) IS 'Implementation of the < operator.';
+
+CREATE FUNCTION crm.phone_le(crm.phone, crm.phone) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'byteale';
+COMMENT ON FUNCTION crm.phone_le(crm.phone, crm.phone) IS 'Implementation of the <= operator.';
+
+CREATE FUNCTION crm.phone_gt(crm.phone, crm.phone) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'byteagt';
+COMMENT ON FUNCTION crm.phone_gt(crm.phone, crm.phone) IS 'Implementation of the > operator.';
+
+CREATE FUNCTION crm.phone_ge(crm.phone, crm.phone) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'byteage';
+COMMENT ON FUNCTION crm.phone_ge(crm.phone, crm.phone) IS 'Implementation of the >= operator.';
+
+CREATE FUNCTION crm.phone_cmp(crm.phone, crm.phone) RETURNS integer
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'byteacmp';
+COMMENT ON FUNCTION crm.phone_cmp(crm.phone, crm.phone) IS 'Less, equal or greater: negative, zero or positive.';
+
+CREATE FUNCTION crm.phone_hash(crm.phone) RETURNS integer
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'hashvarlena';
+COMMENT ON FUNCTION crm.phone_hash(crm.phone) IS 'Hash value.';
+
+CREATE FUNCTION crm.phone_hash(crm.phone, bigint) RETURNS bigint
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'hashvarlenaextended';
+COMMENT ON FUNCTION crm.phone_hash(crm.phone, bigint) IS 'Hash value with a seed.';
+
+CREATE FUNCTION crm.phone_sortsupport(internal) RETURNS void
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'bytea_sortsupport';
+COMMENT ON FUNCTION crm.phone_sortsupport(internal) IS 'Sort support.';
+
+CREATE FUNCTION crm.phone_equalimage(oid) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'btequalimage';
+COMMENT ON FUNCTION crm.phone_equalimage(oid) IS 'Whether equal values are the same bytes, so that an index may deduplicate them.';
+
+CREATE OPERATOR crm.= (
+    LEFTARG = crm.phone, RIGHTARG = crm.phone, FUNCTION = crm.phone_eq,
+    COMMUTATOR = OPERATOR(crm.=), NEGATOR = OPERATOR(crm.<>), RESTRICT = eqsel, JOIN = eqjoinsel, HASHES, MERGES
+);
+COMMENT ON OPERATOR crm.= (crm.phone, crm.phone) IS 'Equal.';
+
+CREATE OPERATOR crm.<> (
+    LEFTARG = crm.phone, RIGHTARG = crm.phone, FUNCTION = crm.phone_ne,
+    COMMUTATOR = OPERATOR(crm.<>), NEGATOR = OPERATOR(crm.=), RESTRICT = neqsel, JOIN = neqjoinsel
+);
+COMMENT ON OPERATOR crm.<> (crm.phone, crm.phone) IS 'Not equal.';
+
+CREATE OPERATOR crm.< (
+    LEFTARG = crm.phone, RIGHTARG = crm.phone, FUNCTION = crm.phone_lt,
+    COMMUTATOR = OPERATOR(crm.>), NEGATOR = OPERATOR(crm.>=), RESTRICT = scalarltsel, JOIN = scalarltjoinsel
+);
+COMMENT ON OPERATOR crm.< (crm.phone, crm.phone) IS 'Less than.';
+
+CREATE OPERATOR crm.<= (
+    LEFTARG = crm.phone, RIGHTARG = crm.phone, FUNCTION = crm.phone_le,
+    COMMUTATOR = OPERATOR(crm.>=), NEGATOR = OPERATOR(crm.>), RESTRICT = scalarlesel, JOIN = scalarlejoinsel
+);
+COMMENT ON OPERATOR crm.<= (crm.phone, crm.phone) IS 'Less than or equal.';
+
+CREATE OPERATOR crm.> (
+    LEFTARG = crm.phone, RIGHTARG = crm.phone, FUNCTION = crm.phone_gt,
+    COMMUTATOR = OPERATOR(crm.<), NEGATOR = OPERATOR(crm.<=), RESTRICT = scalargtsel, JOIN = scalargtjoinsel
+);
+COMMENT ON OPERATOR crm.> (crm.phone, crm.phone) IS 'Greater than.';
+
+CREATE OPERATOR crm.>= (
+    LEFTARG = crm.phone, RIGHTARG = crm.phone, FUNCTION = crm.phone_ge,
+    COMMUTATOR = OPERATOR(crm.<=), NEGATOR = OPERATOR(crm.<), RESTRICT = scalargesel, JOIN = scalargejoinsel
+);
+COMMENT ON OPERATOR crm.>= (crm.phone, crm.phone) IS 'Greater than or equal.';
+
+CREATE OPERATOR CLASS crm.phone_ops DEFAULT FOR TYPE crm.phone USING btree AS
+    OPERATOR 1 crm.<,
+    OPERATOR 2 crm.<=,
+    OPERATOR 3 crm.=,
+    OPERATOR 4 crm.>=,
+    OPERATOR 5 crm.>,
+    FUNCTION 1 crm.phone_cmp(crm.phone, crm.phone),
+    FUNCTION 2 crm.phone_sortsupport(internal),
+    FUNCTION 4 crm.phone_equalimage(oid);
+COMMENT ON OPERATOR CLASS crm.phone_ops USING btree IS 'Order of crm.phone.';
+COMMENT ON OPERATOR FAMILY crm.phone_ops USING btree IS 'Order of crm.phone.';
+
+CREATE OPERATOR CLASS crm.phone_ops DEFAULT FOR TYPE crm.phone USING hash AS
+    OPERATOR 1 crm.=,
+    FUNCTION 1 crm.phone_hash(crm.phone),
+    FUNCTION 2 crm.phone_hash(crm.phone, bigint);
+COMMENT ON OPERATOR CLASS crm.phone_ops USING hash IS 'Hashing of crm.phone.';
+COMMENT ON OPERATOR FAMILY crm.phone_ops USING hash IS 'Hashing of crm.phone.';
+
+CREATE FUNCTION crm.phone(number text, region text) RETURNS crm.phone
+LANGUAGE C STABLE STRICT PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'crm_phone_from_region';
+COMMENT ON FUNCTION crm.phone(text, text) IS
+'Parses a telephone number; a national number is read as one of the region, a two-letter code of ISO 3166.';
+
+CREATE FUNCTION crm.phone_region(crm.phone) RETURNS text
+LANGUAGE C STABLE STRICT PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'crm_phone_region';
+COMMENT ON FUNCTION crm.phone_region(crm.phone) IS
+'Two-letter code (ISO 3166) of the country the number belongs to; NULL if it belongs to none or the installed numbering plans do not know it.';
+
+CREATE FUNCTION crm.phone_national(crm.phone) RETURNS text
+LANGUAGE C STABLE STRICT PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'crm_phone_national';
+COMMENT ON FUNCTION crm.phone_national(crm.phone) IS
+'The number as people in its country write it, for display; the stored form if the installed numbering plans do not know it.';
+
+CREATE FUNCTION crm.phone_international(crm.phone) RETURNS text
+LANGUAGE C STABLE STRICT PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'crm_phone_international';
+COMMENT ON FUNCTION crm.phone_international(crm.phone) IS
+'The number as people abroad write it, for display; the stored form if the installed numbering plans do not know it.';
+
+CREATE FUNCTION crm.phone_extension(crm.phone) RETURNS text
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_phone_extension';
+COMMENT ON FUNCTION crm.phone_extension(crm.phone) IS
+'The digits of the extension; NULL if there is none.';
+
+CREATE FUNCTION crm.phone_is_valid(crm.phone) RETURNS boolean
+LANGUAGE C STABLE STRICT PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'crm_phone_is_valid';
+COMMENT ON FUNCTION crm.phone_is_valid(crm.phone) IS
+'True if the number lies in a range its country has assigned, as far as the installed numbering plans know.';
+
+---------------------------------------------------------------------
+-- uscc
+---------------------------------------------------------------------
+
+CREATE TYPE crm.uscc;
+COMMENT ON TYPE crm.uscc IS
+'A unified social credit code of the People''s Republic of China (GB 32100-2015): 18 digits and capital letters, the last a check character. Lower-case and full-width input, spaces and hyphens are accepted. Compares by bytes.';
+
+CREATE FUNCTION crm.uscc_in(cstring) RETURNS crm.uscc
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_uscc_in';
+COMMENT ON FUNCTION crm.uscc_in(cstring) IS 'Text input.';
+
+CREATE FUNCTION crm.uscc_out(crm.uscc) RETURNS cstring
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_uscc_out';
+COMMENT ON FUNCTION crm.uscc_out(crm.uscc) IS 'Text output.';
+
+CREATE FUNCTION crm.uscc_recv(internal) RETURNS crm.uscc
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_uscc_recv';
+COMMENT ON FUNCTION crm.uscc_recv(internal) IS 'Binary input: a version byte (1), then the text.';
+
+CREATE FUNCTION crm.uscc_send(crm.uscc) RETURNS bytea
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_uscc_send';
+COMMENT ON FUNCTION crm.uscc_send(crm.uscc) IS 'Binary output: a version byte (1), then the text.';
+
+CREATE TYPE crm.uscc (
+    INPUT = crm.uscc_in, OUTPUT = crm.uscc_out, RECEIVE = crm.uscc_recv, SEND = crm.uscc_send,
+    LIKE = pg_catalog.text, CATEGORY = 'S'
+);
+
+CREATE FUNCTION crm.uscc(text) RETURNS crm.uscc
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_uscc_from_text';
+COMMENT ON FUNCTION crm.uscc(text) IS
+'Parses a unified social credit code into its canonical form.';
+
+-- To text only where it is asked for or assigned: were the cast implicit, a query
+-- without crm in its search_path would silently compare text with text.
+CREATE CAST (crm.uscc AS text) WITHOUT FUNCTION AS ASSIGNMENT;
+COMMENT ON CAST (crm.uscc AS text) IS 'The canonical text.';
+CREATE CAST (text AS crm.uscc) WITH FUNCTION crm.uscc(text) AS ASSIGNMENT;
+COMMENT ON CAST (text AS crm.uscc) IS 'Parses as text input does.';
+
+CREATE FUNCTION crm.uscc_eq(crm.uscc, crm.uscc) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'byteaeq';
+COMMENT ON FUNCTION crm.uscc_eq(crm.uscc, crm.uscc) IS 'Implementation of the = operator.';
+
+CREATE FUNCTION crm.uscc_ne(crm.uscc, crm.uscc) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'byteane';
+COMMENT ON FUNCTION crm.uscc_ne(crm.uscc, crm.uscc) IS 'Implementation of the <> operator.';
+
+CREATE FUNCTION crm.uscc_lt(crm.uscc, crm.uscc) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'bytealt';
+COMMENT ON FUNCTION crm.uscc_lt(crm.uscc, crm.uscc) IS 'Implementation of the < operator.';
+
+CREATE FUNCTION crm.uscc_le(crm.uscc, crm.uscc) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'byteale';
+COMMENT ON FUNCTION crm.uscc_le(crm.uscc, crm.uscc) IS 'Implementation of the <= operator.';
+
+CREATE FUNCTION crm.uscc_gt(crm.uscc, crm.uscc) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'byteagt';
+COMMENT ON FUNCTION crm.uscc_gt(crm.uscc, crm.uscc) IS 'Implementation of the > operator.';
+
+CREATE FUNCTION crm.uscc_ge(crm.uscc, crm.uscc) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'byteage';
+COMMENT ON FUNCTION crm.uscc_ge(crm.uscc, crm.uscc) IS 'Implementation of the >= operator.';
+
+CREATE FUNCTION crm.uscc_cmp(crm.uscc, crm.uscc) RETURNS integer
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'byteacmp';
+COMMENT ON FUNCTION crm.uscc_cmp(crm.uscc, crm.uscc) IS 'Less, equal or greater: negative, zero or positive.';
+
+CREATE FUNCTION crm.uscc_hash(crm.uscc) RETURNS integer
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'hashvarlena';
+COMMENT ON FUNCTION crm.uscc_hash(crm.uscc) IS 'Hash value.';
+
+CREATE FUNCTION crm.uscc_hash(crm.uscc, bigint) RETURNS bigint
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'hashvarlenaextended';
+COMMENT ON FUNCTION crm.uscc_hash(crm.uscc, bigint) IS 'Hash value with a seed.';
+
+CREATE FUNCTION crm.uscc_sortsupport(internal) RETURNS void
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'bytea_sortsupport';
+COMMENT ON FUNCTION crm.uscc_sortsupport(internal) IS 'Sort support.';
+
+CREATE FUNCTION crm.uscc_equalimage(oid) RETURNS boolean
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'btequalimage';
+COMMENT ON FUNCTION crm.uscc_equalimage(oid) IS 'Whether equal values are the same bytes, so that an index may deduplicate them.';
+
+CREATE OPERATOR crm.= (
+    LEFTARG = crm.uscc, RIGHTARG = crm.uscc, FUNCTION = crm.uscc_eq,
+    COMMUTATOR = OPERATOR(crm.=), NEGATOR = OPERATOR(crm.<>), RESTRICT = eqsel, JOIN = eqjoinsel, HASHES, MERGES
+);
+COMMENT ON OPERATOR crm.= (crm.uscc, crm.uscc) IS 'Equal.';
+
+CREATE OPERATOR crm.<> (
+    LEFTARG = crm.uscc, RIGHTARG = crm.uscc, FUNCTION = crm.uscc_ne,
+    COMMUTATOR = OPERATOR(crm.<>), NEGATOR = OPERATOR(crm.=), RESTRICT = neqsel, JOIN = neqjoinsel
+);
+COMMENT ON OPERATOR crm.<> (crm.uscc, crm.uscc) IS 'Not equal.';
+
+CREATE OPERATOR crm.< (
+    LEFTARG = crm.uscc, RIGHTARG = crm.uscc, FUNCTION = crm.uscc_lt,
+    COMMUTATOR = OPERATOR(crm.>), NEGATOR = OPERATOR(crm.>=), RESTRICT = scalarltsel, JOIN = scalarltjoinsel
+);
+COMMENT ON OPERATOR crm.< (crm.uscc, crm.uscc) IS 'Less than.';
+
+CREATE OPERATOR crm.<= (
+    LEFTARG = crm.uscc, RIGHTARG = crm.uscc, FUNCTION = crm.uscc_le,
+    COMMUTATOR = OPERATOR(crm.>=), NEGATOR = OPERATOR(crm.>), RESTRICT = scalarlesel, JOIN = scalarlejoinsel
+);
+COMMENT ON OPERATOR crm.<= (crm.uscc, crm.uscc) IS 'Less than or equal.';
+
+CREATE OPERATOR crm.> (
+    LEFTARG = crm.uscc, RIGHTARG = crm.uscc, FUNCTION = crm.uscc_gt,
+    COMMUTATOR = OPERATOR(crm.<), NEGATOR = OPERATOR(crm.<=), RESTRICT = scalargtsel, JOIN = scalargtjoinsel
+);
+COMMENT ON OPERATOR crm.> (crm.uscc, crm.uscc) IS 'Greater than.';
+
+CREATE OPERATOR crm.>= (
+    LEFTARG = crm.uscc, RIGHTARG = crm.uscc, FUNCTION = crm.uscc_ge,
+    COMMUTATOR = OPERATOR(crm.<=), NEGATOR = OPERATOR(crm.<), RESTRICT = scalargesel, JOIN = scalargejoinsel
+);
+COMMENT ON OPERATOR crm.>= (crm.uscc, crm.uscc) IS 'Greater than or equal.';
+
+CREATE OPERATOR CLASS crm.uscc_ops DEFAULT FOR TYPE crm.uscc USING btree AS
+    OPERATOR 1 crm.<,
+    OPERATOR 2 crm.<=,
+    OPERATOR 3 crm.=,
+    OPERATOR 4 crm.>=,
+    OPERATOR 5 crm.>,
+    FUNCTION 1 crm.uscc_cmp(crm.uscc, crm.uscc),
+    FUNCTION 2 crm.uscc_sortsupport(internal),
+    FUNCTION 4 crm.uscc_equalimage(oid);
+COMMENT ON OPERATOR CLASS crm.uscc_ops USING btree IS 'Order of crm.uscc.';
+COMMENT ON OPERATOR FAMILY crm.uscc_ops USING btree IS 'Order of crm.uscc.';
+
+CREATE OPERATOR CLASS crm.uscc_ops DEFAULT FOR TYPE crm.uscc USING hash AS
+    OPERATOR 1 crm.=,
+    FUNCTION 1 crm.uscc_hash(crm.uscc),
+    FUNCTION 2 crm.uscc_hash(crm.uscc, bigint);
+COMMENT ON OPERATOR CLASS crm.uscc_ops USING hash IS 'Hashing of crm.uscc.';
+COMMENT ON OPERATOR FAMILY crm.uscc_ops USING hash IS 'Hashing of crm.uscc.';
+
+CREATE FUNCTION crm.uscc_authority(crm.uscc) RETURNS text
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_uscc_authority';
+COMMENT ON FUNCTION crm.uscc_authority(crm.uscc) IS
+'Character 1: the authority that registered the organisation, for example 9 for market regulation, 5 for civil affairs, 1 for the offices of organisation and staffing.';
+
+CREATE FUNCTION crm.uscc_category(crm.uscc) RETURNS text
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_uscc_category';
+COMMENT ON FUNCTION crm.uscc_category(crm.uscc) IS
+'Character 2: the kind of organisation within its authority, for example 91 enterprise, 92 sole proprietor, 93 farmers'' cooperative.';
+
+CREATE FUNCTION crm.uscc_region(crm.uscc) RETURNS text
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_uscc_region';
+COMMENT ON FUNCTION crm.uscc_region(crm.uscc) IS
+'Characters 3 to 8: the administrative division of the registering authority (GB/T 2260), 100000 for the national level.';
+
+CREATE FUNCTION crm.uscc_organization(crm.uscc) RETURNS text
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_uscc_organization';
+COMMENT ON FUNCTION crm.uscc_organization(crm.uscc) IS
+'Characters 9 to 17: the organisation code (GB 11714).';
+
+---------------------------------------------------------------------
 -- name
 ---------------------------------------------------------------------
 
@@ -38,6 +524,15 @@ AS 'MODULE_PATHNAME', 'crm_name_parts';
 
 COMMENT ON FUNCTION crm.name_parts(text) IS
 'Explains a name key: one row for each token in order, its ASCII spelling, its kind (core, legal_form, branch, region, group, industry) and the script it was written in (latin, digits, han, kana, hangul, cyrillic, greek, other).';
+
+---------------------------------------------------------------------
+-- canonical
+---------------------------------------------------------------------
+
+CREATE FUNCTION crm.canonicalize() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'crm_canonicalize';
+COMMENT ON FUNCTION crm.canonicalize() IS
+'Trigger BEFORE INSERT OR UPDATE, FOR EACH ROW: brings columns of type text, character varying and character into canonical form. Arguments ''column=kind'' with kind name, phone, email, uscc, domain, website, country or currency, and ''full_name=given_name,family_name'' for a name composed where it is null. An empty value becomes null. On UPDATE only columns whose value changes are looked at. National telephone numbers are read as those of the row''s country, else of crm.default_region. All faults of a row are one error (22P02) unless crm.strict_input is off, when text that cannot be parsed is kept, trimmed.';
 
 ---------------------------------------------------------------------
 -- The workspace's DDL (schema/workspace), as data
@@ -515,6 +1010,30 @@ CREATE OR REPLACE TRIGGER crm_touch BEFORE UPDATE ON @workspace@.member
     FOR EACH ROW EXECUTE FUNCTION crm.touch();
 CREATE OR REPLACE TRIGGER crm_touch BEFORE UPDATE ON @workspace@.team
     FOR EACH ROW EXECUTE FUNCTION crm.touch();
+$_ddl_$),
+(NULL::integer, 'canonical', $_ddl_$
+
+-- Triggers fire in the order of their names: this one first, so that all others
+-- see canonical values.
+CREATE OR REPLACE TRIGGER crm_10_canonicalize BEFORE INSERT OR UPDATE ON @workspace@.member
+    FOR EACH ROW EXECUTE FUNCTION crm.canonicalize('name=name', 'email=email', 'phone=phone');
+
+CREATE OR REPLACE TRIGGER crm_10_canonicalize BEFORE INSERT OR UPDATE ON @workspace@.account
+    FOR EACH ROW EXECUTE FUNCTION crm.canonicalize(
+        'name=name', 'phone=phone', 'email=email', 'uscc=uscc', 'website=website', 'country=country');
+
+CREATE OR REPLACE TRIGGER crm_10_canonicalize BEFORE INSERT OR UPDATE ON @workspace@.contact
+    FOR EACH ROW EXECUTE FUNCTION crm.canonicalize(
+        'given_name=name', 'family_name=name', 'full_name=name', 'full_name=given_name,family_name',
+        'phone=phone', 'email=email', 'country=country');
+
+CREATE OR REPLACE TRIGGER crm_10_canonicalize BEFORE INSERT OR UPDATE ON @workspace@.lead
+    FOR EACH ROW EXECUTE FUNCTION crm.canonicalize(
+        'company=name', 'given_name=name', 'family_name=name', 'full_name=name',
+        'full_name=given_name,family_name', 'phone=phone', 'email=email', 'website=website', 'country=country');
+
+CREATE OR REPLACE TRIGGER crm_10_canonicalize BEFORE INSERT OR UPDATE ON @workspace@.opportunity
+    FOR EACH ROW EXECUTE FUNCTION crm.canonicalize('name=name', 'currency=currency');
 $_ddl_$),
 (1::integer, 'audit', $_ddl_$
 

@@ -22,6 +22,8 @@ void _PG_init(void);
 void
 _PG_init(void)
 {
+	crm_phone_init();
+	crm_canonical_init();
 	crm_identity_init();
 	crm_scope_init();
 	crm_scheduler_init();

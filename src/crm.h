@@ -8,6 +8,9 @@
 /* crm's own SQLSTATE class, for faults that core has no code for. */
 #define ERRCODE_CRM(a, b, c) MAKE_SQLSTATE('R', 'M', a, b, c)
 
+/* Called once by _PG_init, in this order. */
+extern void crm_phone_init(void);
+extern void crm_canonical_init(void);
 extern void crm_identity_init(void);
 extern void crm_scope_init(void);
 extern void crm_scheduler_init(void);

@@ -116,15 +116,16 @@ crm_touch(PG_FUNCTION_ARGS)
 		int64 max = type == INT4OID ? PG_INT32_MAX : PG_INT64_MAX;
 		int64 next = current == max ? 1 : current + 1;
 
-		if (!newnull && crm_version_value(new, type) != current && crm_version_value(new, type) != next)
-			ereport(ERROR,
-					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-					 errmsg("record in \"%s\" was changed by someone else", RelationGetRelationName(rel)),
-					 errdetail("The update was made from row_version " INT64_FORMAT
-							   ", but the record is at " INT64_FORMAT ".",
-							   crm_version_value(new, type), current),
-					 errhint("Read the record again and repeat the change."),
-					 errtablecol(rel, row_version)));
+		if (!newnull && crm_version_value(new, type) != current &&
+			crm_version_value(new, type) != next)
+			ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+							errmsg("record in \"%s\" was changed by someone else",
+								   RelationGetRelationName(rel)),
+							errdetail("The update was made from row_version " INT64_FORMAT
+									  ", but the record is at " INT64_FORMAT ".",
+									  crm_version_value(new, type), current),
+							errhint("Read the record again and repeat the change."),
+							errtablecol(rel, row_version)));
 		columns[n] = row_version;
 		values[n++] = type == INT4OID ? Int32GetDatum((int32) next) : Int64GetDatum(next);
 	}
