@@ -205,7 +205,7 @@ crm_scheduler_wake_all(void)
 uint32
 crm_wait_event(CrmWait wait)
 {
-	static const char *const names[] = {"CrmLauncherMain", "CrmWorkerMain", "CrmWorkerStop"};
+	static const char *const names[] = {"CrmLauncherMain", "CrmWorkerMain", "CrmSchedulerCommand"};
 	static uint32 events[lengthof(names)] = {0};
 
 	if (events[wait] == 0)
@@ -241,7 +241,7 @@ crm_hold_database(CrmSlot *slot)
 		}
 		crm_scheduler_wake(slot);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 5,
-						 crm_wait_event(CRM_WAIT_STOP));
+						 crm_wait_event(CRM_WAIT_COMMAND));
 		ResetLatch(MyLatch);
 	}
 }
@@ -434,7 +434,17 @@ crm_scheduler_start(PG_FUNCTION_ARGS)
 				ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 								errmsg("could not start the crm scheduler"),
 								errhint("You may need to increase max_worker_processes.")));
-			if (WaitForBackgroundWorkerStartup(handle, &pid) != BGWH_STARTED)
+			/* Until it can be woken; it may also have found another one running. */
+			do
+			{
+				CHECK_FOR_INTERRUPTS();
+				if (GetBackgroundWorkerPid(handle, &pid) == BGWH_STOPPED)
+					break;
+				(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 10,
+								 crm_wait_event(CRM_WAIT_COMMAND));
+				ResetLatch(MyLatch);
+			} while (crm_scheduler->launcher_latch == NULL);
+			if (crm_scheduler->launcher_latch == NULL)
 				ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 								errmsg("could not start the crm scheduler"),
 								errhint("The server log may say more.")));

@@ -97,7 +97,7 @@ typedef enum CrmWait
 {
 	CRM_WAIT_LAUNCHER,
 	CRM_WAIT_WORKER,
-	CRM_WAIT_STOP
+	CRM_WAIT_COMMAND
 } CrmWait;
 
 /* What pg_stat_activity shows of a process that waits. */

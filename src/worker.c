@@ -582,9 +582,17 @@ crm_worker_main(Datum arg)
 		if (!crm_scheduler_enabled || crm_slot->stopper != 0)
 			crm_worker_leave(DT_NOBEGIN);
 
+		/* Where crm is preloaded, every session has our hook. */
+		real = GetCurrentTimestamp();
+		if (!crm_scheduler->preloaded && (real >= guard_at || guard_at - real > CRM_GUARD_INTERVAL))
+		{
+			if (crm_database_wanted())
+				crm_worker_leave(DT_NOBEGIN);
+			guard_at = real + CRM_GUARD_INTERVAL;
+		}
+
 		(void) pg_atomic_exchange_u64(&crm_slot->sleep_until, (uint64) DT_NOEND);
 		hint = (TimestampTz) pg_atomic_exchange_u64(&crm_slot->due_min, (uint64) DT_NOEND);
-		real = GetCurrentTimestamp();
 		if (crm_slot->prepared)
 		{
 			crm_slot->prepared = false;
@@ -640,14 +648,6 @@ crm_worker_main(Datum arg)
 			if ((next == DT_NOEND || next - now > idle) && real - busy_at > idle)
 				crm_worker_leave(next);
 		}
-		/* Where crm is preloaded, every session has our hook. */
-		if (!crm_scheduler->preloaded && (real >= guard_at || guard_at - real > CRM_GUARD_INTERVAL))
-		{
-			if (crm_database_wanted())
-				crm_worker_leave(DT_NOBEGIN);
-			guard_at = real + CRM_GUARD_INTERVAL;
-		}
-
 		wait = Min(rescan_at - real, crm_worker_idle_timeout * USECS_PER_SEC);
 		if (next != DT_NOEND)
 			wait = Min(wait, next - now);
