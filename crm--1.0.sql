@@ -1299,6 +1299,7 @@ BEGIN
         FROM pg_class AS c
         JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE c.relname = 'crm_meta'
+          AND c.relkind = 'r'
           AND EXISTS (SELECT FROM pg_trigger AS t
                       WHERE t.tgrelid = c.oid AND t.tgfoid = 'crm.meta_guard()'::regprocedure)
         ORDER BY n.nspname
@@ -1317,13 +1318,19 @@ $$;
 COMMENT ON FUNCTION crm.workspaces() IS
 'The workspaces of this database: schema, owner, schema version (NULL if the caller may not read it) and the version this extension brings them to.';
 
+CREATE FUNCTION crm._execute_as_owner(workspace oid, ddl text) RETURNS void
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'crm_execute_as_owner';
+
+COMMENT ON FUNCTION crm._execute_as_owner(oid, text) IS
+'Runs DDL as the owner of a schema, as a security-restricted operation. The caller must be a member of that role.';
+
 CREATE FUNCTION crm.create_workspace(workspace name) RETURNS regnamespace
 LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
 SET client_min_messages = warning
 AS $$
 DECLARE
-    existing oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
+    existing oid;
 BEGIN
     IF crm._in_extension_script() THEN
         RAISE EXCEPTION 'crm.create_workspace() cannot run inside an extension script'
@@ -1335,7 +1342,13 @@ BEGIN
             USING ERRCODE = 'reserved_name',
                   HINT = 'Name the workspace after the organisation or team that uses it.';
     END IF;
-    IF workspace = 'crm' OR EXISTS (SELECT FROM pg_extension AS e WHERE e.extnamespace = existing AND existing <> 'public'::regnamespace) THEN
+    -- Of two who create the same name at once, the second sees what the first made.
+    PERFORM pg_advisory_xact_lock('crm.create_workspace(name)'::regprocedure::oid::integer, hashtext(workspace));
+    existing := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
+    IF workspace = 'crm'
+       OR EXISTS (SELECT FROM pg_extension AS e WHERE e.extnamespace = existing AND workspace <> 'public')
+       OR EXISTS (SELECT FROM pg_depend AS d
+                  WHERE d.classid = 'pg_namespace'::regclass AND d.objid = existing AND d.deptype = 'e') THEN
         RAISE EXCEPTION 'schema "%" belongs to an extension', workspace
             USING ERRCODE = 'reserved_name',
                   DETAIL = 'A workspace holds data and lives in a schema of its own.',
@@ -1383,12 +1396,12 @@ SET client_min_messages = warning
 AS $$
 DECLARE
     schema_oid oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
-    owner oid := (SELECT n.nspowner FROM pg_namespace AS n WHERE n.nspname = workspace);
-    caller text := current_setting('role');
     current integer;
+    newest integer := (SELECT max(d.version) FROM crm._workspace_ddl() AS d);
     step record;
     functions oid[];
     added text;
+    trigger_states text;
 BEGIN
     IF crm._in_extension_script() THEN
         RAISE EXCEPTION 'crm.upgrade_workspace() cannot run inside an extension script'
@@ -1400,45 +1413,51 @@ BEGIN
             USING ERRCODE = 'invalid_schema_name',
                   HINT = 'SELECT * FROM crm.workspaces() lists the workspaces of this database.';
     END IF;
-    IF NOT pg_has_role(owner, 'USAGE') THEN
+    IF NOT pg_has_role((SELECT n.nspowner FROM pg_namespace AS n WHERE n.oid = schema_oid), 'USAGE') THEN
         RAISE EXCEPTION 'must be owner of workspace %', workspace
             USING ERRCODE = 'insufficient_privilege';
     END IF;
 
-    -- New tables belong to the workspace's owner, whoever of its members runs this.
-    IF owner <> (SELECT r.oid FROM pg_roles AS r WHERE r.rolname = current_user) THEN
-        PERFORM set_config('role', pg_get_userbyid(owner), true);
-    END IF;
     PERFORM pg_advisory_xact_lock('crm.upgrade_workspace(name)'::regprocedure::oid::integer, schema_oid::integer);
     EXECUTE format('SELECT m.schema_version FROM %I.crm_meta AS m FOR UPDATE', workspace) INTO current;
+    IF current > newest THEN
+        RAISE EXCEPTION 'workspace "%" has version %, but this extension knows only version %', workspace, current, newest
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Run ALTER EXTENSION crm UPDATE, or install the crm that made the workspace.';
+    END IF;
 
+    -- CREATE OR REPLACE TRIGGER enables; what somebody has set otherwise, for
+    -- replication say, is put back.  CREATE FUNCTION lets PUBLIC execute; what an
+    -- upgrade adds is for those who are granted it.
+    SELECT string_agg(format('ALTER TABLE %s %s TRIGGER %I', t.tgrelid::regclass,
+                             CASE t.tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE REPLICA' END,
+                             t.tgname), '; ')
+    INTO trigger_states
+    FROM pg_trigger AS t
+    JOIN pg_class AS c ON c.oid = t.tgrelid
+    WHERE c.relnamespace = schema_oid AND t.tgenabled <> 'O' AND NOT t.tgisinternal;
     functions := ARRAY(SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = schema_oid);
+
     FOR step IN
         SELECT d.version, d.topic, d.ddl
         FROM crm._workspace_ddl() WITH ORDINALITY AS d (version, topic, ddl, ordinal)
         WHERE d.version IS NULL OR d.version > current
         ORDER BY d.version NULLS LAST, d.ordinal
     LOOP
-        EXECUTE replace(replace(step.ddl,
-                                '@workspace_literal@', quote_literal(quote_ident(workspace))),
-                        '@workspace@', quote_ident(workspace));
-        IF step.version > current THEN
-            EXECUTE format('UPDATE %I.crm_meta SET schema_version = $1', workspace) USING step.version;
-        END IF;
+        PERFORM crm._execute_as_owner(schema_oid,
+            replace(replace(step.ddl, '@workspace_literal@', quote_literal(quote_ident(workspace))),
+                    '@workspace@', quote_ident(workspace)));
     END LOOP;
 
-    -- CREATE FUNCTION lets PUBLIC execute; what this upgrade added is for those who are granted it.
     SELECT string_agg(p.oid::regprocedure::text, ', ') INTO added
     FROM pg_proc AS p
     WHERE p.pronamespace = schema_oid AND NOT p.oid = ANY (functions);
-    IF added IS NOT NULL THEN
-        EXECUTE format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', added);
-    END IF;
+    PERFORM crm._execute_as_owner(schema_oid, concat_ws('; ',
+        trigger_states,
+        'REVOKE ALL ON ROUTINE ' || added || ' FROM PUBLIC',
+        format('UPDATE %I.crm_meta SET schema_version = %s', workspace, newest)));
     PERFORM crm._regrant(workspace);
-
-    PERFORM set_config('role', caller, true);
-    EXECUTE format('SELECT m.schema_version FROM %I.crm_meta AS m', workspace) INTO current;
-    RETURN current;
+    RETURN newest;
 END
 $$;
 
@@ -1731,6 +1750,222 @@ LANGUAGE C AS 'MODULE_PATHNAME', 'crm_touch';
 
 COMMENT ON FUNCTION crm.touch() IS
 'Trigger before update for each row of any table: sets updated_at (timestamptz) to the transaction''s time and adds 1 to row_version (integer or bigint) when a row changes; a table may have one of the two. An update that sends a row_version other than the current or the next one was made from a stale copy and fails with SQLSTATE 40001.';
+
+---------------------------------------------------------------------
+-- doctor
+---------------------------------------------------------------------
+
+-- What each table of a workspace must carry, by trigger function.
+CREATE FUNCTION crm._expected_triggers(OUT "table" text, OUT function text)
+RETURNS SETOF record LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT t.name, f.name
+FROM (VALUES
+    ('touch', '{account,contact,lead,opportunity,activity,setting,member,team}'::text[]),
+    ('audit', '{account,contact,lead,opportunity,activity,external_reference,setting,member,team,team_member,share,pipeline,stage}'),
+    ('append_only', '{audit_log,audit_seal}'),
+    ('stage_guard', '{lead,opportunity}'),
+    ('canonicalize', '{account,contact,lead,member}'),
+    ('access_changed', '{member,team,team_member,share}')
+) AS f (name, tables), unnest(f.tables) AS t (name)
+$$;
+
+COMMENT ON FUNCTION crm._expected_triggers() IS
+'Tables of a workspace and the functions of crm that must be among their triggers.';
+
+CREATE FUNCTION crm._foreign_keys_without_index(schema oid, OUT conname name, OUT conrelid oid, OUT conkey smallint[])
+RETURNS SETOF record LANGUAGE sql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT k.conname, k.conrelid, k.conkey
+FROM pg_constraint AS k
+WHERE k.contype = 'f'
+  AND k.connamespace = schema
+  AND k.conparentid = 0
+  AND NOT EXISTS (SELECT FROM pg_index AS i
+                  WHERE i.indrelid = k.conrelid
+                    AND i.indisvalid
+                    AND i.indpred IS NULL
+                    -- the key's columns, in any order, are the index's first
+                    AND (SELECT array_agg(c ORDER BY c) FROM unnest(k.conkey) AS c)
+                        = (SELECT array_agg(c ORDER BY c)
+                           FROM unnest(i.indkey::smallint[]) WITH ORDINALITY AS u (c, position)
+                           WHERE u.position <= cardinality(k.conkey)))
+$$;
+
+COMMENT ON FUNCTION crm._foreign_keys_without_index(oid) IS
+'Foreign keys of a schema whose columns are not the first of any valid, unconditional index.';
+
+CREATE FUNCTION crm._doctor_workspace(workspace oid, OUT severity text, OUT "check" text, OUT detail text, OUT hint text)
+RETURNS SETOF record LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+WITH me AS (
+    SELECT n.oid, n.nspname, n.nspowner FROM pg_namespace AS n WHERE n.oid = workspace
+), business AS (
+    SELECT c.oid, c.relname, c.relrowsecurity
+    FROM crm._access_list() AS l
+    JOIN pg_class AS c ON c.relname = l.name AND c.relnamespace = workspace AND c.relkind IN ('r', 'p')
+    WHERE l.class = 'table' AND l.app LIKE '%INSERT%'
+)
+SELECT 'error', 'role above the rules',
+       format('role %s has access "%s" but %s', a.role, a.kind,
+              CASE WHEN r.rolsuper THEN 'is a superuser'
+                   WHEN r.rolbypassrls THEN 'has BYPASSRLS'
+                   ELSE 'belongs to the role that owns the workspace' END || ', so row-level security does not hold it'),
+       'Give applications a role of their own, without SUPERUSER and BYPASSRLS, that does not belong to the owner.'
+FROM crm.access(workspace) AS a
+JOIN pg_roles AS r ON r.oid = a.role
+CROSS JOIN me
+WHERE a.kind <> 'auditor'
+  AND (r.rolsuper OR r.rolbypassrls OR pg_has_role(r.oid, me.nspowner, 'MEMBER'))
+UNION ALL
+SELECT 'error', 'row-level security off',
+       format('table %s %s', b.oid::regclass,
+              CASE WHEN NOT b.relrowsecurity THEN 'has row-level security disabled: every application sees every record'
+                   ELSE 'has no policy: no application sees any record' END),
+       format('Run SELECT crm.upgrade_workspace(%L).', me.nspname)
+FROM business AS b
+CROSS JOIN me
+WHERE NOT b.relrowsecurity OR NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = b.oid)
+UNION ALL
+SELECT 'error', 'trigger missing',
+       format('table %s has no trigger of crm.%s()', c.oid::regclass, e.function),
+       format('Run SELECT crm.upgrade_workspace(%L).', me.nspname)
+FROM crm._expected_triggers() AS e
+JOIN pg_class AS c ON c.relname = e."table" AND c.relnamespace = workspace
+JOIN pg_proc AS p ON p.proname = e.function AND p.pronamespace = 'crm'::regnamespace
+CROSS JOIN me
+WHERE NOT EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgrelid = c.oid AND t.tgfoid = p.oid)
+UNION ALL
+SELECT CASE t.tgenabled WHEN 'D' THEN 'error' ELSE 'warning' END, 'trigger disabled',
+       format('trigger %I of table %s %s', t.tgname, t.tgrelid::regclass,
+              CASE t.tgenabled WHEN 'D' THEN 'is disabled' ELSE 'fires only when session_replication_role is replica' END),
+       format('Run ALTER TABLE %s ENABLE TRIGGER %I.', t.tgrelid::regclass, t.tgname)
+FROM pg_trigger AS t
+JOIN pg_class AS c ON c.oid = t.tgrelid
+JOIN pg_proc AS p ON p.oid = t.tgfoid
+WHERE c.relnamespace = workspace
+  AND p.pronamespace = 'crm'::regnamespace
+  AND t.tgenabled IN ('D', 'R')
+UNION ALL
+SELECT 'warning', 'foreign key without index',
+       format('foreign key %I of table %s has no index: deleting or changing what it refers to scans the table', k.conname, k.conrelid::regclass),
+       format('Run CREATE INDEX ON %s (%s).', k.conrelid::regclass,
+              (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.position)
+               FROM unnest(k.conkey) WITH ORDINALITY AS u (attnum, position)
+               JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.attnum))
+FROM crm._foreign_keys_without_index(workspace) AS k
+UNION ALL
+SELECT 'error', 'view above the rules',
+       format('view %s can be read by role %s but is not security_invoker: it shows every record', c.oid::regclass, a.role),
+       format('Run ALTER VIEW %s SET (security_invoker = true).', c.oid::regclass)
+FROM pg_class AS c
+CROSS JOIN (SELECT DISTINCT a.role FROM crm.access(workspace) AS a) AS a
+WHERE c.relnamespace = workspace
+  AND c.relkind = 'v'
+  AND has_table_privilege(a.role, c.oid, 'SELECT')
+  AND NOT EXISTS (SELECT FROM pg_options_to_table(c.reloptions) AS o
+                  WHERE o.option_name = 'security_invoker' AND o.option_value IN ('true', 'on', '1', 'yes'))
+  AND NOT pg_has_role(a.role, c.relowner, 'MEMBER')
+UNION ALL
+SELECT 'error', 'search_path open',
+       format('function %s is SECURITY DEFINER without a search_path of its own', p.oid::regprocedure),
+       format('Run ALTER FUNCTION %s SET search_path = pg_catalog, pg_temp, and qualify what it uses.', p.oid::regprocedure)
+FROM pg_proc AS p
+WHERE p.pronamespace = workspace
+  AND p.prosecdef
+  AND NOT EXISTS (SELECT FROM unnest(p.proconfig) AS c WHERE c LIKE 'search_path=%')
+$$;
+
+COMMENT ON FUNCTION crm._doctor_workspace(oid) IS
+'The part of crm.doctor() about one workspace.';
+
+CREATE FUNCTION crm.doctor(OUT severity text, OUT workspace regnamespace, OUT "check" text, OUT detail text, OUT hint text)
+RETURNS SETOF record LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    server integer := current_setting('server_version_num')::integer;
+    -- The first minor versions without flaws through which a member could read
+    -- records that row-level security hides.
+    safe integer := CASE server / 10000 WHEN 15 THEN 150020 WHEN 16 THEN 160016 WHEN 17 THEN 170012 WHEN 18 THEN 180007 END;
+    item record;
+BEGIN
+    IF server < safe THEN
+        severity := 'error';
+        "check" := 'server version';
+        detail := format('PostgreSQL %s has known flaws in row-level security', current_setting('server_version'));
+        hint := format('Install %s.%s or later.', safe / 10000, safe % 10000);
+        RETURN NEXT;
+    END IF;
+
+    SELECT e.extversion, a.default_version INTO item
+    FROM pg_extension AS e
+    JOIN pg_available_extensions AS a ON a.name = e.extname
+    WHERE e.extname = 'crm';
+    IF item.extversion <> item.default_version THEN
+        severity := 'warning';
+        "check" := 'extension version';
+        detail := format('version %s of crm is installed here, the server has %s', item.extversion, item.default_version);
+        hint := 'Run ALTER EXTENSION crm UPDATE, then crm.upgrade_workspace() for each workspace.';
+        RETURN NEXT;
+    END IF;
+
+    IF pg_has_role('pg_read_all_settings', 'USAGE') THEN
+        IF NOT EXISTS (SELECT FROM regexp_split_to_table(current_setting('shared_preload_libraries'), ',') AS l
+                       WHERE btrim(l, ' "') IN ('crm', '$libdir/crm')) THEN
+            severity := 'notice';
+            "check" := 'not preloaded';
+            detail := 'shared_preload_libraries does not contain crm: after a restart of the server no reminder fires until somebody starts the scheduler';
+            hint := 'Add crm to shared_preload_libraries and restart, or run SELECT crm.scheduler_start() after each restart.';
+            RETURN NEXT;
+        END IF;
+    END IF;
+
+    IF coalesce(current_setting('crm.default_region', true), '') = '' THEN
+        severity := 'notice';
+        "check" := 'default region';
+        detail := 'crm.default_region is not set: telephone numbers without a country code are not recognised';
+        hint := format('Run ALTER DATABASE %I SET crm.default_region = ''DE'', with the ISO 3166-1 code of your country.', current_database());
+        RETURN NEXT;
+    END IF;
+
+    FOR item IN
+        SELECT p.oid::regprocedure AS function
+        FROM pg_proc AS p
+        WHERE p.pronamespace = 'crm'::regnamespace
+          AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS x WHERE x.grantee = 0)
+        ORDER BY p.oid::regprocedure::text
+    LOOP
+        severity := 'error';
+        "check" := 'public function';
+        detail := format('everybody may execute %s', item.function);
+        hint := format('Run REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC.', item.function);
+        RETURN NEXT;
+    END LOOP;
+
+    FOR item IN SELECT w.* FROM crm.workspaces() AS w LOOP
+        workspace := item.workspace;
+        IF item.schema_version < item.current_version THEN
+            severity := 'warning';
+            "check" := 'workspace version';
+            detail := format('workspace %s has version %s, this extension brings version %s', workspace, item.schema_version, item.current_version);
+            hint := format('Run SELECT crm.upgrade_workspace(%L).', (SELECT n.nspname FROM pg_namespace AS n WHERE n.oid = workspace));
+            RETURN NEXT;
+        END IF;
+        FOR severity, "check", detail, hint IN
+            SELECT d.severity, d."check", d.detail, d.hint FROM crm._doctor_workspace(workspace) AS d ORDER BY d."check", d.detail
+        LOOP
+            RETURN NEXT;
+        END LOOP;
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION crm.doctor() IS
+'Looks for what makes a promise of crm untrue here: roles and views that row-level security does not hold, missing or disabled triggers and policies, foreign keys without an index, functions open to everybody, versions behind, settings. One row a finding (severity error, warning or notice); no row means nothing was found. workspace is NULL for what concerns the whole database.';
 
 ---------------------------------------------------------------------
 -- grant

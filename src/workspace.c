@@ -7,11 +7,14 @@
 
 #include "access/table.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
 #include "commands/extension.h"
 #include "commands/trigger.h"
+#include "executor/spi.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -55,6 +58,9 @@ crm_is_workspace(Oid schema)
 	if (!OidIsValid(relid))
 		return false;
 
+	/* A view of that name could run its owner's code when we read the version. */
+	if (get_rel_relkind(relid) != RELKIND_RELATION)
+		return false;
 	rel = table_open(relid, AccessShareLock);
 	if (rel->trigdesc != NULL)
 	{
@@ -128,4 +134,35 @@ Datum
 crm_is_workspace_sql(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(crm_is_workspace(PG_GETARG_OID(0)));
+}
+
+/*
+ * Runs DDL of a workspace as its owner, so that what it creates is the owner's,
+ * and so that nothing the owner has put there (a trigger, say) runs with the
+ * rights of a superuser who upgrades somebody else's workspace.
+ */
+PG_FUNCTION_INFO_V1(crm_execute_as_owner);
+Datum
+crm_execute_as_owner(PG_FUNCTION_ARGS)
+{
+	Oid workspace = PG_GETARG_OID(0);
+	char *ddl = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	Oid owner = crm_workspace_owner(workspace);
+	Oid save_userid;
+	int save_sec_context;
+	int rc;
+
+	if (!has_privs_of_role(GetUserId(), owner))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_SCHEMA, get_namespace_name(workspace));
+
+	SPI_connect();
+	GetUserIdAndSecContext(&save_userid, &save_sec_context);
+	SetUserIdAndSecContext(owner, save_sec_context | SECURITY_LOCAL_USERID_CHANGE |
+									  SECURITY_RESTRICTED_OPERATION);
+	rc = SPI_execute(ddl, false, 0);
+	SetUserIdAndSecContext(save_userid, save_sec_context);
+	if (rc < 0)
+		elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(rc));
+	SPI_finish();
+	PG_RETURN_VOID();
 }

@@ -29,6 +29,7 @@ BEGIN
         FROM pg_class AS c
         JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE c.relname = 'crm_meta'
+          AND c.relkind = 'r'
           AND EXISTS (SELECT FROM pg_trigger AS t
                       WHERE t.tgrelid = c.oid AND t.tgfoid = 'crm.meta_guard()'::regprocedure)
         ORDER BY n.nspname
@@ -47,13 +48,19 @@ $$;
 COMMENT ON FUNCTION crm.workspaces() IS
 'The workspaces of this database: schema, owner, schema version (NULL if the caller may not read it) and the version this extension brings them to.';
 
+CREATE FUNCTION crm._execute_as_owner(workspace oid, ddl text) RETURNS void
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'crm_execute_as_owner';
+
+COMMENT ON FUNCTION crm._execute_as_owner(oid, text) IS
+'Runs DDL as the owner of a schema, as a security-restricted operation. The caller must be a member of that role.';
+
 CREATE FUNCTION crm.create_workspace(workspace name) RETURNS regnamespace
 LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
 SET client_min_messages = warning
 AS $$
 DECLARE
-    existing oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
+    existing oid;
 BEGIN
     IF crm._in_extension_script() THEN
         RAISE EXCEPTION 'crm.create_workspace() cannot run inside an extension script'
@@ -65,7 +72,13 @@ BEGIN
             USING ERRCODE = 'reserved_name',
                   HINT = 'Name the workspace after the organisation or team that uses it.';
     END IF;
-    IF workspace = 'crm' OR EXISTS (SELECT FROM pg_extension AS e WHERE e.extnamespace = existing AND existing <> 'public'::regnamespace) THEN
+    -- Of two who create the same name at once, the second sees what the first made.
+    PERFORM pg_advisory_xact_lock('crm.create_workspace(name)'::regprocedure::oid::integer, hashtext(workspace));
+    existing := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
+    IF workspace = 'crm'
+       OR EXISTS (SELECT FROM pg_extension AS e WHERE e.extnamespace = existing AND workspace <> 'public')
+       OR EXISTS (SELECT FROM pg_depend AS d
+                  WHERE d.classid = 'pg_namespace'::regclass AND d.objid = existing AND d.deptype = 'e') THEN
         RAISE EXCEPTION 'schema "%" belongs to an extension', workspace
             USING ERRCODE = 'reserved_name',
                   DETAIL = 'A workspace holds data and lives in a schema of its own.',
@@ -113,12 +126,12 @@ SET client_min_messages = warning
 AS $$
 DECLARE
     schema_oid oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
-    owner oid := (SELECT n.nspowner FROM pg_namespace AS n WHERE n.nspname = workspace);
-    caller text := current_setting('role');
     current integer;
+    newest integer := (SELECT max(d.version) FROM crm._workspace_ddl() AS d);
     step record;
     functions oid[];
     added text;
+    trigger_states text;
 BEGIN
     IF crm._in_extension_script() THEN
         RAISE EXCEPTION 'crm.upgrade_workspace() cannot run inside an extension script'
@@ -130,45 +143,51 @@ BEGIN
             USING ERRCODE = 'invalid_schema_name',
                   HINT = 'SELECT * FROM crm.workspaces() lists the workspaces of this database.';
     END IF;
-    IF NOT pg_has_role(owner, 'USAGE') THEN
+    IF NOT pg_has_role((SELECT n.nspowner FROM pg_namespace AS n WHERE n.oid = schema_oid), 'USAGE') THEN
         RAISE EXCEPTION 'must be owner of workspace %', workspace
             USING ERRCODE = 'insufficient_privilege';
     END IF;
 
-    -- New tables belong to the workspace's owner, whoever of its members runs this.
-    IF owner <> (SELECT r.oid FROM pg_roles AS r WHERE r.rolname = current_user) THEN
-        PERFORM set_config('role', pg_get_userbyid(owner), true);
-    END IF;
     PERFORM pg_advisory_xact_lock('crm.upgrade_workspace(name)'::regprocedure::oid::integer, schema_oid::integer);
     EXECUTE format('SELECT m.schema_version FROM %I.crm_meta AS m FOR UPDATE', workspace) INTO current;
+    IF current > newest THEN
+        RAISE EXCEPTION 'workspace "%" has version %, but this extension knows only version %', workspace, current, newest
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Run ALTER EXTENSION crm UPDATE, or install the crm that made the workspace.';
+    END IF;
 
+    -- CREATE OR REPLACE TRIGGER enables; what somebody has set otherwise, for
+    -- replication say, is put back.  CREATE FUNCTION lets PUBLIC execute; what an
+    -- upgrade adds is for those who are granted it.
+    SELECT string_agg(format('ALTER TABLE %s %s TRIGGER %I', t.tgrelid::regclass,
+                             CASE t.tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE REPLICA' END,
+                             t.tgname), '; ')
+    INTO trigger_states
+    FROM pg_trigger AS t
+    JOIN pg_class AS c ON c.oid = t.tgrelid
+    WHERE c.relnamespace = schema_oid AND t.tgenabled <> 'O' AND NOT t.tgisinternal;
     functions := ARRAY(SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = schema_oid);
+
     FOR step IN
         SELECT d.version, d.topic, d.ddl
         FROM crm._workspace_ddl() WITH ORDINALITY AS d (version, topic, ddl, ordinal)
         WHERE d.version IS NULL OR d.version > current
         ORDER BY d.version NULLS LAST, d.ordinal
     LOOP
-        EXECUTE replace(replace(step.ddl,
-                                '@workspace_literal@', quote_literal(quote_ident(workspace))),
-                        '@workspace@', quote_ident(workspace));
-        IF step.version > current THEN
-            EXECUTE format('UPDATE %I.crm_meta SET schema_version = $1', workspace) USING step.version;
-        END IF;
+        PERFORM crm._execute_as_owner(schema_oid,
+            replace(replace(step.ddl, '@workspace_literal@', quote_literal(quote_ident(workspace))),
+                    '@workspace@', quote_ident(workspace)));
     END LOOP;
 
-    -- CREATE FUNCTION lets PUBLIC execute; what this upgrade added is for those who are granted it.
     SELECT string_agg(p.oid::regprocedure::text, ', ') INTO added
     FROM pg_proc AS p
     WHERE p.pronamespace = schema_oid AND NOT p.oid = ANY (functions);
-    IF added IS NOT NULL THEN
-        EXECUTE format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', added);
-    END IF;
+    PERFORM crm._execute_as_owner(schema_oid, concat_ws('; ',
+        trigger_states,
+        'REVOKE ALL ON ROUTINE ' || added || ' FROM PUBLIC',
+        format('UPDATE %I.crm_meta SET schema_version = %s', workspace, newest)));
     PERFORM crm._regrant(workspace);
-
-    PERFORM set_config('role', caller, true);
-    EXECUTE format('SELECT m.schema_version FROM %I.crm_meta AS m', workspace) INTO current;
-    RETURN current;
+    RETURN newest;
 END
 $$;
 
