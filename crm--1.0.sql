@@ -1119,6 +1119,7 @@ SELECT crm.enable_audit((@workspace_literal@ || '.setting')::regclass, 'setting'
 SELECT crm.enable_audit((@workspace_literal@ || '.member')::regclass, 'member');
 SELECT crm.enable_audit((@workspace_literal@ || '.team')::regclass, 'team');
 SELECT crm.enable_audit((@workspace_literal@ || '.team_member')::regclass, 'team_member');
+SELECT crm.enable_audit((@workspace_literal@ || '.share')::regclass, 'share');
 SELECT crm.enable_audit((@workspace_literal@ || '.pipeline')::regclass, 'pipeline');
 SELECT crm.enable_audit((@workspace_literal@ || '.stage')::regclass, 'stage');
 $_ddl_$),
