@@ -74,7 +74,7 @@ INSERT INTO account (name) VALUES (' ');
 INSERT INTO account (id, name, parent_id) VALUES (2, 'Ouroboros', 2);
 INSERT INTO contact (city) VALUES ('Berlin');
 INSERT INTO lead (city) VALUES ('Berlin');
-INSERT INTO opportunity (name, amount, currency) VALUES ('Deal', 1, 'usd');
+INSERT INTO opportunity (name, amount, currency) VALUES ('Deal', 1, 'dollars');
 INSERT INTO activity (subject) VALUES ('');
 INSERT INTO activity (subject, type) VALUES ('Lunch', 'lunch');
 \set VERBOSITY default
