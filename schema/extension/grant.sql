@@ -17,6 +17,8 @@ SELECT * FROM (VALUES
     -- functions of schema crm, by name
     ('toolkit', 'is_workspace', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', 'workspaces', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', 'guarded_tables', 'EXECUTE', 'EXECUTE', NULL),
+    ('toolkit', 'next_stages', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', 'audit_verify', NULL, NULL, 'EXECUTE'),
     ('toolkit', '_audit_digest', NULL, NULL, 'EXECUTE'),
     ('toolkit', 'member_id', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
@@ -41,11 +43,14 @@ SELECT * FROM (VALUES
     ('table', 'team_member', 'SELECT', 'SELECT', NULL),
     ('table', 'pipeline', 'SELECT', 'SELECT', NULL),
     ('table', 'stage', 'SELECT', 'SELECT', NULL),
+    ('table', 'stage_transition', 'SELECT', 'SELECT', NULL),
+    ('table', 'stage_rule', 'SELECT', 'SELECT', NULL),
     ('table', 'audit_log', NULL, NULL, 'SELECT'),
     ('table', 'audit_seal', NULL, NULL, 'SELECT'),
 
     -- functions of the workspace, by name
     ('function', 'me', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('function', 'next_stages', 'EXECUTE', 'EXECUTE', NULL),
     ('function', 'acknowledge', 'EXECUTE', NULL, NULL),
     ('function', 'snooze', 'EXECUTE', NULL, NULL)
 ) AS list (class, name, app, report, auditor)

@@ -13,3 +13,9 @@ LANGUAGE C VOLATILE STRICT AS '$libdir/crm', 'crm_audit_rebuild_count';
 
 COMMENT ON FUNCTION crm_test.audit_rebuilds() IS
 'How often this backend looked up the fixed parts of an audit trigger.';
+
+CREATE FUNCTION crm_test.stage_rebuilds() RETURNS bigint
+LANGUAGE C VOLATILE STRICT AS '$libdir/crm', 'crm_stage_rebuilds';
+
+COMMENT ON FUNCTION crm_test.stage_rebuilds() IS
+'How often this backend compiled the stage rules of a table.';

@@ -1,0 +1,151 @@
+/*
+ * stage.h
+ *		The compiled stage rules of a guarded table.
+ *
+ * stage_rules.c reads and compiles them, stage.c judges rows by them.
+ */
+#ifndef CRM_STAGE_H
+#define CRM_STAGE_H
+
+#include "access/attnum.h"
+#include "commands/trigger.h"
+#include "executor/tuptable.h"
+#include "nodes/execnodes.h"
+#include "nodes/pg_list.h"
+#include "utils/rel.h"
+
+typedef enum StageType
+{
+	STAGE_OPEN,
+	STAGE_WON,
+	STAGE_LOST
+} StageType;
+
+typedef enum StageRuleKind
+{
+	STAGE_RULE_GUARD,
+	STAGE_RULE_ENTRY,
+	STAGE_RULE_EXIT
+} StageRuleKind;
+
+typedef struct Stage Stage;
+typedef struct StagePipeline StagePipeline;
+
+/* An expression that must be true. */
+typedef struct StageRule
+{
+	StageRuleKind kind;
+	const char *name; /* NULL for the guard of a transition */
+	const char *source;
+	const char *message; /* or NULL */
+	const char *hint;	 /* or NULL */
+	Node *parsed;		 /* NULL if it does not parse any more */
+	const char *broken;	 /* why not */
+	List *named;		 /* PlanInvalItems of the functions it calls */
+
+	/* Compiled for one role, because EXECUTE on its functions is checked when compiling. */
+	MemoryContext context;
+	ExprState *state; /* NULL if not compiled */
+	Oid role;
+	bool cannot_fail; /* no function of it can raise an error */
+	List *functions;  /* PlanInvalItems of the compiled expression */
+} StageRule;
+
+typedef struct StageField
+{
+	const char *name;
+	AttrNumber attnum; /* InvalidAttrNumber if the column is gone */
+	bool is_text;
+} StageField;
+
+typedef struct StageMove
+{
+	Stage *to;
+	StageRule *guard; /* or NULL */
+	List *rules;	  /* the guard, exit criteria of the one stage, entry criteria of the other */
+} StageMove;
+
+struct Stage
+{
+	const char *name;
+	StagePipeline *pipeline;
+	StageType type;
+	bool is_initial;
+	List *required; /* StageField */
+	List *entry;	/* StageRule */
+	List *exit;		/* StageRule */
+	List *moves;	/* StageMove, in order of the target's position */
+};
+
+struct StagePipeline
+{
+	const char *name;
+	bool is_default;
+	List *stages; /* in order of position */
+};
+
+/* All that is known of a guarded table; lives as long as nothing changes. */
+typedef struct StageRules
+{
+	MemoryContext context;
+	const char *kind;
+	Oid workspace;
+	Oid owner; /* of the workspace */
+
+	/* columns of the table; InvalidAttrNumber if it has none for the purpose */
+	AttrNumber stage_att;
+	AttrNumber pipeline_att;
+	AttrNumber id_att;
+	AttrNumber closed_at_att;
+	Oid id_type;
+	bool is_partition;
+	bool checks_inserts; /* an AFTER INSERT trigger judges new rows */
+
+	TupleDesc tupdesc;
+	TupleTableSlot *null_slot;
+	ExprContext *econtext;
+	List *pipelines;
+	struct _SPI_plan *history_plan; /* NULL until the first move */
+	int depth;						/* how many calls are using this now */
+	bool stale;						/* to be freed by the last of them */
+} StageRules;
+
+/* One for each guarded table and arguments of its trigger; never freed. */
+typedef struct StageEntry StageEntry;
+
+extern StageEntry *crm_stage_entry(Relation rel, Trigger *trigger);
+
+/* The entry's rules, or NULL if anything changed since they were compiled. */
+extern StageRules *crm_stage_current_rules(StageEntry *entry);
+
+/* Compiles the entry's rules anew. */
+extern StageRules *crm_stage_compile(StageEntry *entry, Relation rel, Trigger *trigger);
+
+extern void crm_stage_rules_pin(StageRules *rules);
+extern void crm_stage_rules_unpin(StageRules *rules);
+
+/* Is the rule compiled for the current user, and free to be used here? */
+extern bool crm_stage_rule_ready(StageRules *rules, StageRule *rule);
+
+/* The rule, compiled for the current user; in the current context if the rules are in use further
+ * up. */
+extern ExprState *crm_stage_rule_state(StageRules *rules, StageRule *rule);
+
+/* What a guard trigger's arguments name. */
+extern const char *crm_stage_option(int nargs, char **args, const char *name, const char *fallback);
+extern Oid crm_stage_workspace(Oid table_schema, int nargs, char **args);
+
+/* Parses a rule; relation NULL checks the syntax only. */
+extern Node *crm_stage_parse(Relation rel, const char *text);
+
+/* Errors that must reach the client as they are: cancellation, deadlock, lack of resources ... */
+extern bool crm_stage_error_is_fault(int sqlerrcode);
+
+/* Is the trigger's function crm.stage_guard()? */
+extern bool crm_is_stage_guard(Oid function);
+
+extern StagePipeline *crm_stage_find_pipeline(StageRules *rules, const char *name);
+extern StagePipeline *crm_stage_default_pipeline(StageRules *rules);
+extern Stage *crm_stage_find(StagePipeline *pipeline, const char *name);
+
+#endif /* CRM_STAGE_H */
