@@ -59,9 +59,9 @@ static const char *const audit_columns[] = {
 	"changed_at",  "clock_at",	"transaction_id", "member_id", "login_role", "role",
 	"application", "client",	"session",		  "statement", "operation",	 "kind",
 	"table_name",  "record_id", "record_key",	  "old",	   "new"};
-static Oid audit_types[] = {
-	TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, INT8OID, TEXTOID, TEXTOID,	 TEXTOID,  TEXTOID, TEXTOID,
-	TEXTOID,		TEXTOID,		TEXTOID, TEXTOID, INT8OID, JSONBOID, JSONBOID, JSONBOID};
+static Oid audit_types[] = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID,  INT8OID,	TEXTOID, TEXTOID,
+							TEXTOID,		TEXTOID,		TEXTOID,  TEXTOID,	TEXTOID, TEXTOID,
+							TEXTOID,		INT8OID,		JSONBOID, JSONBOID, JSONBOID};
 
 #define AUDIT_NCOLUMNS lengthof(audit_types)
 
