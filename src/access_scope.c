@@ -43,6 +43,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/timestamp.h"
 
 #include "access.h"
 #include "access_scope.h"
@@ -145,6 +146,10 @@ uint64 crm_access_epoch = 1;
 static uint64 crm_org_epoch = 1;
 static uint64 crm_identity_epoch = 1;
 static uint64 crm_name_epoch = 1;
+static uint64 crm_scope_count = 0; /* scopes built */
+static uint64 crm_scope_uses = 0;
+
+static CrmScope crm_nobody = {.valid_until = DT_NOEND};
 
 static MemoryContext crm_access_context = NULL;
 static HTAB *crm_access_workspaces = NULL; /* CrmWorkspaceAccess by workspace */
@@ -402,6 +407,305 @@ crm_identity(CrmWorkspaceAccess *entry)
 	return identity;
 }
 
+bool
+crm_id_set_search(const CrmIdSet *set, int64 id)
+{
+	int low = 0;
+	int high = set->n;
+
+	while (low < high)
+	{
+		int middle = low + (high - low) / 2;
+
+		if (set->ids[middle] < id)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < set->n && set->ids[low] == id;
+}
+
+/*
+ * Makes a set of sorted, distinct ids, allocated in the scope's context.  The
+ * bitmap may take as much again as the ids times eight: identity columns are
+ * dense, so it is there in practice, and ids out of the ordinary cost a
+ * logarithm instead of memory.
+ */
+static void
+crm_id_set_fill(CrmIdSet *set, int64 *ids, int n)
+{
+	uint64 range;
+
+	memset(set, 0, sizeof(CrmIdSet));
+	set->n = n;
+	set->ids = ids;
+	if (n == 0)
+		return;
+	range = (uint64) ids[n - 1] - (uint64) ids[0];
+	if (range / 8 >= 8192 + (uint64) n * 64)
+		return;
+	set->base = ids[0];
+	set->nbits = range + 1;
+	set->bits = palloc0(range / 8 + 1);
+	for (int i = 0; i < n; i++)
+	{
+		uint64 bit = (uint64) ids[i] - (uint64) set->base;
+
+		set->bits[bit >> 3] |= 1 << (bit & 7);
+	}
+}
+
+/* The union of a set and sorted, distinct ids; the set itself if they add nothing. */
+static void
+crm_id_set_union(CrmIdSet *result, const CrmIdSet *set, const int64 *ids, int n)
+{
+	int64 *all = palloc_array(int64, (Size) set->n + n);
+	int count = 0;
+	int i = 0;
+	int j = 0;
+
+	while (i < set->n || j < n)
+	{
+		if (j >= n || (i < set->n && set->ids[i] < ids[j]))
+			all[count++] = set->ids[i++];
+		else
+		{
+			if (i < set->n && set->ids[i] == ids[j])
+				i++;
+			all[count++] = ids[j++];
+		}
+	}
+	if (count == set->n)
+	{
+		pfree(all);
+		*result = *set;
+		return;
+	}
+	crm_id_set_fill(result, all, count);
+}
+
+/* The int8 array in a column of the last query, in the caller's memory context. */
+static const int64 *
+crm_reader_ids(uint64 row, int column, int *n)
+{
+	bool isnull;
+	Datum value = crm_reader_datum(row, column, &isnull);
+	ArrayType *array;
+
+	*n = 0;
+	if (isnull)
+		return NULL;
+	array = DatumGetArrayTypeP(value);
+	if (ARR_NDIM(array) != 1 || ARR_HASNULL(array) || ARR_ELEMTYPE(array) != INT8OID)
+		elog(ERROR, "unexpected array of ids");
+	*n = ARR_DIMS(array)[0];
+	return (const int64 *) ARR_DATA_PTR(array);
+}
+
+/* Own records and those of everyone below; teammates' by what their teams allow. */
+static void
+crm_scope_read_owners(CrmScope *scope, CrmWorkspaceAccess *entry)
+{
+	const int64 *ids;
+	int64 *copy;
+	int n;
+
+	crm_reader_query(entry, CRM_QUERY_REPORTS, Int64GetDatum(scope->member));
+	ids = crm_reader_ids(0, 1, &n);
+	copy = palloc_array(int64, n);
+	memcpy(copy, ids, n * sizeof(int64));
+	crm_id_set_fill(&scope->owners[CRM_LEVEL_OWN], copy, n);
+
+	scope->owners[CRM_LEVEL_EDIT] = scope->owners[CRM_LEVEL_OWN];
+	crm_reader_query(entry, CRM_QUERY_TEAMMATES, Int64GetDatum(scope->member));
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		if (strcmp(crm_reader_text(row, 1), "edit") != 0)
+			continue;
+		ids = crm_reader_ids(row, 2, &n);
+		crm_id_set_union(&scope->owners[CRM_LEVEL_EDIT], &scope->owners[CRM_LEVEL_OWN], ids, n);
+	}
+	scope->owners[CRM_LEVEL_READ] = scope->owners[CRM_LEVEL_EDIT];
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		if (strcmp(crm_reader_text(row, 1), "read") != 0)
+			continue;
+		ids = crm_reader_ids(row, 2, &n);
+		crm_id_set_union(&scope->owners[CRM_LEVEL_READ], &scope->owners[CRM_LEVEL_EDIT], ids, n);
+	}
+}
+
+/* One row a kind and access, those of a kind together. */
+static void
+crm_scope_read_shares(CrmScope *scope, CrmWorkspaceAccess *entry)
+{
+	static const CrmIdSet none;
+
+	crm_reader_query(entry, CRM_QUERY_SHARES, Int64GetDatum(scope->member));
+	scope->shares = palloc0_array(CrmShares, SPI_processed);
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		char *kind = crm_reader_text(row, 1);
+		char *access = crm_reader_text(row, 2);
+		CrmShares *shares = NULL;
+		CrmIdSet before;
+		bool isnull;
+		Datum expires;
+		const int64 *ids;
+		int n;
+
+		if (scope->nshares > 0 && strcmp(scope->shares[scope->nshares - 1].kind, kind) == 0)
+			shares = &scope->shares[scope->nshares - 1];
+		else
+		{
+			shares = &scope->shares[scope->nshares++];
+			shares->kind = pstrdup(kind);
+		}
+		ids = crm_reader_ids(row, 3, &n);
+		before = shares->records[CRM_LEVEL_READ];
+		crm_id_set_union(&shares->records[CRM_LEVEL_READ], &before, ids, n);
+		if (strcmp(access, "edit") == 0)
+			crm_id_set_union(&shares->records[CRM_LEVEL_EDIT], &none, ids, n);
+
+		expires = crm_reader_datum(row, 4, &isnull);
+		if (!isnull && DatumGetTimestampTz(expires) < scope->valid_until)
+			scope->valid_until = DatumGetTimestampTz(expires);
+	}
+}
+
+static void
+crm_scope_read_setting(CrmScope *scope, CrmWorkspaceAccess *entry)
+{
+	crm_reader_query(entry, CRM_QUERY_SETTING, Int64GetDatum(scope->member));
+	if (SPI_processed > 0)
+	{
+		char *access = crm_reader_text(0, 1);
+
+		scope->unowned[CRM_LEVEL_EDIT] = strcmp(access, "edit") == 0;
+		scope->unowned[CRM_LEVEL_READ] =
+			scope->unowned[CRM_LEVEL_EDIT] || strcmp(access, "read") == 0;
+	}
+}
+
+/*
+ * Builds the scope of a member.  The context hangs on the transaction's until
+ * all is read, so that an error frees it.
+ */
+static CrmScope *
+crm_scope_build(CrmWorkspaceAccess *entry, const CrmIdentity *identity)
+{
+	MemoryContext context =
+		AllocSetContextCreate(CurTransactionContext, "crm scope", ALLOCSET_SMALL_SIZES);
+	CrmScope *scope = MemoryContextAllocZero(context, sizeof(CrmScope));
+	CrmReader reader;
+
+	scope->workspace = entry->workspace;
+	scope->member = identity->member;
+	scope->access = identity->access;
+	scope->valid_until = DT_NOEND;
+	scope->context = context;
+	scope->org_epoch = crm_org_epoch;
+
+	if (scope->access != CRM_ACCESS_ALL)
+	{
+		MemoryContext old;
+
+		crm_reader_begin(&reader, entry->workspace);
+		old = MemoryContextSwitchTo(context);
+		crm_scope_read_setting(scope, entry);
+		crm_scope_read_owners(scope, entry);
+		crm_scope_read_shares(scope, entry);
+		MemoryContextSwitchTo(old);
+		crm_reader_end(&reader);
+	}
+	MemoryContextSetParent(context, crm_access_context);
+	crm_scope_count++;
+	return scope;
+}
+
+static bool
+crm_scope_is_valid(const CrmScope *scope, const CrmIdentity *identity)
+{
+	return scope->member == identity->member && scope->access == identity->access &&
+		   scope->org_epoch == crm_org_epoch &&
+		   scope->valid_until > GetCurrentStatementStartTimestamp();
+}
+
+/* Whoever holds this scope asks again. */
+static CrmScope *
+crm_scope_drop(CrmScope **slot)
+{
+	CrmScope *scope = *slot;
+
+	*slot = NULL;
+	crm_access_epoch++;
+	MemoryContextDelete(scope->context);
+	return NULL;
+}
+
+/*
+ * What the session may see in a workspace.  The result is good while
+ * crm_access_epoch stays the same, and no longer than the statement.
+ */
+CrmScope *
+crm_scope(Oid workspace)
+{
+	CrmWorkspaceAccess *entry = crm_access_entry(workspace);
+	const CrmIdentity *identity = crm_identity(entry);
+	CrmScope *scope;
+	int slot = 0;
+
+	if (identity->member == 0)
+		return &crm_nobody;
+
+	for (int i = 0; i < CRM_SCOPES; i++)
+	{
+		scope = entry->scopes[i];
+		if (scope != NULL && scope->org_epoch != crm_org_epoch)
+			scope = crm_scope_drop(&entry->scopes[i]);
+		if (scope != NULL && crm_scope_is_valid(scope, identity))
+		{
+			scope->last_used = ++crm_scope_uses;
+			return scope;
+		}
+		if (entry->scopes[slot] != NULL &&
+			(scope == NULL || scope->last_used < entry->scopes[slot]->last_used))
+			slot = i;
+	}
+
+	if (entry->scopes[slot] != NULL)
+		crm_scope_drop(&entry->scopes[slot]);
+	scope = crm_scope_build(entry, identity);
+	scope->last_used = ++crm_scope_uses;
+	entry->scopes[slot] = scope;
+	return scope;
+}
+
+/* The records of a kind that were shared with the member, NULL if none. */
+const CrmIdSet *
+crm_scope_shared(const CrmScope *scope, CrmLevel level, const char *kind)
+{
+	for (int i = 0; i < scope->nshares; i++)
+	{
+		const CrmIdSet *records = &scope->shares[i].records[level];
+
+		if (strcmp(scope->shares[i].kind, kind) == 0)
+			return records->n > 0 ? records : NULL;
+	}
+	return NULL;
+}
+
+/* The tables a scope is read from, for plans that depend on it. */
+List *
+crm_scope_tables(Oid workspace)
+{
+	List *relids = NIL;
+
+	for (int i = 0; i < lengthof(crm_watched_tables); i++)
+		relids = lappend_oid(relids, crm_workspace_table(workspace, crm_watched_tables[i], false));
+	return relids;
+}
+
 int64
 crm_member_id(Oid workspace)
 {
@@ -432,4 +736,11 @@ crm_access_changed(PG_FUNCTION_ARGS)
 						errmsg("crm.access_changed() must be called as a trigger")));
 	CacheInvalidateRelcache(((TriggerData *) fcinfo->context)->tg_relation);
 	PG_RETURN_POINTER(NULL);
+}
+
+PG_FUNCTION_INFO_V1(crm_scopes_built);
+Datum
+crm_scopes_built(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64((int64) crm_scope_count);
 }

@@ -6,6 +6,7 @@
 #define CRM_ACCESS_SCOPE_H
 
 #include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
 #include "utils/palloc.h"
 
 /* What one may do with a record.  Each level includes the ones before it. */
@@ -67,7 +68,7 @@ extern uint64 crm_access_epoch;
 
 extern CrmScope *crm_scope(Oid workspace);
 extern const CrmIdSet *crm_scope_shared(const CrmScope *scope, CrmLevel level, const char *kind);
-extern uint64 crm_scope_loads(void);
+extern List *crm_scope_tables(Oid workspace);
 
 /* May the member do this with any record whatever? */
 static inline bool
