@@ -56,19 +56,16 @@ static void
 crm_call_fill(CrmCall *call, Oid workspace, CrmLevel level, const char *kind)
 {
 	call->scope = crm_scope(workspace);
+	call->epoch = crm_scope_is_current(call->scope) ? crm_access_epoch : 0;
 	call->level = level;
 	call->all = crm_scope_all(call->scope, level);
 	call->owners = &call->scope->owners[level];
 	call->records = kind ? crm_scope_shared(call->scope, level, kind) : NULL;
-	call->epoch = crm_access_epoch;
 }
 
-/*
- * The call site's state, in fn_extra.  "nconst" arguments decide it: if they
- * stay the same through the query it is found out once, else at every call.
- */
-static CrmCall *
-crm_call_begin(FunctionCallInfo fcinfo, int nconst, bool *valid)
+/* The call site's state, in fn_extra, and whether it is still good. */
+static inline CrmCall *
+crm_call_begin(FunctionCallInfo fcinfo, bool *valid)
 {
 	CrmCall *call = fcinfo->flinfo->fn_extra;
 
@@ -86,6 +83,10 @@ crm_call_begin(FunctionCallInfo fcinfo, int nconst, bool *valid)
 	return call;
 }
 
+/*
+ * The first arguments decided the state: if they may change within the query,
+ * it is found out at every call.
+ */
 static void
 crm_call_end(FunctionCallInfo fcinfo, int nconst, CrmCall *call)
 {
@@ -102,7 +103,7 @@ crm_call_by_level(FunctionCallInfo fcinfo, bool has_kind)
 {
 	int nconst = has_kind ? 3 : 2;
 	bool valid;
-	CrmCall *call = crm_call_begin(fcinfo, nconst, &valid);
+	CrmCall *call = crm_call_begin(fcinfo, &valid);
 
 	if (unlikely(!valid))
 	{
@@ -131,7 +132,7 @@ crm_can(FunctionCallInfo fcinfo, CrmLevel level)
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		PG_RETURN_BOOL(false);
-	call = crm_call_begin(fcinfo, 2, &valid);
+	call = crm_call_begin(fcinfo, &valid);
 	if (!valid)
 	{
 		crm_call_fill(call, PG_GETARG_OID(0), level, text_to_cstring(PG_GETARG_TEXT_PP(1)));
@@ -169,7 +170,7 @@ crm_can_owner(FunctionCallInfo fcinfo, CrmLevel level)
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_BOOL(false);
-	call = crm_call_begin(fcinfo, 1, &valid);
+	call = crm_call_begin(fcinfo, &valid);
 	if (!valid)
 	{
 		crm_call_fill(call, PG_GETARG_OID(0), level, NULL);
@@ -282,4 +283,18 @@ crm_scope_records(PG_FUNCTION_ARGS)
 	if (call->all)
 		crm_stale_plan();
 	return crm_id_array(call->records);
+}
+
+PG_FUNCTION_INFO_V1(crm_can_read_all);
+Datum
+crm_can_read_all(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(crm_scope_all(crm_scope(PG_GETARG_OID(0)), CRM_LEVEL_READ));
+}
+
+PG_FUNCTION_INFO_V1(crm_is_administrator);
+Datum
+crm_is_administrator(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(crm_scope_all(crm_scope(PG_GETARG_OID(0)), CRM_LEVEL_OWN));
 }

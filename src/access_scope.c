@@ -3,7 +3,7 @@
  *		Finding and keeping what a member may see.
  *
  * A scope is the answer to every question about a member's rights, computed
- * from the tables member, team, team_member, share and access_setting: sets of
+ * from the tables member, team, team_member, share and setting: sets of
  * owners and sets of shared records.  It is computed per member, not stored
  * per record, so a re-organisation touches no record.
  *
@@ -77,8 +77,7 @@ static const struct
 	[CRM_QUERY_LOGIN] = {"SELECT m.id, m.access, m.login_role FROM %1$s.member AS m "
 						 "WHERE m.login_role = $1 AND m.active",
 						 TEXTOID},
-	[CRM_QUERY_SETTING] = {"SELECT s.unowned_access FROM %1$s.access_setting AS s WHERE $1 > 0",
-						   INT8OID},
+	[CRM_QUERY_SETTING] = {"SELECT s.value FROM %1$s.setting AS s WHERE s.name = $1", TEXTOID},
 	/* UNION, not UNION ALL, so that a cycle ends. */
 	[CRM_QUERY_REPORTS] =
 		{"WITH RECURSIVE below (id) AS (SELECT $1 UNION "
@@ -117,8 +116,8 @@ static const struct
 		 INT8OID},
 };
 
-static const char *const crm_watched_tables[] = {"member", "team",			 "team_member",
-												 "share",  "access_setting", "token_key"};
+static const char *const crm_watched_tables[] = {"member", "team",	  "team_member",
+												 "share",  "setting", "token_key"};
 
 /* Who the session acts for in a workspace, as of the epochs. */
 typedef struct CrmIdentity
@@ -143,7 +142,7 @@ typedef struct CrmWorkspaceAccess
 
 uint64 crm_access_epoch = 1;
 
-static uint64 crm_org_epoch = 1;
+uint64 crm_org_epoch = 1;
 static uint64 crm_identity_epoch = 1;
 static uint64 crm_name_epoch = 1;
 static uint64 crm_scope_count = 0; /* scopes built */
@@ -315,9 +314,11 @@ crm_reader_end(CrmReader *reader)
 	SetUserIdAndSecContext(reader->user, reader->sec_context);
 }
 
+/* Runs a query; the caller's memory context stays, which SPI would change to its own. */
 static void
 crm_reader_query(CrmWorkspaceAccess *entry, CrmQuery query, Datum arg)
 {
+	MemoryContext caller = CurrentMemoryContext;
 	int rc;
 
 	if (entry->plans[query] == NULL)
@@ -334,6 +335,7 @@ crm_reader_query(CrmWorkspaceAccess *entry, CrmQuery query, Datum arg)
 	rc = SPI_execute_plan(entry->plans[query], &arg, NULL, true, 0);
 	if (rc != SPI_OK_SELECT)
 		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(rc));
+	MemoryContextSwitchTo(caller);
 }
 
 /* A column of a row of the last query; NULL if it is null. */
@@ -576,11 +578,13 @@ crm_scope_read_shares(CrmScope *scope, CrmWorkspaceAccess *entry)
 static void
 crm_scope_read_setting(CrmScope *scope, CrmWorkspaceAccess *entry)
 {
-	crm_reader_query(entry, CRM_QUERY_SETTING, Int64GetDatum(scope->member));
+	crm_reader_query(entry, CRM_QUERY_SETTING, CStringGetTextDatum("unowned_access"));
 	if (SPI_processed > 0)
 	{
 		char *access = crm_reader_text(0, 1);
 
+		if (access == NULL)
+			return;
 		scope->unowned[CRM_LEVEL_EDIT] = strcmp(access, "edit") == 0;
 		scope->unowned[CRM_LEVEL_READ] =
 			scope->unowned[CRM_LEVEL_EDIT] || strcmp(access, "read") == 0;
@@ -604,7 +608,7 @@ crm_scope_build(CrmWorkspaceAccess *entry, const CrmIdentity *identity)
 	scope->access = identity->access;
 	scope->valid_until = DT_NOEND;
 	scope->context = context;
-	scope->org_epoch = crm_org_epoch;
+	scope->org_epoch = identity->org_epoch;
 
 	if (scope->access != CRM_ACCESS_ALL)
 	{
@@ -644,8 +648,9 @@ crm_scope_drop(CrmScope **slot)
 }
 
 /*
- * What the session may see in a workspace.  The result is good while
- * crm_access_epoch stays the same, and no longer than the statement.
+ * What the session may see in a workspace.  The result is good for now, and as
+ * long as crm_access_epoch stays the same if crm_scope_is_current() says so; but
+ * no longer than the statement.
  */
 CrmScope *
 crm_scope(Oid workspace)
@@ -656,7 +661,10 @@ crm_scope(Oid workspace)
 	int slot = 0;
 
 	if (identity->member == 0)
+	{
+		crm_nobody.org_epoch = identity->org_epoch;
 		return &crm_nobody;
+	}
 
 	for (int i = 0; i < CRM_SCOPES; i++)
 	{

@@ -66,7 +66,17 @@ typedef struct CrmScope
 /* Changes whenever a scope found earlier may no longer be the right one. */
 extern uint64 crm_access_epoch;
 
+extern uint64 crm_org_epoch;
+
 extern CrmScope *crm_scope(Oid workspace);
+
+/* False if the tables changed while the scope was being read. */
+static inline bool
+crm_scope_is_current(const CrmScope *scope)
+{
+	return scope->org_epoch == crm_org_epoch;
+}
+
 extern const CrmIdSet *crm_scope_shared(const CrmScope *scope, CrmLevel level, const char *kind);
 extern List *crm_scope_tables(Oid workspace);
 

@@ -22,6 +22,18 @@ SELECT * FROM (VALUES
     ('toolkit', 'audit_verify', NULL, NULL, 'EXECUTE'),
     ('toolkit', '_audit_digest', NULL, NULL, 'EXECUTE'),
     ('toolkit', 'member_id', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', 'can_read', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', 'can_edit', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', 'can_assign', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', 'can_delete', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', 'can_read_all', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', 'is_administrator', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', '_owner_in_scope', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', '_unowned_in_scope', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', '_record_in_scope', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', '_all_in_scope', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', '_scope_owners', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', '_scope_records', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', 'now', 'EXECUTE', 'EXECUTE', NULL),
 
     -- tables and views of the workspace
@@ -38,9 +50,10 @@ SELECT * FROM (VALUES
     ('table', 'reminder', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
     ('table', 'event', 'SELECT, UPDATE (state, handled_at, snoozed_until)', 'SELECT', NULL),
     ('table', 'inbox', 'SELECT', NULL, NULL),
-    ('table', 'team', 'SELECT', 'SELECT', NULL),
-    ('table', 'member', 'SELECT', 'SELECT', NULL),
-    ('table', 'team_member', 'SELECT', 'SELECT', NULL),
+    ('table', 'team', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
+    ('table', 'member', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
+    ('table', 'team_member', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
+    ('table', 'share', 'SELECT', 'SELECT', NULL),
     ('table', 'pipeline', 'SELECT', 'SELECT', NULL),
     ('table', 'stage', 'SELECT', 'SELECT', NULL),
     ('table', 'stage_transition', 'SELECT', 'SELECT', NULL),
@@ -52,7 +65,11 @@ SELECT * FROM (VALUES
     ('function', 'me', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('function', 'next_stages', 'EXECUTE', 'EXECUTE', NULL),
     ('function', 'acknowledge', 'EXECUTE', NULL, NULL),
-    ('function', 'snooze', 'EXECUTE', NULL, NULL)
+    ('function', 'snooze', 'EXECUTE', NULL, NULL),
+    ('function', 'can', 'EXECUTE', 'EXECUTE', NULL),
+    ('function', 'transfer', 'EXECUTE', NULL, NULL),
+    ('function', 'share_record', 'EXECUTE', NULL, NULL),
+    ('function', 'unshare', 'EXECUTE', NULL, NULL)
 ) AS list (class, name, app, report, auditor)
 $$;
 

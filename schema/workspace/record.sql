@@ -15,7 +15,7 @@ CREATE TABLE @workspace@.account (
     country text,
     industry text,
     description text,
-    owner_id bigint REFERENCES @workspace@.member,
+    owner_id bigint DEFAULT crm.member_id(@workspace_literal@::regnamespace) REFERENCES @workspace@.member,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     row_version integer NOT NULL DEFAULT 1
@@ -59,7 +59,7 @@ CREATE TABLE @workspace@.contact (
     postcode text,
     country text,
     description text,
-    owner_id bigint REFERENCES @workspace@.member,
+    owner_id bigint DEFAULT crm.member_id(@workspace_literal@::regnamespace) REFERENCES @workspace@.member,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     row_version integer NOT NULL DEFAULT 1,
@@ -124,7 +124,7 @@ CREATE TABLE @workspace@.lead (
     converted_account_id bigint REFERENCES @workspace@.account,
     converted_contact_id bigint REFERENCES @workspace@.contact,
     converted_opportunity_id bigint,
-    owner_id bigint REFERENCES @workspace@.member,
+    owner_id bigint DEFAULT crm.member_id(@workspace_literal@::regnamespace) REFERENCES @workspace@.member,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     row_version integer NOT NULL DEFAULT 1,
@@ -179,7 +179,7 @@ CREATE TABLE @workspace@.opportunity (
     lost_reason text,
     description text,
     closed_at timestamptz,
-    owner_id bigint REFERENCES @workspace@.member,
+    owner_id bigint DEFAULT crm.member_id(@workspace_literal@::regnamespace) REFERENCES @workspace@.member,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     row_version integer NOT NULL DEFAULT 1,
@@ -233,7 +233,7 @@ CREATE TABLE @workspace@.activity (
     contact_id bigint REFERENCES @workspace@.contact,
     lead_id bigint REFERENCES @workspace@.lead,
     opportunity_id bigint REFERENCES @workspace@.opportunity,
-    owner_id bigint REFERENCES @workspace@.member,
+    owner_id bigint DEFAULT crm.member_id(@workspace_literal@::regnamespace) REFERENCES @workspace@.member,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     row_version integer NOT NULL DEFAULT 1
@@ -284,12 +284,13 @@ CREATE TABLE @workspace@.setting (
     value text,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
-    row_version integer NOT NULL DEFAULT 1
+    row_version integer NOT NULL DEFAULT 1,
+    CONSTRAINT setting_unowned_access CHECK (name <> 'unowned_access' OR value IN ('none', 'read', 'edit'))
 );
 COMMENT ON TABLE @workspace@.setting IS 'Settings of this workspace, one a row.';
-INSERT INTO @workspace@.setting (name) VALUES ('reporting_currency');
+INSERT INTO @workspace@.setting (name, value) VALUES ('reporting_currency', NULL), ('unowned_access', 'edit');
 COMMENT ON COLUMN @workspace@.setting.id IS 'Identifier, never reused.';
-COMMENT ON COLUMN @workspace@.setting.name IS 'Name of the setting. reporting_currency: ISO 4217 code of the currency reports convert to.';
+COMMENT ON COLUMN @workspace@.setting.name IS 'Name of the setting. reporting_currency: ISO 4217 code of the currency reports convert to; unowned_access: what every active member may do with records without an owner, none, read or edit, which includes claiming them.';
 COMMENT ON COLUMN @workspace@.setting.value IS 'Its value; NULL: not set.';
 COMMENT ON COLUMN @workspace@.setting.created_at IS 'When the row was inserted; may be given on import.';
 COMMENT ON COLUMN @workspace@.setting.updated_at IS 'Start of the transaction that last changed the row; kept by crm.touch().';
