@@ -235,7 +235,8 @@ DECLARE
     ws text := format('%L::regnamespace', workspace);
     member text := format('crm.member_id(%s) IS NOT NULL', ws);
     administrator text := format('crm.is_administrator(%s)', ws);
-    everything text := format('crm.can_read_all(%s)', ws);
+    everything text := format('(SELECT crm.can_read_all(%s) OR has_column_privilege(%L::regclass, ''auditor'', ''SELECT''))',
+                                ws, workspace || '.access_kind');
     rel regclass;
     item record;
     pair text;
@@ -285,7 +286,7 @@ BEGIN
                                everything, ws, workspace, crm._record_rule(workspace, 'share', 'record_id', 'edit')), NULL);
     PERFORM crm._policy(rel, 'crm_write', 'ALL', administrator, administrator);
 
-    -- Bookkeeping is for those who read everything; the database writes it.
+    -- Bookkeeping is for auditors and those who read everything; the database writes it.
     FOR rel IN
         SELECT c.oid FROM pg_class AS c
         WHERE c.relnamespace = workspace AND c.relkind IN ('r', 'p')
