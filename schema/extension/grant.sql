@@ -35,6 +35,9 @@ SELECT * FROM (VALUES
     ('toolkit', '_scope_owners', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', '_scope_records', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', 'now', 'EXECUTE', 'EXECUTE', NULL),
+    ('toolkit', 'find_matches', 'EXECUTE', NULL, NULL),
+    ('toolkit', 'find_duplicates', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_match_table', 'EXECUTE', NULL, NULL),
 
     -- tables and views of the workspace
     ('table', 'crm_meta', 'SELECT', 'SELECT', 'SELECT'),
@@ -69,7 +72,8 @@ SELECT * FROM (VALUES
     ('function', 'can', 'EXECUTE', 'EXECUTE', NULL),
     ('function', 'transfer', 'EXECUTE', NULL, NULL),
     ('function', 'share_record', 'EXECUTE', NULL, NULL),
-    ('function', 'unshare', 'EXECUTE', NULL, NULL)
+    ('function', 'unshare', 'EXECUTE', NULL, NULL),
+    ('function', 'find_duplicates', 'EXECUTE', NULL, NULL)
 ) AS list (class, name, app, report, auditor)
 $$;
 

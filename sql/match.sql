@@ -1,0 +1,147 @@
+-- Who is this already?  A lookup by anything that is known of a company or person.
+\set SHOW_CONTEXT never
+-- customers are entered as they come
+SET crm.strict_input = off;
+SET client_min_messages = warning;
+SELECT crm.create_workspace('regress_match');
+RESET client_min_messages;
+CREATE ROLE regress_match_app LOGIN;
+INSERT INTO regress_match.member (name, login_role) VALUES ('App', 'regress_match_app');
+GRANT USAGE ON SCHEMA crm, regress_match TO regress_match_app;
+GRANT SELECT ON regress_match.account, regress_match.contact, regress_match.lead TO regress_match_app;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA crm, regress_match TO regress_match_app;
+
+INSERT INTO regress_match.account (id, name, phone, email, uscc, website, street, city, postcode) VALUES
+ (1, '上海伟测半导体科技股份有限公司', '021-58958216', NULL, '91310115MA1H9P3C6U', NULL, '东胜路38号A区1栋', '上海', '201201'),
+ (2, '北京天地科技有限公司', '010-84262701', NULL, NULL, NULL, '和平里青年沟东路5号', '北京', '100013'),
+ (3, '上海大地科技有限公司', NULL, NULL, NULL, NULL, '真南路5008号', '上海', NULL),
+ (4, 'Wasserstraßen- und Schifffahrtsamt Elbe-Nordsee', '+49 4852 8850', 'info@wsa.example.de', NULL, NULL, 'Alte Zentrale 4', 'Brunsbüttel', '25541'),
+ (5, 'Acme Trading GmbH', '+49 30 901820', 'office@acme-trading.example.com', NULL, 'https://www.acme-trading.example.com/en', 'Chausseestraße 12', 'Berlin', '10115'),
+ (6, 'Acme Trading GmbH Zweigniederlassung West', NULL, NULL, NULL, NULL, 'Chausseestraße 12', 'Berlin', '10115'),
+ (7, 'Zenith Bakery Ltd', '020 7946 0018', 'jo@gmail.com', NULL, NULL, NULL, 'London', NULL);
+INSERT INTO regress_match.account (id, name, city) SELECT 1000 + i, format('Customer %s of %s', md5(i::text), i), 'Town ' || i % 17 FROM generate_series(1, 500) AS i;
+INSERT INTO regress_match.contact (id, given_name, family_name, full_name, birth_date, phone, email, city) VALUES
+ (1, 'Robert', 'Allen', NULL, '1971-05-24', NULL, 'roberta25@smith.example.net', 'London'),
+ (2, NULL, NULL, '王凤林', NULL, '13207618335', NULL, '菏泽');
+INSERT INTO regress_match.contact (id, given_name, family_name, city) SELECT 1000 + i, substr(md5(i::text), 1, 6), substr(md5((-i)::text), 1, 8), 'Town ' || i % 7 FROM generate_series(1, 300) AS i;
+INSERT INTO regress_match.lead (id, company, full_name, email) VALUES (1, 'Initech SpA', 'Bill Lumbergh', 'bill@initech.example.it');
+
+CREATE FUNCTION pg_temp.look(kind text, record jsonb) RETURNS TABLE (id bigint, likely boolean, reasons text, adds_up boolean) LANGUAGE sql AS $$
+SELECT d.id, d.score > 0.01,
+       (SELECT string_agg(r ->> 'field' || ' ' || (r ->> 'level'), ', ' ORDER BY n) FROM jsonb_array_elements(d.reasons) WITH ORDINALITY AS e (r, n) WHERE r ->> 'field' <> 'prior'),
+       abs((SELECT sum((r ->> 'weight')::float8) FROM jsonb_array_elements(d.reasons) AS r) - log(2, (d.score / (1 - d.score))::numeric)::float8) < 0.1
+FROM regress_match.find_duplicates(kind, record, 2) AS d WHERE d.score < 0.9999 $$;
+
+SET SESSION AUTHORIZATION regress_match_app;
+-- by one thing each: a damaged, traditional, romanised, short or homophone name
+SELECT * FROM pg_temp.look('account', '{"name": "上海伟测半导体科技有限公司"}');
+SELECT * FROM pg_temp.look('account', '{"name": "上海偉測半導體科技股份有限公司"}');
+SELECT * FROM pg_temp.look('account', '{"name": "伟测半导体"}');
+SELECT * FROM pg_temp.look('account', '{"name": "上海纬侧半导体科技"}');
+SELECT * FROM pg_temp.look('account', '{"name": "Wasserstrassen und Schiffahrtsamt Elbe Nordsee"}');
+SELECT * FROM pg_temp.look('account', '{"name": "ACME TRADING gmbh"}');
+-- by identifiers
+SELECT * FROM pg_temp.look('account', '{"phone": "+86 21 5895 8216"}');
+SELECT * FROM pg_temp.look('account', '{"uscc": "91310115ma1h9p3c6u"}');
+SELECT * FROM pg_temp.look('account', '{"email": "sales@acme-trading.example.com"}');
+SELECT * FROM pg_temp.look('account', '{"website": "acme-trading.example.com"}');
+-- a free-mail provider is nobody's domain
+SELECT * FROM pg_temp.look('account', '{"email": "someone.else@gmail.com"}');
+-- persons: names swapped, one slip, a near date, one field for both names
+SELECT * FROM pg_temp.look('contact', '{"given_name": "Allen", "family_name": "Robert", "birth_date": "1971-06-24"}');
+SELECT * FROM pg_temp.look('contact', '{"given_name": "Robert", "family_name": "Alen"}');
+SELECT * FROM pg_temp.look('contact', '{"full_name": "Allen, Robert"}');
+SELECT * FROM pg_temp.look('contact', '{"full_name": "王鳳林"}');
+SELECT * FROM pg_temp.look('lead', '{"company": "Initech", "full_name": "Lumbergh, William"}');
+
+-- a record does not find itself; unknown fields are ignored; numbers are text
+SELECT id FROM regress_match.find_duplicates('account', '{"id": 1, "name": "上海伟测半导体科技股份有限公司"}');
+SELECT id FROM regress_match.find_duplicates('account', '{"phone": 2158958216, "colour": {"r": 1}}');
+
+-- nothing to go by
+SELECT id FROM regress_match.find_duplicates('account', '{}');
+SELECT id FROM regress_match.find_duplicates('account', '{"name": "", "phone": "x", "email": "@", "website": "://"}');
+SELECT id FROM regress_match.find_duplicates('account', '{"name": "😀😀", "phone": null}');
+SELECT id FROM regress_match.find_duplicates('account', jsonb_build_object('name', 'x'));
+SELECT id FROM regress_match.find_duplicates('account', jsonb_build_object('name', repeat('上海伟测', 100000), 'street', repeat('a ', 500000)));
+SELECT id FROM regress_match.find_duplicates('account', jsonb_build_object('name', U&'\202E\05D0\05D1\05D2 abc \202C\0645\062D\0645\062F'));
+SELECT id FROM regress_match.find_duplicates(NULL, '{}');
+
+-- fails: wrong arguments
+SELECT * FROM regress_match.find_duplicates('account', '[]');
+SELECT * FROM regress_match.find_duplicates('account', '{"name": ["a"]}');
+SELECT * FROM regress_match.find_duplicates('account', '{"name": true}');
+SELECT * FROM regress_match.find_duplicates('account', '{}', 0);
+SELECT * FROM regress_match.find_duplicates('account', '{}', -1);
+SELECT * FROM regress_match.find_duplicates('account', '{}', 1001);
+SELECT * FROM regress_match.find_duplicates('invoice', '{}');
+SELECT * FROM regress_match.find_duplicates('member', '{}');
+SELECT * FROM crm.find_duplicates('public', 'account', '{}');
+-- fails: no privilege on the table, which find_duplicates reads as the caller
+RESET SESSION AUTHORIZATION;
+REVOKE SELECT ON regress_match.lead FROM regress_match_app;
+SET SESSION AUTHORIZATION regress_match_app;
+SELECT * FROM regress_match.find_duplicates('lead', '{"company": "Initech"}');
+RESET SESSION AUTHORIZATION;
+
+-- row security holds: the same question, two answers
+ALTER TABLE regress_match.contact ENABLE ROW LEVEL SECURITY;
+CREATE POLICY regress_match_some ON regress_match.contact AS RESTRICTIVE TO regress_match_app USING (city <> 'London');
+SELECT count(*) FROM regress_match.find_duplicates('contact', '{"given_name": "Robert", "family_name": "Allen"}');
+SET SESSION AUTHORIZATION regress_match_app;
+SELECT count(*) FROM regress_match.find_duplicates('contact', '{"given_name": "Robert", "family_name": "Allen"}');
+SELECT id FROM regress_match.find_duplicates('contact', '{"full_name": "王凤林"}');
+RESET SESSION AUTHORIZATION;
+
+-- statistics are learned from the table, one version after the other, and loaded once by each session
+SELECT crm.analyze_matching('regress_match.account');
+SELECT crm.analyze_matching('regress_match.account');
+SELECT crm.analyze_matching('regress_match.account');
+SELECT relation, version, rows, length(keys) > 1000 AS keys FROM regress_match.match_statistics ORDER BY version;
+SELECT id FROM regress_match.find_duplicates('account', '{"name": "上海伟测半导体"}', 1);
+SELECT crm._match_statistics_loads() AS loads \gset
+SELECT id FROM regress_match.find_duplicates('account', '{"name": "上海伟测半导体"}', 1);
+SELECT crm._match_statistics_loads() - :loads AS loads;
+DELETE FROM regress_match.match_statistics WHERE version = 2;
+SELECT id FROM regress_match.find_duplicates('account', '{"name": "上海伟测半导体"}', 1);
+SELECT crm._match_statistics_loads() - :loads AS loads;
+-- fails: for the owner only
+SET SESSION AUTHORIZATION regress_match_app;
+SELECT crm.analyze_matching('regress_match.account');
+RESET SESSION AUTHORIZATION;
+
+-- any table can be searched; the index says what its columns mean
+CREATE TABLE regress_match.supplier (no integer PRIMARY KEY, junk text, firma varchar(200), tel text, born date);
+INSERT INTO regress_match.supplier VALUES (7, 'x', 'Sociedad Anónima Hermanos García', '+34 91 123 45 67', '2001-01-01'), (8, 'y', 'Другая фирма ООО', NULL, NULL);
+-- fails: no index yet
+SELECT * FROM crm.find_matches('regress_match.supplier', '{"firma": "hermanos garcia"}');
+CREATE INDEX ON regress_match.supplier USING gin (crm.match_keys('company,phone', firma, tel) crm.match_ops) WITH (fastupdate = off);
+SELECT id FROM crm.find_matches('regress_match.supplier', '{"firma": "hermanos garcia"}');
+ALTER TABLE regress_match.supplier DROP COLUMN junk;
+ALTER TABLE regress_match.supplier RENAME COLUMN firma TO company_name;
+SELECT id FROM crm.find_matches('regress_match.supplier', '{"company_name": "Drugaya firma"}');
+SELECT crm.analyze_matching('regress_match.supplier');
+-- fails: a dropped column takes its index with it
+ALTER TABLE regress_match.supplier DROP COLUMN tel;
+SELECT * FROM crm.find_matches('regress_match.supplier', '{"company_name": "x"}');
+-- fails: roles and values do not fit
+CREATE INDEX ON regress_match.supplier USING gin (crm.match_keys('company,fax', company_name, company_name) crm.match_ops);
+CREATE INDEX ON regress_match.supplier USING gin (crm.match_keys('company,company', company_name, company_name) crm.match_ops);
+CREATE INDEX ON regress_match.supplier USING gin (crm.match_keys('company,phone', company_name) crm.match_ops);
+INSERT INTO regress_match.supplier VALUES (9, 'z');
+SELECT crm.match_keys('company', no) FROM regress_match.supplier;
+SELECT crm.match_keys('company', VARIADIC ARRAY['x']);
+SELECT * FROM crm.find_matches('pg_class', '{}');
+SELECT * FROM crm.find_matches('pg_tables', '{}');
+
+-- the operator beneath: a threshold, then keys with weights
+SELECT ARRAY[5, 7, 9] OPERATOR(crm.@@) ARRAY[3, 5, 2, 9, 1], ARRAY[5, 7] OPERATOR(crm.@@) ARRAY[3, 5, 2, 9, 1];
+-- fails: no such query
+SELECT ARRAY[5] OPERATOR(crm.@@) ARRAY[0, 5, 2];
+SELECT ARRAY[5] OPERATOR(crm.@@) ARRAY[3, 5];
+SELECT ARRAY[5] OPERATOR(crm.@@) ARRAY[3, 5, NULL];
+
+SET client_min_messages = warning;
+DROP SCHEMA regress_match CASCADE;
+DROP OWNED BY regress_match_app;
+DROP ROLE regress_match_app;

@@ -1,0 +1,78 @@
+-- Scanning a table for duplicates: pairs, clusters that do not chain, decisions that stay.
+\set SHOW_CONTEXT never
+-- customers are entered as they come
+SET crm.strict_input = off;
+SET client_min_messages = warning;
+CREATE ROLE regress_match_scan_owner;
+GRANT CREATE ON DATABASE contrib_regression TO regress_match_scan_owner;
+SELECT crm.grant_toolkit('regress_match_scan_owner');
+CREATE ROLE regress_match_scan_app;
+SET ROLE regress_match_scan_owner;
+SELECT crm.create_workspace('regress_match_scan');
+RESET client_min_messages;
+
+INSERT INTO regress_match_scan.account (id, name, phone, email, uscc, street, city, postcode) VALUES
+ (1, '南京三瑞拍卖有限公司', '025-52524900', NULL, '9132010477126002XJ', '南京市秦淮区瞻园路9号四层-A39、A40', '南京', '210001'),
+ (2, '叁瑞拍卖有限公司', '+86 02552524900', NULL, NULL, '南京市秦淮区瞻园路', '南京', '210001'),
+ (3, '三瑞', '025-52524900', NULL, NULL, NULL, '南京', '210001'),
+ (4, '南京三瑞拍卖有限公司城西分公司', '13800138000', NULL, '913201047712600111', '南京市秦淮区瞻园路9号四层-A39、A40', '南京', '210001'),
+ (11, 'Mangual & Swida GmbH', '076 287 3650', 'm.dixon@mangualswida.example.com', '934243163', '7034 Fairweather Park Loop', 'Anchorage', '99518'),
+ (12, 'Mangual & Sqida', '0762873650', NULL, NULL, '7034 Fairweather Park Loop', 'Anchorage', '99518'),
+ (13, 'Mangual Foods Ltd', '076 287 3650', 'info@mangualswida.example.com', '934243999', '7034 Fairweather Park Loop', 'Anchorage', '99518'),
+ (21, 'Pelikan Bakery', NULL, 'tara@pelikan.example.org', NULL, NULL, 'Juneau', NULL),
+ (22, 'Pelican Bakery Inc', NULL, 'tara@pelikan.example.org', NULL, NULL, 'Juneau', NULL);
+INSERT INTO regress_match_scan.account (id, name, city, postcode) SELECT 1000 + i, md5(i::text) || ' ' || md5((i * 7)::text), 'Town ' || i % 17, i % 17 FROM generate_series(1, 300) AS i;
+
+SELECT regress_match_scan.scan_duplicates('account');
+SELECT left_id, right_id, state, score > 0.5 AS likely FROM regress_match_scan.duplicate_pair ORDER BY left_id, right_id;
+SELECT cluster_id, array_agg(record_id ORDER BY record_id) AS records FROM regress_match_scan.duplicate_cluster GROUP BY cluster_id ORDER BY cluster_id;
+SELECT count(*) FROM regress_match_scan.duplicate_pair AS p
+WHERE abs((SELECT sum((r ->> 'weight')::float8) FROM jsonb_array_elements(p.reasons) AS r) - log(2, greatest(p.score / greatest(1 - p.score, 1e-7), 1e-7)::numeric)::float8) > 0.5 AND p.score < 0.999;
+
+-- again: nothing moves
+CREATE TEMPORARY TABLE before AS SELECT id, kind, left_id, right_id, score FROM regress_match_scan.duplicate_pair;
+SELECT regress_match_scan.scan_duplicates('account');
+SELECT count(*) FROM (SELECT id, kind, left_id, right_id, score FROM regress_match_scan.duplicate_pair EXCEPT TABLE before) AS moved;
+
+-- told apart: the pair stays decided and its records do not share a cluster
+UPDATE regress_match_scan.duplicate_pair SET state = 'not_duplicate', decided_at = '2026-01-01' WHERE left_id = 21;
+UPDATE regress_match_scan.duplicate_pair SET state = 'ignored' WHERE left_id = 11;
+UPDATE regress_match_scan.duplicate_cluster SET state = 'ignored' WHERE cluster_id = 1;
+SELECT regress_match_scan.scan_duplicates('account');
+SELECT left_id, right_id, state FROM regress_match_scan.duplicate_pair ORDER BY left_id, right_id;
+SELECT cluster_id, state, array_agg(record_id ORDER BY record_id) AS records FROM regress_match_scan.duplicate_cluster GROUP BY cluster_id, state ORDER BY cluster_id;
+
+-- a record that changed or went takes its open pairs along
+UPDATE regress_match_scan.account SET name = 'Something else entirely', phone = NULL, street = NULL, postcode = NULL WHERE id = 2;
+DELETE FROM regress_match_scan.account WHERE id = 12;
+SELECT regress_match_scan.scan_duplicates('account');
+SELECT left_id, right_id, state FROM regress_match_scan.duplicate_pair ORDER BY left_id, right_id;
+SELECT cluster_id, state, array_agg(record_id ORDER BY record_id) AS records FROM regress_match_scan.duplicate_cluster GROUP BY cluster_id, state ORDER BY cluster_id;
+
+-- a thousand rows of the same name and phone end, as does an empty table
+INSERT INTO regress_match_scan.contact (full_name, phone, birth_date) SELECT 'Jo Public', '+44 20 7946 0018', '2000-01-01' FROM generate_series(1, 1000);
+SELECT regress_match_scan.scan_duplicates('contact') >= 0;
+SELECT regress_match_scan.scan_duplicates('lead');
+
+-- the threshold is a probability
+SELECT regress_match_scan.scan_duplicates('account', 0.999999) < (SELECT count(*) FROM before);
+-- fails: wrong arguments
+SELECT regress_match_scan.scan_duplicates('account', 0);
+SELECT regress_match_scan.scan_duplicates('account', 1.5);
+SELECT regress_match_scan.scan_duplicates('account', 'NaN');
+SELECT regress_match_scan.scan_duplicates('invoice');
+SELECT regress_match_scan.scan_duplicates(NULL);
+-- fails: only the workspace's owner sees everything
+RESET ROLE;
+GRANT USAGE ON SCHEMA crm, regress_match_scan TO regress_match_scan_app;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA crm TO regress_match_scan_app;
+GRANT EXECUTE ON FUNCTION regress_match_scan.scan_duplicates TO regress_match_scan_app;
+SET ROLE regress_match_scan_app;
+SELECT regress_match_scan.scan_duplicates('account');
+RESET ROLE;
+
+SET client_min_messages = warning;
+DROP SCHEMA regress_match_scan CASCADE;
+SELECT crm.revoke_toolkit('regress_match_scan_owner');
+DROP OWNED BY regress_match_scan_owner, regress_match_scan_app;
+DROP ROLE regress_match_scan_owner, regress_match_scan_app;

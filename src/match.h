@@ -1,0 +1,226 @@
+/*
+ * match.h
+ *		Finding records that mean the same person or company.
+ *
+ * A record is the values of a row's columns, each in a role (company name,
+ * phone, street ...).  match_record.c turns it into features: hashes of
+ * canonical values, grams of names and addresses, and the keys under which an
+ * index finds it.  match_stats.c knows how common each key is.  match_score.c
+ * weighs two records.  All three are independent of the database's locale, and
+ * the keys never change: indexes store them.
+ */
+#ifndef CRM_MATCH_H
+#define CRM_MATCH_H
+
+#include "executor/tuptable.h"
+#include "utils/jsonb.h"
+#include "utils/relcache.h"
+
+/* Roles a column can play; the order is that of match_role_names[]. */
+typedef enum MatchRole
+{
+	MATCH_COMPANY,
+	MATCH_GIVEN_NAME,
+	MATCH_FAMILY_NAME,
+	MATCH_PERSON,
+	MATCH_PHONE,
+	MATCH_EMAIL,
+	MATCH_TAX_ID,
+	MATCH_WEBSITE,
+	MATCH_STREET,
+	MATCH_CITY,
+	MATCH_REGION,
+	MATCH_POSTCODE,
+	MATCH_COUNTRY,
+	MATCH_BIRTH_DATE,
+	MATCH_NATIONAL_ID
+} MatchRole;
+#define MATCH_NROLES (MATCH_NATIONAL_ID + 1)
+
+typedef struct MatchValue
+{
+	const char *data; /* NULL = blank */
+	int len;
+} MatchValue;
+
+/* Values compared by equality, each with its own frequency. */
+typedef enum MatchItem
+{
+	ITEM_COMPANY, /* all words of the name but legal forms */
+	ITEM_CORE,	  /* without region, group, branch and legal form */
+	ITEM_BRANCH,  /* the words that mark a part of a firm, and what numbers it */
+	ITEM_PHONE,
+	ITEM_EMAIL,
+	ITEM_LOCAL_PART,
+	ITEM_DOMAIN, /* registrable domain that is no free-mail provider */
+	ITEM_TAX_ID,
+	ITEM_STREET,
+	ITEM_HOUSE, /* the numbers in the street */
+	ITEM_CITY,
+	ITEM_REGION,
+	ITEM_POSTCODE,
+	ITEM_COUNTRY,
+	ITEM_GIVEN_NAME,
+	ITEM_FAMILY_NAME,
+	ITEM_PERSON, /* given and family name, in any order */
+	ITEM_BIRTH_DATE,
+	ITEM_NATIONAL_ID
+} MatchItem;
+#define MATCH_NITEMS (ITEM_NATIONAL_ID + 1)
+
+/* What the hash of a key starts with, so that equal texts of different meaning differ. */
+typedef enum MatchKeyClass
+{
+	/* 0 .. MATCH_NITEMS - 1: the items */
+	KEY_NAME_GRAM = 32,
+	KEY_NAME_WIDE,
+	KEY_STREET_GRAM,
+	KEY_PERSON_VARIANT,
+	KEY_PAIR
+} MatchKeyClass;
+
+/* Text kept for comparisons by edit distance. */
+typedef enum MatchText
+{
+	TEXT_PHONE,
+	TEXT_TAX_ID,
+	TEXT_LOCAL_PART,
+	TEXT_GIVEN_NAME,
+	TEXT_FAMILY_NAME,
+	TEXT_NATIONAL_ID
+} MatchText;
+#define MATCH_NTEXTS (TEXT_NATIONAL_ID + 1)
+
+#define MATCH_MAX_GRAMS	 160 /* of a name or of an address; the rest is not compared */
+#define MATCH_MAX_KEYS	 400
+#define MATCH_TEXT_MAX	 40
+#define MATCH_MAX_VALUE	 4096  /* bytes of a value that are read */
+#define MATCH_BITS_SCALE 8	   /* rarities are stored in eighths of a bit */
+#define MATCH_PRIOR_ROWS 10000 /* what is assumed before statistics weighs as many rows */
+
+#define MATCH_TAX_ID_VALID 0x01 /* check digit of GB 32100-2015 is right */
+#define MATCH_INITIAL	   0x02 /* the given name is an initial */
+#define MATCH_HAN_PERSON   0x04
+#define MATCH_HAS_LEGAL	   0x08
+
+/*
+ * The features of a record, in one piece of memory so that arrays of them can
+ * be copied and shared: the struct, then name grams and street grams (hashes,
+ * ascending), their rarities, then the texts.
+ */
+typedef struct MatchRecord
+{
+	uint32 size;
+	uint32 item[MATCH_NITEMS]; /* hash of the value; 0 = blank */
+	uint8 item_bits[MATCH_NITEMS];
+	uint8 flags;
+	uint16 legal_form;
+	int32 birth_date; /* yyyymmdd, 0 = blank */
+	uint16 nname;
+	uint16 nstreet;
+	uint16 name_bits; /* sum of the rarities of the grams */
+	uint16 street_bits;
+	uint8 text_len[MATCH_NTEXTS];
+	uint8 text_start[MATCH_NTEXTS];
+} MatchRecord;
+
+#define MATCH_NAME_GRAMS(r)		  ((uint32 *) ((char *) (r) + MAXALIGN(sizeof(MatchRecord))))
+#define MATCH_STREET_GRAMS(r)	  (MATCH_NAME_GRAMS(r) + (r)->nname)
+#define MATCH_NAME_GRAM_BITS(r)	  ((uint8 *) (MATCH_STREET_GRAMS(r) + (r)->nstreet))
+#define MATCH_STREET_GRAM_BITS(r) (MATCH_NAME_GRAM_BITS(r) + (r)->nname)
+#define MATCH_TEXT(r, t)		  ((char *) (MATCH_STREET_GRAM_BITS(r) + (r)->nstreet) + (r)->text_start[t])
+
+/* A key of the index, with what is known of it before any statistics. */
+typedef struct MatchKey
+{
+	uint32 hash;
+	uint8 default_bits; /* rarity assumed when nothing is known, in eighths of a bit */
+	uint8 exact;		/* an identifier or conjunction: evidence by itself */
+} MatchKey;
+
+/* Where match_record.c works; about 40 kB, kept by callers that handle many records. */
+typedef struct MatchScratch MatchScratch;
+
+extern MatchScratch *crm_match_scratch(void);
+
+/* The features of a record, palloc'd in the current context.  *keys points into the scratch. */
+extern MatchRecord *crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *scratch,
+									 const MatchKey **keys, int *nkeys);
+extern uint32 crm_match_hash(int key_class, const void *data, size_t len);
+
+/* Role of a name such as "family_name"; -1 if there is none. */
+extern int crm_match_role(const char *name, size_t len);
+extern const char *crm_match_role_name(MatchRole role);
+
+/* match_stats.c: how common a key is */
+typedef struct MatchStats MatchStats;
+
+extern MatchStats *crm_match_stats(Oid relid); /* never NULL; valid until the next call */
+extern double crm_match_rows(const MatchStats *stats);
+extern uint32 crm_match_count(const MatchStats *stats, uint32 hash);
+extern double crm_match_rarity(const MatchStats *stats, uint32 hash, uint8 default_bits);
+/* Fills the rarities of a record's features. */
+extern void crm_match_weigh(MatchRecord *record, const MatchStats *stats);
+
+/* match_score.c: do two records mean the same? */
+typedef enum MatchField
+{
+	FIELD_NAME,
+	FIELD_BRANCH,
+	FIELD_PERSON,
+	FIELD_BIRTH_DATE,
+	FIELD_NATIONAL_ID,
+	FIELD_TAX_ID,
+	FIELD_PHONE,
+	FIELD_EMAIL,
+	FIELD_DOMAIN,
+	FIELD_ADDRESS,
+	FIELD_PRIOR
+} MatchField;
+#define MATCH_NFIELDS (FIELD_PRIOR + 1)
+
+typedef struct MatchScore
+{
+	double bits; /* log2 of the odds that both mean the same; the sum of weight[] */
+	double weight[MATCH_NFIELDS];
+	const char *level[MATCH_NFIELDS]; /* NULL = not compared: one side is blank */
+} MatchScore;
+
+extern void crm_match_score(const MatchRecord *a, const MatchRecord *b, double rows,
+							MatchScore *score);
+extern double crm_match_probability(double bits);
+extern const char *crm_match_field_name(MatchField field);
+extern Jsonb *crm_match_reasons(const MatchScore *score, bool truncated);
+
+/* match_column.c: the columns of a table and their roles, read from its matching index */
+typedef struct MatchColumns
+{
+	Oid relid;
+	Oid indexid;
+	char *model; /* the first argument of crm.match_keys() in the index */
+	int ncolumns;
+	MatchRole role[MATCH_NROLES];
+	AttrNumber attnum[MATCH_NROLES];
+	Oid type[MATCH_NROLES];
+	char *name[MATCH_NROLES];
+} MatchColumns;
+
+extern MatchColumns *crm_match_columns(Relation rel, bool missing_ok);
+/* A column's value as text in the given buffer or in place; false if blank. */
+extern bool crm_match_value(Datum value, Oid type, MatchValue *out);
+/* The values of a row in their roles. */
+extern void crm_match_slot_values(const MatchColumns *columns, TupleTableSlot *slot,
+								  MatchValue values[MATCH_NROLES]);
+extern bool crm_match_type_ok(Oid type);
+/* Parses "company,phone,..."; returns the number of roles, -1 at a fault. */
+extern int crm_match_parse_model(const char *model, MatchRole roles[MATCH_NROLES]);
+
+/* match_cluster.c */
+typedef struct MatchEdge
+{
+	uint32 a;
+	uint32 b;
+	float bits;
+} MatchEdge;
+
+#endif /* CRM_MATCH_H */

@@ -1,0 +1,26 @@
+/*
+ * match_count.h
+ *		Counters of 32-bit hashes: an open-addressing table of bounded size.
+ */
+#ifndef CRM_MATCH_COUNT_H
+#define CRM_MATCH_COUNT_H
+
+#include "match.h"
+
+typedef struct MatchCounts MatchCounts;
+
+/* Above limit entries, those that occurred once are forgotten: what counts is what is common. */
+extern MatchCounts *crm_counts_create(MemoryContext context, uint32 limit);
+extern void crm_counts_add(MatchCounts *counts, uint32 hash);
+extern uint32 crm_counts_get(const MatchCounts *counts, uint32 hash);
+/* Entries that occur at least twice, by hash ascending. */
+extern bytea *crm_counts_pack(const MatchCounts *counts);
+extern MatchCounts *crm_counts_unpack(const char *data, size_t len, MemoryContext context);
+
+/* Rarity in bits of what occurs count times in rows rows. */
+extern double crm_match_rarity_of(double rows, double count, uint8 default_bits);
+extern void crm_match_weigh_counts(MatchRecord *record, double rows, const MatchCounts *counts);
+extern void crm_match_count_record(MatchCounts *counts, const MatchRecord *record,
+								   const MatchKey *keys, int nkeys);
+
+#endif /* CRM_MATCH_COUNT_H */

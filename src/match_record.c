@@ -1,0 +1,692 @@
+/*
+ * match_record.c
+ *		From the values of a row to the features that are compared and the keys
+ *		an index finds the row by.
+ *
+ * Indexes store the keys, so nothing here may depend on the locale, on ICU's
+ * version or on settings: a change of what is computed is a change of the
+ * index format.
+ *
+ * Names and addresses become grams: pairs of neighbouring syllables where the
+ * text is Han, so that homophones and both scripts meet, and trigrams of words
+ * elsewhere.  Wide keys (three syllables, one syllable skipped, whole words,
+ * pairs of words) are conjunctions made in advance: a name of nothing but
+ * common grams is still found by a short posting list.
+ */
+#include "postgres.h"
+
+#include "match.h"
+#include "match_text.h"
+#include "name.h"
+
+struct MatchScratch
+{
+	CrmNameBuffer name;
+	CrmNameBuffer other;
+	MatchRecord head;
+	uint32 name_gram[MATCH_MAX_GRAMS];
+	uint8 name_gram_bits[MATCH_MAX_GRAMS];
+	uint32 street_gram[MATCH_MAX_GRAMS];
+	uint8 street_gram_bits[MATCH_MAX_GRAMS];
+	char text[MATCH_NTEXTS][MATCH_TEXT_MAX];
+	MatchKey key[MATCH_MAX_KEYS];
+	int nkeys;
+	char buffer[CRM_NAME_MAX_TEXT + MATCH_MAX_VALUE];
+};
+
+/* Rarity, in bits, that a value of an item is assumed to have before statistics. */
+static const uint8 item_default_bits[MATCH_NITEMS] = {
+	[ITEM_COMPANY] = 14, [ITEM_CORE] = 13,		 [ITEM_BRANCH] = 8,		  [ITEM_PHONE] = 14,
+	[ITEM_EMAIL] = 14,	 [ITEM_LOCAL_PART] = 11, [ITEM_DOMAIN] = 12,	  [ITEM_TAX_ID] = 14,
+	[ITEM_STREET] = 13,	 [ITEM_HOUSE] = 6,		 [ITEM_CITY] = 6,		  [ITEM_REGION] = 3,
+	[ITEM_POSTCODE] = 9, [ITEM_COUNTRY] = 1,	 [ITEM_GIVEN_NAME] = 7,	  [ITEM_FAMILY_NAME] = 8,
+	[ITEM_PERSON] = 13,	 [ITEM_BIRTH_DATE] = 13, [ITEM_NATIONAL_ID] = 14,
+};
+
+#define GRAM_BITS_CORE	   9
+#define GRAM_BITS_REGION   6
+#define GRAM_BITS_INDUSTRY 5
+#define GRAM_BITS_LATIN	   7
+#define GRAM_BITS_WIDE	   11
+#define GRAM_BITS_PAIR	   14
+
+uint32
+crm_match_hash(int key_class, const void *data, size_t len)
+{
+	const unsigned char *p = data;
+	uint64 h = UINT64CONST(0x9E3779B97F4A7C15) * (uint64) (key_class + 1);
+	uint32 result;
+
+	for (size_t i = 0; i < len; i++)
+		h = (h ^ p[i]) * UINT64CONST(0x100000001B3);
+	h ^= h >> 32;
+	h *= UINT64CONST(0xD6E8FEB86659FD93);
+	h ^= h >> 32;
+	result = (uint32) h;
+	/* 0 says "blank". */
+	return result != 0 ? result : 1;
+}
+
+static uint32
+crm_hash_pair(int key_class, uint32 a, uint32 b)
+{
+	uint32 both[2] = {a, b};
+
+	return crm_match_hash(key_class, both, sizeof(both));
+}
+
+MatchScratch *
+crm_match_scratch(void)
+{
+	return palloc(sizeof(MatchScratch));
+}
+
+static void
+crm_add_key(MatchScratch *s, uint32 hash, int default_bits, bool exact)
+{
+	MatchKey *key;
+
+	if (hash == 0 || s->nkeys == MATCH_MAX_KEYS)
+		return;
+	key = &s->key[s->nkeys++];
+	key->hash = hash;
+	key->default_bits = (uint8) (default_bits * MATCH_BITS_SCALE);
+	key->exact = exact;
+}
+
+static void
+crm_set_item(MatchScratch *s, MatchItem item, const char *text, size_t len)
+{
+	if (len > 0)
+		s->head.item[item] = crm_match_hash(item, text, len);
+}
+
+static void
+crm_set_text(MatchScratch *s, MatchText text, const char *data, size_t len)
+{
+	if (len > MATCH_TEXT_MAX)
+		len = MATCH_TEXT_MAX;
+	memcpy(s->text[text], data, len);
+	s->head.text_len[text] = (uint8) len;
+}
+
+/* A key of two items, when both are known. */
+static void
+crm_add_pair(MatchScratch *s, uint32 a, uint32 b)
+{
+	if (a != 0 && b != 0)
+		crm_add_key(s, crm_hash_pair(KEY_PAIR, a, b), GRAM_BITS_PAIR, true);
+}
+
+typedef struct GramSink
+{
+	uint32 *gram;
+	uint8 *bits;
+	int n;
+	int key_class;
+} GramSink;
+
+static void
+crm_add_gram(GramSink *sink, const char *text, size_t len, int bits)
+{
+	if (sink->n == MATCH_MAX_GRAMS)
+		return;
+	sink->gram[sink->n] = crm_match_hash(sink->key_class, text, len);
+	sink->bits[sink->n++] = (uint8) (bits * MATCH_BITS_SCALE);
+}
+
+static int
+crm_token_bits(const CrmNameToken *token)
+{
+	switch (token->kind)
+	{
+		case CRM_NAME_REGION:
+			return GRAM_BITS_REGION;
+		case CRM_NAME_INDUSTRY:
+		case CRM_NAME_GROUP:
+		case CRM_NAME_BRANCH:
+			return GRAM_BITS_INDUSTRY;
+		default:
+			return GRAM_BITS_CORE;
+	}
+}
+
+/* Trigrams of a word with one space at either end; a word of one letter is its own gram. */
+static void
+crm_word_grams(GramSink *sink, const CrmNameToken *token)
+{
+	char padded[CRM_NAME_MAX_WORD + 2];
+	int bits = token->kind == CRM_NAME_CORE ? GRAM_BITS_LATIN : GRAM_BITS_INDUSTRY - 1;
+
+	padded[0] = ' ';
+	memcpy(padded + 1, token->text, token->len);
+	padded[token->len + 1] = ' ';
+	for (int i = 0; i + 3 <= token->len + 2; i++)
+		crm_add_gram(sink, padded + i, 3, bits);
+}
+
+static size_t
+crm_join_tokens(char *out, const CrmNameToken *a, const CrmNameToken *b, const CrmNameToken *c)
+{
+	size_t n = 0;
+
+	memcpy(out, a->text, a->len);
+	n += a->len;
+	out[n++] = ' ';
+	memcpy(out + n, b->text, b->len);
+	n += b->len;
+	if (c != NULL)
+	{
+		out[n++] = ' ';
+		memcpy(out + n, c->text, c->len);
+		n += c->len;
+	}
+	return n;
+}
+
+/* Grams of the tokens; for names (wide) also the keys of longer pieces. */
+static void
+crm_token_grams(MatchScratch *s, const CrmName *name, GramSink *sink, bool wide)
+{
+	const CrmNameToken *last[2] = {NULL, NULL}; /* the tokens before, nearest first */
+	char joined[3 * CRM_NAME_MAX_WORD + 2];
+	int run = 0; /* Han tokens in a row */
+
+	for (int i = 0; i < name->ntokens; i++)
+	{
+		const CrmNameToken *token = &name->tokens[i];
+		bool han = token->script == CRM_SCRIPT_HAN;
+
+		if (token->kind == CRM_NAME_LEGAL_FORM && wide)
+			continue;
+		if (han)
+		{
+			if (run > 0)
+			{
+				int bits = Max(crm_token_bits(token), crm_token_bits(last[0]));
+
+				crm_add_gram(sink, joined, crm_join_tokens(joined, last[0], token, NULL), bits);
+				if (wide && run > 1)
+				{
+					crm_add_key(s,
+								crm_match_hash(KEY_NAME_WIDE, joined,
+											   crm_join_tokens(joined, last[1], last[0], token)),
+								GRAM_BITS_WIDE, false);
+					joined[0] = '*';
+					crm_add_key(
+						s,
+						crm_match_hash(KEY_NAME_WIDE, joined,
+									   1 + crm_join_tokens(joined + 1, last[1], token, NULL)),
+						GRAM_BITS_CORE, false);
+				}
+			}
+			run++;
+		}
+		else
+		{
+			if (token->script == CRM_SCRIPT_DIGITS && !wide)
+				crm_add_gram(sink, token->text, token->len, GRAM_BITS_INDUSTRY);
+			else
+				crm_word_grams(sink, token);
+			if (wide)
+			{
+				crm_add_key(s, crm_match_hash(KEY_NAME_WIDE, token->text, token->len),
+							token->kind == CRM_NAME_CORE ? GRAM_BITS_CORE : GRAM_BITS_INDUSTRY,
+							false);
+				if (last[0] != NULL)
+				{
+					/* Words change places, so their pair has no order. */
+					uint32 a = crm_match_hash(KEY_NAME_WIDE, token->text, token->len);
+					uint32 b = crm_match_hash(KEY_NAME_WIDE, last[0]->text, last[0]->len);
+
+					crm_add_key(s, crm_hash_pair(KEY_NAME_WIDE, Min(a, b), Max(a, b)),
+								GRAM_BITS_WIDE, false);
+				}
+			}
+			run = 0;
+		}
+		last[1] = last[0];
+		last[0] = token;
+	}
+	/* One Han character stands alone; elsewhere its pairs say more. */
+	if (sink->n == 0 && last[0] != NULL)
+		crm_add_gram(sink, last[0]->text, last[0]->len, GRAM_BITS_CORE);
+}
+
+static int
+crm_cmp_gram(const void *a, const void *b)
+{
+	uint64 x = *(const uint64 *) a;
+	uint64 y = *(const uint64 *) b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Orders grams by hash and drops repeated ones. */
+static void
+crm_sort_grams(GramSink *sink)
+{
+	uint64 both[MATCH_MAX_GRAMS];
+	int n = 0;
+
+	for (int i = 0; i < sink->n; i++)
+		both[i] = ((uint64) sink->gram[i] << 8) | sink->bits[i];
+	qsort(both, sink->n, sizeof(uint64), crm_cmp_gram);
+	for (int i = 0; i < sink->n; i++)
+	{
+		if (n > 0 && sink->gram[n - 1] == (uint32) (both[i] >> 8))
+			continue;
+		sink->gram[n] = (uint32) (both[i] >> 8);
+		sink->bits[n++] = (uint8) both[i];
+	}
+	sink->n = n;
+}
+
+/* Tokens joined by spaces; digits of a number in Han are as good as Latin ones. */
+static size_t
+crm_append_token(char *out, size_t n, const CrmNameToken *token)
+{
+	if (n > 0)
+		out[n++] = ' ';
+	memcpy(out + n, token->text, token->len);
+	return n + token->len;
+}
+
+/*
+ * The company's name.  A branch is named by what follows the last legal form
+ * before its marker ("... Co., Ltd. West Branch"), or by the marker alone.
+ */
+static void
+crm_company(MatchScratch *s, const MatchValue *value)
+{
+	CrmName *name = crm_name_parse_into(value->data, value->len, &s->name);
+	GramSink sink = {s->name_gram, s->name_gram_bits, 0, KEY_NAME_GRAM};
+	int branch_start = name->ntokens;
+	size_t all = 0, core = 0, branch = 0;
+	char *all_text = s->buffer, *core_text = (char *) s->other.text;
+	char branch_text[256];
+
+	if (crm_match_is_placeholder(value->data, value->len))
+		return;
+	if (name->flags & CRM_NAME_HAS_BRANCH)
+	{
+		int marker = 0;
+
+		for (int i = 0; i < name->ntokens; i++)
+			if (name->tokens[i].kind == CRM_NAME_BRANCH)
+				marker = i;
+		while (marker > 0 && name->tokens[marker - 1].kind == CRM_NAME_BRANCH)
+			marker--;
+		branch_start = marker;
+		for (int i = marker - 1; i >= 0 && marker - i <= 8; i--)
+			if (name->tokens[i].kind == CRM_NAME_LEGAL_FORM)
+			{
+				branch_start = i + 1;
+				break;
+			}
+	}
+	for (int i = 0; i < name->ntokens; i++)
+	{
+		const CrmNameToken *token = &name->tokens[i];
+
+		if (token->kind == CRM_NAME_LEGAL_FORM)
+			continue;
+		all = crm_append_token(all_text, all, token);
+		if (i >= branch_start)
+		{
+			if (branch + token->len + 1 < sizeof(branch_text))
+				branch = crm_append_token(branch_text, branch, token);
+		}
+		else if (token->kind == CRM_NAME_CORE || token->kind == CRM_NAME_INDUSTRY)
+			core = crm_append_token(core_text, core, token);
+	}
+	crm_set_item(s, ITEM_COMPANY, all_text, all);
+	crm_set_item(s, ITEM_CORE, core_text, core);
+	if (branch > 0)
+		crm_set_item(s, ITEM_BRANCH, branch_text, branch);
+	s->head.legal_form = name->legal_form;
+	if (name->flags & CRM_NAME_HAS_LEGAL_FORM)
+		s->head.flags |= MATCH_HAS_LEGAL;
+
+	crm_token_grams(s, name, &sink, true);
+	crm_sort_grams(&sink);
+	s->head.nname = (uint16) sink.n;
+	for (int i = 0; i < sink.n; i++)
+		crm_add_key(s, sink.gram[i], sink.bits[i] / MATCH_BITS_SCALE, false);
+	crm_add_key(s, s->head.item[ITEM_COMPANY], item_default_bits[ITEM_COMPANY], true);
+	crm_add_key(s, s->head.item[ITEM_CORE], item_default_bits[ITEM_CORE], true);
+}
+
+/* A person's words: what is left when titles are taken away, joined without spaces. */
+static size_t
+crm_person_words(const CrmName *name, char *out, bool *han)
+{
+	size_t n = 0;
+	int end = name->ntokens;
+
+	*han = end > 0 && name->tokens[0].script == CRM_SCRIPT_HAN;
+	end -= crm_match_title_tokens(name);
+	for (int i = 0; i < end && n < MATCH_TEXT_MAX; i++)
+	{
+		size_t len = Min(name->tokens[i].len, MATCH_TEXT_MAX - n);
+
+		memcpy(out + n, name->tokens[i].text, len);
+		n += len;
+	}
+	return n;
+}
+
+/* Splits a full name: Han puts the family name first, others last unless a comma says so. */
+static void
+crm_full_name(MatchScratch *s, const MatchValue *value, char *given, size_t *ngiven, char *family,
+			  size_t *nfamily, bool *han)
+{
+	CrmName *name = crm_name_parse_into(value->data, value->len, &s->other);
+	int end = name->ntokens - crm_match_title_tokens(name);
+	bool family_first;
+	int nfirst = 1;
+
+	*ngiven = *nfamily = 0;
+	if (end <= 0)
+		return;
+	*han = name->tokens[0].script == CRM_SCRIPT_HAN;
+	family_first = *han || memchr(value->data, ',', value->len) != NULL;
+	if (*han && end > 3)
+		nfirst = 2; /* 欧阳, 司马 ...: names of four characters have a double surname */
+	for (int i = 0; i < end; i++)
+	{
+		const CrmNameToken *token = &name->tokens[i];
+		bool is_family = family_first ? i < nfirst : (end > 1 && i == end - 1);
+		char *out = is_family ? family : given;
+		size_t *n = is_family ? nfamily : ngiven;
+		size_t len = Min(token->len, MATCH_TEXT_MAX - *n);
+
+		memcpy(out + *n, token->text, len);
+		*n += len;
+	}
+}
+
+static void
+crm_person(MatchScratch *s, const MatchValue values[MATCH_NROLES], bool has_company)
+{
+	char given[MATCH_TEXT_MAX], family[MATCH_TEXT_MAX], both[2 * MATCH_TEXT_MAX];
+	size_t ngiven = 0, nfamily = 0, n;
+	bool han = false, han2 = false;
+	uint32 parts[2];
+
+	if (values[MATCH_GIVEN_NAME].data != NULL || values[MATCH_FAMILY_NAME].data != NULL)
+	{
+		if (values[MATCH_GIVEN_NAME].data != NULL)
+			ngiven = crm_person_words(crm_name_parse_into(values[MATCH_GIVEN_NAME].data,
+														  values[MATCH_GIVEN_NAME].len, &s->other),
+									  given, &han);
+		if (values[MATCH_FAMILY_NAME].data != NULL)
+			nfamily =
+				crm_person_words(crm_name_parse_into(values[MATCH_FAMILY_NAME].data,
+													 values[MATCH_FAMILY_NAME].len, &s->other),
+								 family, &han2);
+		han = han || han2;
+	}
+	else if (values[MATCH_PERSON].data != NULL &&
+			 !crm_match_is_placeholder(values[MATCH_PERSON].data, values[MATCH_PERSON].len))
+		crm_full_name(s, &values[MATCH_PERSON], given, &ngiven, family, &nfamily, &han);
+	if (ngiven == 0 && nfamily == 0)
+		return;
+
+	if (han)
+		s->head.flags |= MATCH_HAN_PERSON;
+	if (ngiven == 1 && !han)
+		s->head.flags |= MATCH_INITIAL;
+	crm_set_item(s, ITEM_GIVEN_NAME, given, ngiven);
+	crm_set_item(s, ITEM_FAMILY_NAME, family, nfamily);
+	crm_set_text(s, TEXT_GIVEN_NAME, given, ngiven);
+	crm_set_text(s, TEXT_FAMILY_NAME, family, nfamily);
+	if (ngiven == 0 || nfamily == 0)
+		return;
+
+	/* Given and family name are often swapped: their pair has no order. */
+	parts[0] = crm_match_hash(ITEM_PERSON, given, ngiven);
+	parts[1] = crm_match_hash(ITEM_PERSON, family, nfamily);
+	s->head.item[ITEM_PERSON] =
+		crm_hash_pair(ITEM_PERSON, Min(parts[0], parts[1]), Max(parts[0], parts[1]));
+	if (ngiven > 1 || han)
+		crm_add_key(s, s->head.item[ITEM_PERSON], item_default_bits[ITEM_PERSON], true);
+	if (has_company)
+		return;
+
+	/* Every form with one letter left out: two names one slip apart share one. */
+	n = ngiven + nfamily;
+	{
+		int c = memcmp(given, family, Min(ngiven, nfamily));
+		bool given_first = c < 0 || (c == 0 && ngiven <= nfamily);
+
+		memcpy(both, given_first ? given : family, given_first ? ngiven : nfamily);
+		memcpy(both + (given_first ? ngiven : nfamily), given_first ? family : given,
+			   given_first ? nfamily : ngiven);
+	}
+	if (n >= 5 && n <= 32)
+	{
+		char variant[2 * MATCH_TEXT_MAX];
+
+		crm_add_key(s, crm_match_hash(KEY_PERSON_VARIANT, both, n), GRAM_BITS_WIDE, false);
+		for (size_t i = 0; i < n; i++)
+		{
+			if (i > 0 && both[i] == both[i - 1])
+				continue;
+			memcpy(variant, both, i);
+			memcpy(variant + i, both + i + 1, n - i - 1);
+			crm_add_key(s, crm_match_hash(KEY_PERSON_VARIANT, variant, n - 1), GRAM_BITS_WIDE,
+						false);
+		}
+	}
+}
+
+static void
+crm_address(MatchScratch *s, const MatchValue values[MATCH_NROLES])
+{
+	static const struct
+	{
+		MatchRole role;
+		MatchItem item;
+	} places[] = {
+		{MATCH_CITY, ITEM_CITY}, {MATCH_REGION, ITEM_REGION}, {MATCH_COUNTRY, ITEM_COUNTRY}};
+	const MatchValue *street = &values[MATCH_STREET];
+
+	for (int i = 0; i < (int) lengthof(places); i++)
+	{
+		const MatchValue *value = &values[places[i].role];
+
+		if (value->data != NULL)
+		{
+			CrmName *name = crm_name_parse_into(value->data, value->len, &s->other);
+			size_t n = 0;
+			int end = name->ntokens;
+
+			/* 武汉市 is 武汉. */
+			if (end > 2 && crm_match_is_place_suffix(&name->tokens[end - 1]))
+				end--;
+			for (int j = 0; j < end; j++)
+				n = crm_append_token(s->buffer, n, &name->tokens[j]);
+			crm_set_item(s, places[i].item, s->buffer, n);
+		}
+	}
+	if (values[MATCH_POSTCODE].data != NULL)
+	{
+		size_t n = crm_match_alnum(values[MATCH_POSTCODE].data, values[MATCH_POSTCODE].len,
+								   s->buffer, MATCH_TEXT_MAX);
+
+		crm_set_item(s, ITEM_POSTCODE, s->buffer, n);
+	}
+	if (street->data != NULL && !crm_match_is_placeholder(street->data, street->len))
+	{
+		CrmName *name = crm_name_parse_into(street->data, street->len, &s->other);
+		GramSink sink = {s->street_gram, s->street_gram_bits, 0, KEY_STREET_GRAM};
+		size_t n = 0;
+
+		crm_token_grams(s, name, &sink, false);
+		crm_sort_grams(&sink);
+		s->head.nstreet = (uint16) sink.n;
+		for (int i = 0; i < name->ntokens; i++)
+			n = crm_append_token(s->buffer, n, &name->tokens[i]);
+		crm_set_item(s, ITEM_STREET, s->buffer, n);
+		n = 0;
+		for (int i = 0; i < name->ntokens; i++)
+			if (name->tokens[i].script == CRM_SCRIPT_DIGITS)
+				n = crm_append_token(s->buffer, n, &name->tokens[i]);
+		crm_set_item(s, ITEM_HOUSE, s->buffer, n);
+	}
+}
+
+static void
+crm_identifiers(MatchScratch *s, const MatchValue values[MATCH_NROLES])
+{
+	char buffer[MATCH_TEXT_MAX];
+	size_t n;
+	MatchEmail email;
+
+	if (values[MATCH_PHONE].data != NULL)
+	{
+		n = crm_match_phone(values[MATCH_PHONE].data, values[MATCH_PHONE].len, buffer);
+		crm_set_item(s, ITEM_PHONE, buffer, n);
+		crm_set_text(s, TEXT_PHONE, buffer, n);
+	}
+	if (values[MATCH_TAX_ID].data != NULL)
+	{
+		n = crm_match_alnum(values[MATCH_TAX_ID].data, values[MATCH_TAX_ID].len, buffer,
+							MATCH_TEXT_MAX);
+		if (n >= 4)
+		{
+			crm_set_item(s, ITEM_TAX_ID, buffer, n);
+			crm_set_text(s, TEXT_TAX_ID, buffer, n);
+			if (crm_match_uscc_valid(buffer, n))
+				s->head.flags |= MATCH_TAX_ID_VALID;
+		}
+	}
+	if (values[MATCH_NATIONAL_ID].data != NULL)
+	{
+		n = crm_match_alnum(values[MATCH_NATIONAL_ID].data, values[MATCH_NATIONAL_ID].len, buffer,
+							MATCH_TEXT_MAX);
+		if (n >= 4)
+		{
+			crm_set_item(s, ITEM_NATIONAL_ID, buffer, n);
+			crm_set_text(s, TEXT_NATIONAL_ID, buffer, n);
+		}
+	}
+	if (values[MATCH_EMAIL].data != NULL &&
+		crm_match_email(values[MATCH_EMAIL].data, values[MATCH_EMAIL].len, &email))
+	{
+		crm_set_item(s, ITEM_EMAIL, email.address, email.length);
+		crm_set_item(s, ITEM_LOCAL_PART, email.address, email.local_length);
+		crm_set_text(s, TEXT_LOCAL_PART, email.address, email.local_length);
+		crm_set_item(s, ITEM_DOMAIN, email.domain, email.domain_length);
+	}
+	if (values[MATCH_WEBSITE].data != NULL &&
+		crm_match_website(values[MATCH_WEBSITE].data, values[MATCH_WEBSITE].len, &email))
+		crm_set_item(s, ITEM_DOMAIN, email.domain, email.domain_length);
+	if (values[MATCH_BIRTH_DATE].data != NULL)
+	{
+		s->head.birth_date =
+			crm_match_date(values[MATCH_BIRTH_DATE].data, values[MATCH_BIRTH_DATE].len);
+		if (s->head.birth_date != 0)
+			s->head.item[ITEM_BIRTH_DATE] =
+				crm_match_hash(ITEM_BIRTH_DATE, &s->head.birth_date, sizeof(int32));
+	}
+}
+
+static void
+crm_index_keys(MatchScratch *s, bool has_company)
+{
+	static const MatchItem identifiers[] = {ITEM_PHONE, ITEM_EMAIL, ITEM_DOMAIN, ITEM_TAX_ID,
+											ITEM_NATIONAL_ID};
+	const uint32 *item = s->head.item;
+
+	for (int i = 0; i < (int) lengthof(identifiers); i++)
+		crm_add_key(s, item[identifiers[i]], item_default_bits[identifiers[i]], true);
+	crm_add_pair(s, item[ITEM_STREET], item[ITEM_CITY]);
+	crm_add_pair(s, item[ITEM_STREET], item[ITEM_POSTCODE]);
+	if (has_company)
+	{
+		crm_add_pair(s, item[ITEM_PERSON], item[ITEM_CITY]);
+		crm_add_pair(s, item[ITEM_PERSON], item[ITEM_DOMAIN]);
+		return;
+	}
+	crm_add_pair(s, item[ITEM_GIVEN_NAME], item[ITEM_BIRTH_DATE]);
+	crm_add_pair(s, item[ITEM_FAMILY_NAME], item[ITEM_BIRTH_DATE]);
+	crm_add_pair(s, item[ITEM_POSTCODE], item[ITEM_BIRTH_DATE]);
+	crm_add_pair(s, item[ITEM_CITY], item[ITEM_BIRTH_DATE]);
+	crm_add_pair(s, item[ITEM_GIVEN_NAME], item[ITEM_POSTCODE]);
+	crm_add_pair(s, item[ITEM_FAMILY_NAME], item[ITEM_POSTCODE]);
+	crm_add_pair(s, item[ITEM_GIVEN_NAME], item[ITEM_CITY]);
+	crm_add_pair(s, item[ITEM_FAMILY_NAME], item[ITEM_CITY]);
+	crm_add_pair(s, item[ITEM_GIVEN_NAME], item[ITEM_STREET]);
+	crm_add_pair(s, item[ITEM_FAMILY_NAME], item[ITEM_STREET]);
+	if (item[ITEM_LOCAL_PART] != 0 && s->head.text_len[TEXT_LOCAL_PART] >= 5)
+		crm_add_key(s, crm_hash_pair(KEY_PAIR, item[ITEM_LOCAL_PART], 0), GRAM_BITS_WIDE, false);
+	if (item[ITEM_BIRTH_DATE] != 0)
+		crm_add_key(s, crm_hash_pair(KEY_PAIR, item[ITEM_BIRTH_DATE], 0), GRAM_BITS_WIDE, false);
+}
+
+static int
+crm_cmp_key(const void *a, const void *b)
+{
+	uint32 x = ((const MatchKey *) a)->hash;
+	uint32 y = ((const MatchKey *) b)->hash;
+
+	return x < y ? -1 : x > y;
+}
+
+static MatchRecord *
+crm_pack(const MatchScratch *s)
+{
+	Size texts = 0;
+	Size size = MAXALIGN(sizeof(MatchRecord));
+	MatchRecord *record;
+
+	for (int i = 0; i < MATCH_NTEXTS; i++)
+		texts += s->head.text_len[i];
+	size += (s->head.nname + s->head.nstreet) * (sizeof(uint32) + 1) + texts;
+	size = MAXALIGN(size);
+	record = palloc(size);
+	*record = s->head;
+	record->size = (uint32) size;
+	memcpy(MATCH_NAME_GRAMS(record), s->name_gram, s->head.nname * sizeof(uint32));
+	memcpy(MATCH_STREET_GRAMS(record), s->street_gram, s->head.nstreet * sizeof(uint32));
+	memcpy(MATCH_NAME_GRAM_BITS(record), s->name_gram_bits, s->head.nname);
+	memcpy(MATCH_STREET_GRAM_BITS(record), s->street_gram_bits, s->head.nstreet);
+	texts = 0;
+	for (int i = 0; i < MATCH_NTEXTS; i++)
+	{
+		record->text_start[i] = (uint8) texts;
+		memcpy(MATCH_TEXT(record, i), s->text[i], s->head.text_len[i]);
+		texts += s->head.text_len[i];
+	}
+	return record;
+}
+
+MatchRecord *
+crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *s, const MatchKey **keys,
+				 int *nkeys)
+{
+	bool has_company = values[MATCH_COMPANY].data != NULL;
+	int n = 0;
+
+	memset(&s->head, 0, sizeof(s->head));
+	s->nkeys = 0;
+	for (int i = 0; i < MATCH_NITEMS; i++)
+		s->head.item_bits[i] = item_default_bits[i] * MATCH_BITS_SCALE;
+	if (has_company)
+		crm_company(s, &values[MATCH_COMPANY]);
+	crm_person(s, values, has_company);
+	crm_address(s, values);
+	crm_identifiers(s, values);
+	crm_index_keys(s, has_company);
+
+	qsort(s->key, s->nkeys, sizeof(MatchKey), crm_cmp_key);
+	for (int i = 0; i < s->nkeys; i++)
+		if (n == 0 || s->key[n - 1].hash != s->key[i].hash)
+			s->key[n++] = s->key[i];
+	s->nkeys = n;
+	*keys = s->key;
+	*nkeys = n;
+	return crm_pack(s);
+}

@@ -1,0 +1,28 @@
+/*
+ * match_scan.h
+ *		What a scan of a whole table for duplicates works on.
+ */
+#ifndef CRM_MATCH_SCAN_H
+#define CRM_MATCH_SCAN_H
+
+#include "match.h"
+
+typedef struct MatchScan
+{
+	uint32 nrecords;
+	MatchRecord **record;
+	int64 *id;
+	double rows;
+	struct CannotLinks *cannot; /* pairs a person has told apart */
+} MatchScan;
+
+#define CANNOT_LINK_BITS (-1e9f)
+
+/* Log-odds of two records by number; CANNOT_LINK_BITS if they were told apart. */
+extern float crm_scan_score(const MatchScan *scan, uint32 a, uint32 b);
+
+/* The cluster of each record: the number of one of its members. */
+extern uint32 *crm_match_clusters(const MatchScan *scan, MatchEdge *edge, uint32 nedges,
+								  float threshold);
+
+#endif /* CRM_MATCH_SCAN_H */
