@@ -26,9 +26,12 @@ RETURNING name, phone, mail, code, host, site, country, currency;
 
 -- names keep their spelling; only composition, white space and what cannot be seen change
 INSERT INTO person (id, name) VALUES
-    (10, 'McDonald''s  Ｃｏｍｐａｎｙ'), (11, U&'Ame\0301lie'), (12, U&'\200Bx\202Ay\00ADz\0007'), (13, U&'\0646\0645\06CC\200C\062E\0648\0627\0647\0645'),
+    (10, 'McDonald''s  Ｃｏｍｐａｎｙ'), (11, U&'Ame\0301lie'), (12, U&'\200Bx\202Ay\00ADz\0007'),
     (14, U&'\1112\1161\11AB'), (15, E'\t\n '), (16, '')
 RETURNING id, name, length(name);
+
+-- but a zero width non-joiner spells a word
+INSERT INTO person (id, name) VALUES (13, U&'\0646\0645\06CC\200C\062E\0648\0627\0647\0645') RETURNING length(name);
 
 -- websites and domains
 INSERT INTO person (id, site, host) VALUES

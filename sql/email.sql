@@ -14,7 +14,6 @@ FROM (VALUES
     ('Ann.Lee+CRM@Example.COM'),
     (E' \tann@example.com\u3000'),
     ('ａｎｎ＠ｅｘａｍｐｌｅ．ｃｏｍ'),
-    (E'\u200Bann@example.com\u202C'),
     ('"ann"@example.com'),
     ('"a b"@example.com'),
     ('"a\"b\\c"@example.com'),
@@ -31,6 +30,8 @@ FROM (VALUES
     ('ann@3com.com'),
     ('ann@a-b.c-d.museum')
 ) AS t (v);
+-- what shows nothing comes along from address books, and goes
+SELECT email(E'\u200Bann@example.com\u202C');
 
 -- fails: what is not an address
 SELECT ''::email;

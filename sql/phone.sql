@@ -14,8 +14,10 @@ FROM (VALUES
     ('+8613800138000'), ('+86 138 0013 8000'), ('＋８６ １３８－００１３－８０００'), ('(+86)138-0013-8000'),
     ('+86—10—12345678 转 123'), ('+86 (010) 12345678 分机１２３'), ('tel:+1-202-555-0123;ext=5'),
     ('+1 202.555.0123 x5'), ('+1 (202) 555-0123 Ext. 5'), ('+1 202 555 0123 #0005'), ('+44 (0)20 7946 0958'),
-    ('+39 06 1234 5678'), (E'\u202A+86 138 0013 8000\u202C'), ('+٨٦ ١٣٨ ٠٠١٣ ٨٠٠٠'), ('+800 1234 5678')
+    ('+39 06 1234 5678'), ('+٨٦ ١٣٨ ٠٠١٣ ٨٠٠٠'), ('+800 1234 5678')
 ) AS t (v);
+-- what shows nothing comes along from address books, and goes
+SELECT phone(E'\u202A+86 138 0013 8000\u202C');
 
 -- fails: a national number and no region
 SELECT '138 0013 8000'::phone;
@@ -84,10 +86,10 @@ INSERT INTO line VALUES (1, '+86 138 0013 8000'), (2, '+8613800138000;ext=1'), (
 INSERT INTO line VALUES (5, '(+86)13800138000');  -- fails: it is there already
 SELECT id FROM line WHERE number = '+86 138 00138000';
 SELECT id FROM line ORDER BY number;
-CREATE INDEX ON line USING hash (number);
 SET enable_seqscan = off;
 EXPLAIN (COSTS OFF) SELECT id FROM line WHERE number = '+8613800138000';
 RESET enable_seqscan;
+CREATE INDEX ON line USING hash (number);
 SELECT amvalidate(oid) FROM pg_opclass WHERE opcintype = 'crm.phone'::regtype ORDER BY opcmethod;
 SELECT number::text LIKE '+86%' AS chinese, count(*) FROM line GROUP BY 1 ORDER BY 1;
 SELECT phone_send('+12025550123');

@@ -32,6 +32,7 @@
 #include "utils/rel.h"
 #include "utils/relcache.h"
 
+#include "amount.h"
 #include "compat.h"
 #include "crm.h"
 #include "domain.h"
@@ -401,26 +402,20 @@ crm_row_region(CanonicalRow *row, const CanonicalPlan *plan)
 	return crm_default_region_or_null();
 }
 
-/* Capital letters, exactly n of them: country and currency codes. */
+/* Two letters of ISO 3166-1; which are in use is not asked, for countries come and go. */
 static bool
-crm_code_parse(const char *in, size_t len, size_t n, char *out, CrmFault *fault)
+crm_country_parse(const char *in, size_t len, char *out, CrmFault *fault)
 {
-	char text[8];
-	bool good = crm_input_fold(in, len, text, sizeof(text) - 1) == (ptrdiff_t) n;
+	char text[3];
 
-	for (size_t i = 0; good && i < n; i++)
-	{
-		good = crm_ascii_alpha(text[i]);
-		out[i] = crm_ascii_upper(text[i]);
-	}
-	out[n] = '\0';
-	if (good)
-		return true;
-	if (n == 2)
+	if (crm_input_fold(in, len, text, 2) != 2 || !crm_ascii_alpha(text[0]) ||
+		!crm_ascii_alpha(text[1]))
 		return crm_fault(fault, "A country code has two letters (ISO 3166-1 alpha-2).",
 						 "For example CN, DE or US.");
-	return crm_fault(fault, "A currency code has three letters (ISO 4217).",
-					 "For example CNY, EUR or USD.");
+	out[0] = crm_ascii_upper(text[0]);
+	out[1] = crm_ascii_upper(text[1]);
+	out[2] = '\0';
+	return true;
 }
 
 /* Parses a value by its kind.  Returns a palloc'd string, or NULL and the fault. */
@@ -458,10 +453,10 @@ crm_canonical_value(CanonicalRow *row, const CanonicalPlan *plan, CanonicalKind 
 			good = crm_website_parse(value, len, out, fault);
 			break;
 		case KIND_COUNTRY:
-			good = crm_code_parse(value, len, 2, out, fault);
+			good = crm_country_parse(value, len, out, fault);
 			break;
 		case KIND_CURRENCY:
-			good = crm_code_parse(value, len, 3, out, fault);
+			good = crm_currency_parse(value, len, out, fault);
 			break;
 	}
 	return good ? pstrdup(out) : NULL;

@@ -19,7 +19,7 @@
 #include "nodes/miscnodes.h"
 #include "varatt.h"
 
-#define CRM_ESCONTEXT(fcinfo) ((fcinfo)->context)
+#define CRM_ESCONTEXT(fcinfo)			((fcinfo)->context)
 #define CRM_STRING_TO_NAME_LIST(string) stringToQualifiedNameList(string, NULL)
 
 #else /* 15 */
@@ -29,7 +29,7 @@
 #include "catalog/pg_proc.h"
 
 /* Soft errors came with 16; before, an error context is always NULL and every error is hard. */
-#define CRM_ESCONTEXT(fcinfo) ((struct Node *) NULL)
+#define CRM_ESCONTEXT(fcinfo)			((struct Node *) NULL)
 #define CRM_STRING_TO_NAME_LIST(string) stringToQualifiedNameList(string)
 #define ereturn(context, dummy_value, ...) \
 	do                                     \
@@ -45,6 +45,16 @@
 		ereport(ERROR, __VA_ARGS__); \
 	} while (0)
 #define SOFT_ERROR_OCCURRED(context) false
+
+static inline bool
+DirectInputFunctionCallSafe(PGFunction func, char *str, Oid typioparam, int32 typmod,
+							struct Node *escontext, Datum *result)
+{
+	(void) escontext;
+	*result = DirectFunctionCall3(func, CStringGetDatum(str), ObjectIdGetDatum(typioparam),
+								  Int32GetDatum(typmod));
+	return true;
+}
 
 static inline AclResult
 object_aclcheck(Oid classid, Oid objectid, Oid roleid, AclMode mode)
