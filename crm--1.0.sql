@@ -1825,6 +1825,12 @@ LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'crm_execute_as_owner';
 COMMENT ON FUNCTION crm._execute_as_owner(oid, text) IS
 'Runs DDL as the owner of a schema, as a security-restricted operation. The caller must be a member of that role.';
 
+CREATE FUNCTION crm._execute_as_role(role oid, ddl text) RETURNS void
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'crm_execute_as_role';
+
+COMMENT ON FUNCTION crm._execute_as_role(oid, text) IS
+'Runs DDL as another role, as a security-restricted operation. Only for superusers.';
+
 CREATE FUNCTION crm.create_workspace(workspace name) RETURNS regnamespace
 LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
@@ -3617,6 +3623,23 @@ $$;
 COMMENT ON FUNCTION crm.access(regnamespace) IS
 'Who was given access by crm.grant_access(): workspace, role and kind. NULL lists all workspaces of this database.';
 
+CREATE FUNCTION crm._toolkit_functions() RETURNS SETOF regprocedure
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT d.objid::regprocedure
+FROM pg_depend AS d
+WHERE d.classid = 'pg_proc'::regclass
+  AND d.deptype = 'e'
+  AND d.refclassid = 'pg_extension'::regclass
+  AND d.refobjid = (SELECT e.oid FROM pg_extension AS e WHERE e.extname = 'crm')
+$$;
+
+COMMENT ON FUNCTION crm._toolkit_functions() IS
+'The functions that belong to the extension.';
+
+-- The owner of the functions is the one grantor.  Whoever restores a dump without
+-- being superuser becomes the grantor of what it grants; that is put right here.
 CREATE FUNCTION crm._sync_toolkit(role oid, whole boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
@@ -3625,23 +3648,20 @@ DECLARE
     kinds text[] := (SELECT array_agg(DISTINCT a.kind) FROM crm.access() AS a WHERE a.role = _sync_toolkit.role);
     gain text;
     loss text;
+    other record;
 BEGIN
     SELECT string_agg(f.signature, ', ') FILTER (WHERE f.wanted AND NOT f.held),
            string_agg(f.signature, ', ') FILTER (WHERE f.held AND NOT f.wanted)
     INTO gain, loss
     FROM (SELECT p.oid::regprocedure::text AS signature,
-                 EXISTS (SELECT FROM aclexplode(p.proacl) AS x WHERE x.grantee = _sync_toolkit.role) AS held,
+                 EXISTS (SELECT FROM aclexplode(p.proacl) AS x WHERE x.grantee = _sync_toolkit.role AND x.grantor = p.proowner) AS held,
                  CASE WHEN whole THEN p.proname NOT IN ('grant_toolkit', 'revoke_toolkit')
                       ELSE kinds IS NOT NULL
                            AND (p.provolatile = 'i'
                                 OR p.proname IN (SELECT l.name FROM crm._access_privileges(kinds) AS l WHERE l.class = 'toolkit'))
                  END AS wanted
-          FROM pg_depend AS d
-          JOIN pg_proc AS p ON p.oid = d.objid
-          WHERE d.classid = 'pg_proc'::regclass
-            AND d.deptype = 'e'
-            AND d.refclassid = 'pg_extension'::regclass
-            AND d.refobjid = (SELECT e.oid FROM pg_extension AS e WHERE e.extname = 'crm')
+          FROM crm._toolkit_functions() AS t
+          JOIN pg_proc AS p ON p.oid = t
           ORDER BY 1) AS f;
 
     IF gain IS NOT NULL THEN
@@ -3650,13 +3670,23 @@ BEGIN
     IF loss IS NOT NULL THEN
         EXECUTE format('REVOKE EXECUTE ON ROUTINE %s FROM %I', loss, pg_get_userbyid(role));
     END IF;
+    FOR other IN
+        SELECT x.grantor, string_agg(p.oid::regprocedure::text, ', ') AS signatures
+        FROM crm._toolkit_functions() AS t
+        JOIN pg_proc AS p ON p.oid = t
+        CROSS JOIN LATERAL aclexplode(p.proacl) AS x
+        WHERE x.grantee = _sync_toolkit.role AND x.grantor <> p.proowner
+        GROUP BY x.grantor
+    LOOP
+        PERFORM crm._execute_as_role(other.grantor, format('REVOKE EXECUTE ON ROUTINE %s FROM %I', other.signatures, pg_get_userbyid(role)));
+    END LOOP;
     EXECUTE format(CASE WHEN whole OR kinds IS NOT NULL THEN 'GRANT USAGE ON SCHEMA crm TO %I'
                         ELSE 'REVOKE USAGE ON SCHEMA crm FROM %I' END, pg_get_userbyid(role));
 END
 $$;
 
 COMMENT ON FUNCTION crm._sync_toolkit(oid, boolean) IS
-'Makes a role''s privileges on schema crm those of its kinds in all workspaces, or the whole toolkit. Must run as the owner of the functions.';
+'Makes a role''s privileges on schema crm those of its kinds in all workspaces, or the whole toolkit, whoever granted them before. Must run as the owner of the functions.';
 
 CREATE FUNCTION crm._grant_toolkit(role oid, workspace oid) RETURNS void
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'crm_grant_toolkit_for_workspace';
@@ -3784,7 +3814,7 @@ END
 $$;
 
 COMMENT ON FUNCTION crm.grant_access(name, name, text) IS
-'Gives a role access to a workspace: app reads and writes the business tables, report reads them, gateway is an app that may say which member it acts for (SET crm.member), auditor reads the audit log; row-level security applies to all. Tables and functions that crm did not make are not touched. Granting again changes nothing; upgrade_workspace() extends the grant to new objects. The caller must own the workspace; gateway also needs the right to grant SET ON PARAMETER crm.member.';
+'Gives a role access to a workspace: app reads and writes the business tables, report reads them, gateway is an app that may say which member it acts for (SET crm.member), auditor reads the audit log; row-level security applies to all. Tables and functions that crm did not make are not touched. Privileges on functions of crm that a role with access has by other ways are replaced. Granting again changes nothing; upgrade_workspace() extends the grant to new objects. The caller must own the workspace; gateway also needs the right to grant SET ON PARAMETER crm.member.';
 
 CREATE FUNCTION crm.revoke_access(workspace name, role name, kind text) RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -3839,5 +3869,5 @@ COMMENT ON FUNCTION crm._regrant(name) IS
 
 GRANT USAGE ON SCHEMA crm TO pg_database_owner;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA crm FROM PUBLIC;
-GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA crm TO @extowner@, pg_database_owner;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA crm TO @extowner@, pg_database_owner WITH GRANT OPTION;
 

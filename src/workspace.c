@@ -136,6 +136,24 @@ crm_is_workspace_sql(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(crm_is_workspace(PG_GETARG_OID(0)));
 }
 
+static void
+crm_execute_as(Oid role, const char *ddl)
+{
+	Oid save_userid;
+	int save_sec_context;
+	int rc;
+
+	SPI_connect();
+	GetUserIdAndSecContext(&save_userid, &save_sec_context);
+	SetUserIdAndSecContext(role, save_sec_context | SECURITY_LOCAL_USERID_CHANGE |
+									 SECURITY_RESTRICTED_OPERATION);
+	rc = SPI_execute(ddl, false, 0);
+	SetUserIdAndSecContext(save_userid, save_sec_context);
+	if (rc < 0)
+		elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(rc));
+	SPI_finish();
+}
+
 /*
  * Runs DDL of a workspace as its owner, so that what it creates is the owner's,
  * and so that nothing the owner has put there (a trigger, say) runs with the
@@ -146,23 +164,22 @@ Datum
 crm_execute_as_owner(PG_FUNCTION_ARGS)
 {
 	Oid workspace = PG_GETARG_OID(0);
-	char *ddl = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	Oid owner = crm_workspace_owner(workspace);
-	Oid save_userid;
-	int save_sec_context;
-	int rc;
 
 	if (!has_privs_of_role(GetUserId(), owner))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_SCHEMA, get_namespace_name(workspace));
+	crm_execute_as(owner, text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	PG_RETURN_VOID();
+}
 
-	SPI_connect();
-	GetUserIdAndSecContext(&save_userid, &save_sec_context);
-	SetUserIdAndSecContext(owner, save_sec_context | SECURITY_LOCAL_USERID_CHANGE |
-									  SECURITY_RESTRICTED_OPERATION);
-	rc = SPI_execute(ddl, false, 0);
-	SetUserIdAndSecContext(save_userid, save_sec_context);
-	if (rc < 0)
-		elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(rc));
-	SPI_finish();
+/* Privileges can be taken back only by the role that gave them. */
+PG_FUNCTION_INFO_V1(crm_execute_as_role);
+Datum
+crm_execute_as_role(PG_FUNCTION_ARGS)
+{
+	if (!superuser())
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("must be superuser to run a command as another role")));
+	crm_execute_as(PG_GETARG_OID(0), text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	PG_RETURN_VOID();
 }

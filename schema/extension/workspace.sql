@@ -54,6 +54,12 @@ LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'crm_execute_as_owner';
 COMMENT ON FUNCTION crm._execute_as_owner(oid, text) IS
 'Runs DDL as the owner of a schema, as a security-restricted operation. The caller must be a member of that role.';
 
+CREATE FUNCTION crm._execute_as_role(role oid, ddl text) RETURNS void
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'crm_execute_as_role';
+
+COMMENT ON FUNCTION crm._execute_as_role(oid, text) IS
+'Runs DDL as another role, as a security-restricted operation. Only for superusers.';
+
 CREATE FUNCTION crm.create_workspace(workspace name) RETURNS regnamespace
 LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp

@@ -1,0 +1,1 @@
+SELECT crm.create_workspace('trap');

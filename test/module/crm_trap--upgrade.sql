@@ -1,0 +1,1 @@
+SELECT crm.upgrade_workspace('sales');
