@@ -150,6 +150,12 @@ crm_get_shared(const char *name, Size size, void (*init)(void *))
 
 #endif
 
+#if PG_VERSION_NUM >= 180000
+#define CRM_EXECUTOR_RUN(qd) ExecutorRun(qd, ForwardScanDirection, 0)
+#else
+#define CRM_EXECUTOR_RUN(qd) ExecutorRun(qd, ForwardScanDirection, 0, true)
+#endif
+
 #ifdef PG_MODULE_MAGIC_EXT
 #define CRM_MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "crm", .version = "1.0")
 #else

@@ -1,0 +1,228 @@
+CREATE FUNCTION crm.merge_records(workspace regnamespace, kind text, survivor text, losers text[], dry_run boolean DEFAULT false)
+RETURNS bigint LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'crm_merge_records'
+SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO, YMD'
+SET intervalstyle = postgres
+SET extra_float_digits = 3;
+
+COMMENT ON FUNCTION crm.merge_records(regnamespace, text, text, text[], boolean) IS
+'Merges records of a kind (a table of the workspace, or the qualified name of any table with a primary key of one column) into the survivor: fields by the workspace''s merge_rule, every foreign key and registered link re-pointed, conflicting rows folded together, losers kept as tombstones. Ids are the text of the primary key. Returns the number of the merge in the workspace''s merge_log; null with dry_run. The caller needs SELECT, UPDATE and DELETE on the table and must see and be allowed to change every record under row-level security.';
+
+CREATE FUNCTION crm.merge_preview(workspace regnamespace, kind text, survivor text, losers text[],
+    OUT table_name text, OUT column_name text, OUT rows bigint, OUT conflicts bigint, OUT totals jsonb, OUT note text)
+RETURNS SETOF record LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'crm_merge_preview'
+SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO, YMD'
+SET intervalstyle = postgres
+SET extra_float_digits = 3;
+
+COMMENT ON FUNCTION crm.merge_preview(regnamespace, text, text, text[]) IS
+'What crm.merge_records() would do. Runs the merge and takes it back, so that triggers and constraints have their say; the records stay locked only meanwhile.';
+
+CREATE FUNCTION crm.unmerge(workspace regnamespace, merge_id bigint,
+    OUT table_name text, OUT record jsonb, OUT field text, OUT merged text, OUT kept text, OUT note text)
+RETURNS SETOF record LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'crm_unmerge'
+SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO, YMD'
+SET intervalstyle = postgres
+SET extra_float_digits = 3;
+
+COMMENT ON FUNCTION crm.unmerge(regnamespace, bigint) IS
+'Undoes a merge of the workspace. BEFORE triggers do not run for rows that get back exactly what they had; constraints are checked and AFTER triggers fire. Returns each value edited since the merge, which is kept. A later merge that removed a row this one needs must be undone first; the error names it.';
+
+CREATE FUNCTION crm._merge_order(target regclass, images jsonb[], OUT place integer, OUT recency integer, OUT filled integer)
+RETURNS SETOF record LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    stamp text;
+    newest integer[];
+BEGIN
+    -- Most recent first; without a time stamp the order of the call stands.
+    SELECT a.attname INTO stamp
+    FROM pg_attribute AS a
+    WHERE a.attrelid = target AND NOT a.attisdropped AND a.attname IN ('updated_at', 'modified_at', 'created_at')
+      AND a.atttypid IN ('timestamptz'::regtype, 'timestamp'::regtype, 'date'::regtype)
+    ORDER BY CASE a.attname WHEN 'updated_at' THEN 1 WHEN 'modified_at' THEN 2 ELSE 3 END
+    LIMIT 1;
+    RETURN QUERY
+    SELECT o.ord::integer,
+           (row_number() OVER (ORDER BY (o.image ->> stamp)::timestamptz DESC NULLS LAST, o.ord))::integer,
+           (SELECT count(*) FROM jsonb_each_text(o.image) AS f WHERE btrim(f.value) <> '')::integer
+    FROM unnest(images) WITH ORDINALITY AS o (image, ord);
+END
+$$;
+
+COMMENT ON FUNCTION crm._merge_order(regclass, jsonb[]) IS
+'Rank of each record image by recency (1 is the newest) and its number of filled fields.';
+
+CREATE FUNCTION crm._survivorship(target regclass, key text[], images jsonb[], ids text[], rules jsonb, sources jsonb)
+RETURNS jsonb LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    column_ record;
+    rule record;
+    recency integer[];
+    filled integer[];
+    candidates integer[];   -- records with a value, the preferred first
+    chosen integer[];
+    blocks jsonb := '{}';   -- block -> the record it comes from
+    same boolean;
+    value text;
+    type text;
+    result_set jsonb := '{}';
+    result_fields jsonb := '{}';
+    n integer := cardinality(images);
+BEGIN
+    SELECT array_agg(o.recency ORDER BY o.place), array_agg(o.filled ORDER BY o.place)
+    INTO recency, filled
+    FROM crm._merge_order(target, images) AS o;
+
+    FOR column_ IN
+        SELECT a.attname::text AS name, a.atttypid AS typid, format_type(a.atttypid, a.atttypmod) AS type, t.typcategory
+        FROM pg_attribute AS a
+        JOIN pg_type AS t ON t.oid = a.atttypid
+        WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+          AND NOT a.attname = ANY (key)
+        ORDER BY a.attnum
+    LOOP
+        SELECT r.field, r.strategy, r.block, r.separator, r.source_field, r.sources INTO rule
+        FROM jsonb_to_recordset(rules) AS r (kind text, field text, strategy text, block text, separator text, source_field text, sources text[])
+        WHERE r.field IN (column_.name, '*')
+        ORDER BY r.field = '*', r.kind = '*'
+        LIMIT 1;
+        rule.strategy := coalesce(rule.strategy, 'fill');
+        -- Housekeeping of the survivor stays its own.
+        IF column_.name IN ('created_at', 'updated_at', 'row_version') AND coalesce(rule.field, '*') = '*' THEN
+            CONTINUE;
+        END IF;
+
+        SELECT array_agg(i ORDER BY CASE rule.strategy
+                   WHEN 'fill' THEN CASE WHEN i = 1 THEN 0 ELSE recency[i] END
+                   WHEN 'most_recent' THEN recency[i]
+                   WHEN 'most_complete' THEN -filled[i]
+                   WHEN 'longest' THEN -length(images[i] ->> column_.name)
+                   WHEN 'trusted' THEN coalesce(
+                       (SELECT min(array_position(rule.sources, s.source))
+                        FROM jsonb_array_elements_text(
+                            CASE WHEN rule.source_field IS NULL THEN coalesce(sources -> ids[i], '[]')
+                                 ELSE jsonb_build_array(images[i] ->> rule.source_field) END) AS s (source)),
+                       cardinality(rule.sources) + 1)
+                   ELSE i END, i)
+        INTO candidates
+        FROM generate_series(1, n) AS i
+        WHERE btrim(images[i] ->> column_.name) <> ''
+          AND NOT (images[i] ->> column_.name IN ('{}', '[]') AND (column_.typcategory = 'A' OR column_.typid IN ('json'::regtype, 'jsonb'::regtype)));
+
+        IF rule.strategy = 'survivor' OR candidates IS NULL THEN
+            CONTINUE;
+        END IF;
+        chosen := candidates[1:1];
+        value := images[chosen[1]] ->> column_.name;
+
+        IF rule.block IS NOT NULL THEN
+            -- The block's record: by the strategy, looking at the whole block at once.
+            IF NOT blocks ? rule.block THEN
+                SELECT blocks || jsonb_build_object(rule.block, b.i) INTO blocks
+                FROM (SELECT i, (SELECT count(*) FROM unnest(f.fields) AS g (field) WHERE btrim(images[i] ->> g.field) <> '') AS parts
+                      FROM generate_series(1, n) AS i,
+                           (SELECT array_agg(DISTINCT r.field) AS fields
+                            FROM jsonb_to_recordset(rules) AS r (kind text, field text, block text)
+                            WHERE r.block = rule.block) AS f) AS b
+                WHERE b.parts > 0
+                ORDER BY CASE rule.strategy
+                             WHEN 'fill' THEN CASE WHEN b.i = 1 THEN -1000000 ELSE -b.parts END
+                             WHEN 'most_complete' THEN -b.parts
+                             WHEN 'most_recent' THEN recency[b.i]
+                             ELSE array_position(candidates, b.i) END NULLS LAST,
+                         recency[b.i]
+                LIMIT 1;
+            END IF;
+            chosen := ARRAY[(blocks ->> rule.block)::integer];
+            value := images[chosen[1]] ->> column_.name;
+            IF coalesce(btrim(value), '') = '' THEN
+                -- A blank in the block is filled from a record whose block does not contradict it.
+                SELECT i INTO chosen[1]
+                FROM unnest(candidates) WITH ORDINALITY AS c (i, ord)
+                WHERE NOT EXISTS (
+                    SELECT FROM jsonb_to_recordset(rules) AS r (kind text, field text, block text)
+                    WHERE r.block = rule.block
+                      AND btrim(images[c.i] ->> r.field) <> ''
+                      AND btrim(images[(blocks ->> rule.block)::integer] ->> r.field) <> ''
+                      AND lower(btrim(images[c.i] ->> r.field)) <> lower(btrim(images[(blocks ->> rule.block)::integer] ->> r.field)))
+                ORDER BY c.ord
+                LIMIT 1;
+                IF chosen[1] IS NULL THEN
+                    chosen := ARRAY[(blocks ->> rule.block)::integer];
+                ELSE
+                    value := images[chosen[1]] ->> column_.name;
+                END IF;
+            END IF;
+        ELSIF rule.strategy IN ('max', 'min', 'sum') THEN
+            BEGIN
+                EXECUTE format('SELECT (%s(v.v::%s))::%2$s::text FROM unnest($1) AS v (v)', rule.strategy, column_.type)
+                INTO value
+                USING (SELECT array_agg(images[i] ->> column_.name) FROM unnest(candidates) AS i);
+            EXCEPTION WHEN undefined_function THEN
+                RAISE EXCEPTION 'merge strategy "%" cannot be used for column "%"', rule.strategy, column_.name
+                    USING ERRCODE = 'datatype_mismatch',
+                          DETAIL = format('There is no %s of values of type %s.', rule.strategy, column_.type),
+                          HINT = 'Change the row of merge_rule.';
+            END;
+            chosen := CASE WHEN rule.strategy = 'sum' THEN candidates
+                           ELSE (SELECT array_agg(i) FROM (SELECT i FROM unnest(candidates) AS i
+                                                           WHERE images[i] ->> column_.name = value LIMIT 1) AS x) END;
+        ELSIF rule.strategy = 'concat' AND column_.typcategory = 'S' THEN
+            SELECT string_agg(d.v, coalesce(rule.separator, E'\n') ORDER BY d.first)
+            INTO value
+            FROM (SELECT images[i] ->> column_.name AS v, min(ord) AS first
+                  FROM unnest(candidates) WITH ORDINALITY AS c (i, ord) GROUP BY 1) AS d;
+            chosen := candidates;
+        ELSIF rule.strategy = 'union' THEN
+            IF column_.typcategory = 'A' THEN
+                EXECUTE format(
+                    'SELECT (array_agg(d.e ORDER BY d.list, d.place))::%1$s::text
+                     FROM (SELECT DISTINCT ON (e.e) e.e, v.ord AS list, e.ord AS place
+                           FROM unnest($1) WITH ORDINALITY AS v (v, ord), unnest(v.v::%1$s) WITH ORDINALITY AS e (e, ord)
+                           ORDER BY e.e, v.ord, e.ord) AS d', column_.type)
+                INTO value
+                USING (SELECT array_agg(images[i] ->> column_.name ORDER BY ord) FROM unnest(candidates) WITH ORDINALITY AS c (i, ord));
+            ELSIF column_.typid = 'jsonb'::regtype THEN
+                IF (SELECT bool_and(jsonb_typeof((images[i] ->> column_.name)::jsonb) = 'object') FROM unnest(candidates) AS i) THEN
+                    SELECT jsonb_object_agg(d.key, d.value)::text INTO value
+                    FROM (SELECT DISTINCT ON (e.key) e.key, e.value
+                          FROM unnest(candidates) WITH ORDINALITY AS c (i, ord),
+                               jsonb_each((images[c.i] ->> column_.name)::jsonb) AS e
+                          ORDER BY e.key, c.ord) AS d;
+                ELSIF (SELECT bool_and(jsonb_typeof((images[i] ->> column_.name)::jsonb) = 'array') FROM unnest(candidates) AS i) THEN
+                    SELECT jsonb_agg(d.value ORDER BY d.ord, d.place)::text INTO value
+                    FROM (SELECT DISTINCT ON (e.value) e.value, c.ord, e.place
+                          FROM unnest(candidates) WITH ORDINALITY AS c (i, ord),
+                               jsonb_array_elements((images[c.i] ->> column_.name)::jsonb) WITH ORDINALITY AS e (value, place)
+                          ORDER BY e.value, c.ord, e.place) AS d;
+                END IF;
+            ELSIF column_.typcategory = 'S' THEN
+                SELECT string_agg(d.v, coalesce(rule.separator, ';') ORDER BY d.ord, d.place) INTO value
+                FROM (SELECT DISTINCT ON (btrim(e.v)) btrim(e.v) AS v, c.ord, e.place
+                      FROM unnest(candidates) WITH ORDINALITY AS c (i, ord),
+                           unnest(string_to_array(images[c.i] ->> column_.name, coalesce(rule.separator, ';'))) WITH ORDINALITY AS e (v, place)
+                      WHERE btrim(e.v) <> ''
+                      ORDER BY btrim(e.v), c.ord, e.place) AS d;
+            END IF;
+            chosen := candidates;
+        END IF;
+
+        IF value IS DISTINCT FROM images[1] ->> column_.name THEN
+            result_set := result_set || jsonb_build_object(column_.name, value);
+            result_fields := result_fields || jsonb_build_object(column_.name, jsonb_build_object(
+                'strategy', rule.strategy,
+                'from', (SELECT jsonb_agg(ids[i]) FROM unnest(chosen) AS i)));
+        END IF;
+    END LOOP;
+    RETURN jsonb_build_object('set', result_set, 'fields', result_fields);
+END
+$$;
+
+COMMENT ON FUNCTION crm._survivorship(regclass, text[], jsonb[], text[], jsonb, jsonb) IS
+'The survivor''s new values and where they come from. Takes the table, its key columns, images of the records (the survivor first), their ids, the rows of merge_rule that apply, and the systems each record is known in. Typed comparisons run as the caller, the table''s owner.';
