@@ -28,6 +28,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "parser/parse_func.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -42,6 +43,7 @@
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
+#include "utils/varlena.h"
 
 #include "compat.h"
 #include "crm.h"
@@ -49,43 +51,43 @@
 #include "workspace.h"
 
 #define MERGE_MAX_LOSERS 1000
-#define MERGE_MAX_DEPTH 20
+#define MERGE_MAX_DEPTH	 20
 
 /* Columns of a table that name a record of the merged table. */
 typedef struct MergeRef
 {
-	int			n;
-	int		   *cols;	 /* in the referring table */
-	int		   *refcols; /* in the merged table */
-	int			kindcol; /* -1: a foreign key */
-	bool		late;	 /* the survivor's key changes: moved after it */
-	int64		rows;
-	char	   *condition; /* on "t": refers to a loser */
-	char	  **value;	   /* SQL of the survivor's value, for each column */
+	int n;
+	int *cols;	  /* in the referring table */
+	int *refcols; /* in the merged table */
+	int kindcol;  /* -1: a foreign key */
+	bool late;	  /* the survivor's key changes: moved after it */
+	int64 rows;
+	char *condition; /* on "t": refers to a loser */
+	char **value;	 /* SQL of the survivor's value, for each column */
 } MergeRef;
 
 typedef struct MergeChild
 {
 	MergeTable *t;
-	List	   *refs;
-	bool		self;
+	List *refs;
+	bool self;
 	MergeParams params;
-	char	   *condition;	 /* any of the refs */
-	char	  **replacement; /* for each column of t: SQL of its new value, or NULL */
-	int64		conflicts;
+	char *condition;	/* any of the refs */
+	char **replacement; /* for each column of t: SQL of its new value, or NULL */
+	int64 conflicts;
 } MergeChild;
 
 /* The records of one merge: the survivor is row 0. */
 typedef struct MergeSet
 {
 	MergeTable *t;
-	MergeRows	rows;
-	int			n;
-	Jsonb	  **images;
-	Jsonb	  **keys;
-	char	  **ids;
-	Jsonb	   *set;	/* new values of the survivor */
-	Jsonb	   *fields; /* their provenance */
+	MergeRows rows;
+	int n;
+	Jsonb **images;
+	Jsonb **keys;
+	char **ids;
+	Jsonb *set;	   /* new values of the survivor */
+	Jsonb *fields; /* their provenance */
 } MergeSet;
 
 static Jsonb *crm_merge_set(MergeContext *mc, MergeTable *t, MergeRows rows);
@@ -119,8 +121,8 @@ crm_log_input(void)
 static void
 crm_log_row(MergeInput *input, Jsonb *key, Jsonb *before, Jsonb *after)
 {
-	Datum		values[3];
-	bool		nulls[3] = {false, false, after == NULL};
+	Datum values[3];
+	bool nulls[3] = {false, false, after == NULL};
 
 	values[0] = JsonbPGetDatum(key);
 	values[1] = JsonbPGetDatum(before);
@@ -133,7 +135,7 @@ static void
 crm_log_write(MergeContext *mc, MergeTable *t, const char *operation, MergeInput *input)
 {
 	MergeParams p = {0};
-	MergeRows	rows;
+	MergeRows rows;
 
 	if (input->count > 0)
 	{
@@ -141,10 +143,11 @@ crm_log_write(MergeContext *mc, MergeTable *t, const char *operation, MergeInput
 		crm_merge_param_text(&p, operation);
 		rows = crm_merge_run_log(
 			mc,
-			psprintf("INSERT INTO %s.merge_change"
-					 " (merge_id, position, table_schema, table_name, operation, key, before, after)"
-					 " SELECT $1, $2, $3, $4, $5, n.key, n.before, n.after FROM crm_rows AS n",
-					 quote_identifier(mc->workspace_name)),
+			psprintf(
+				"INSERT INTO %s.merge_change"
+				" (merge_id, position, table_schema, table_name, operation, key, before, after)"
+				" SELECT $1, $2, $3, $4, $5, n.key, n.before, n.after FROM crm_rows AS n",
+				quote_identifier(mc->workspace_name)),
 			&p, input);
 		crm_merge_free(&rows);
 	}
@@ -159,9 +162,9 @@ crm_log_update(MergeContext *mc, MergeTable *t, MergeRows *before, MergeRows *af
 
 	for (uint64 i = 0; i < after->count; i++)
 	{
-		bool		isnull;
-		uint64		ord = DatumGetInt32(SPI_getbinval(after->table->vals[i], after->desc, 1, &isnull));
-		Bitmapset  *changed = NULL;
+		bool isnull;
+		uint64 ord = DatumGetInt32(SPI_getbinval(after->table->vals[i], after->desc, 1, &isnull));
+		Bitmapset *changed = NULL;
 
 		for (int c = 0; c < t->ncols; c++)
 			if (!t->generated[c] && !crm_merge_same(t, before, ord, after, i, c))
@@ -191,18 +194,17 @@ crm_key_condition(MergeTable *t, Jsonb **images, int n, MergeParams *p)
 		appendStringInfoString(&sql, i == 0 ? "(" : " OR (");
 		for (int k = 0; k < t->nkey; k++)
 		{
-			int			col = t->key[k];
-			char	   *text = NULL;
-			Oid			type = getBaseType(t->coltype[col]);
+			int col = t->key[k];
+			char *text = NULL;
+			Oid type = getBaseType(t->coltype[col]);
 
 			(void) crm_merge_get(images[i], t->colname[col], &text);
-			appendStringInfo(
-				&sql, "%st.%s %s $%d", k == 0 ? "" : " AND ", quote_identifier(t->colname[col]),
-				crm_merge_equality(type),
-				crm_merge_param(
-					p, type,
-					InputFunctionCall(&t->in[col], text, t->inparam[col], t->coltypmod[col]),
-					text == NULL));
+			appendStringInfo(&sql, "%st.%s %s $%d", k == 0 ? "" : " AND ",
+							 quote_identifier(t->colname[col]), crm_merge_equality(type),
+							 crm_merge_param(p, type,
+											 InputFunctionCall(&t->in[col], text, t->inparam[col],
+															   t->coltypmod[col]),
+											 text == NULL));
 		}
 		appendStringInfoChar(&sql, ')');
 	}
@@ -216,12 +218,12 @@ crm_current(MergeContext *mc, MergeSet *s, int i)
 {
 	MergeTable *t = s->t;
 	MergeParams p = {0};
-	MergeRows	rows;
+	MergeRows rows;
 
 	if (t->nkey > 0)
 		rows = crm_merge_run(mc, t,
-							 psprintf("SELECT 0, t.ctid, t.tableoid, t.* FROM %s AS t WHERE %s", t->from,
-									  crm_key_condition(t, &s->keys[i], 1, &p)),
+							 psprintf("SELECT 0, t.ctid, t.tableoid, t.* FROM %s AS t WHERE %s",
+									  t->from, crm_key_condition(t, &s->keys[i], 1, &p)),
 							 &p, NULL);
 	else
 	{
@@ -238,11 +240,10 @@ crm_current(MergeContext *mc, MergeSet *s, int i)
 		crm_merge_input_end(input);
 	}
 	if (rows.count != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-				 errmsg("row of \"%s\" was removed while it was being merged", t->name),
-				 errdetail("A trigger or rule of the tables involved changed it."),
-				 s->ids[i] ? errhint("The row's key is %s.", s->ids[i]) : 0));
+		ereport(ERROR, (errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+						errmsg("row of \"%s\" was removed while it was being merged", t->name),
+						errdetail("A trigger or rule of the tables involved changed it."),
+						s->ids[i] ? errhint("The row's key is %s.", s->ids[i]) : 0));
 	return rows;
 }
 
@@ -251,17 +252,16 @@ static void
 crm_update_survivor(MergeContext *mc, MergeSet *s, Jsonb *set)
 {
 	MergeTable *t = s->t;
-	Bitmapset  *columns = NULL;
+	Bitmapset *columns = NULL;
 	StringInfoData sql;
-	MergeRows	before,
-				after;
+	MergeRows before, after;
 	MergeInput *input;
 
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "UPDATE %s AS t SET ", t->from);
 	for (int c = 0; c < t->ncols; c++)
 	{
-		char	   *text;
+		char *text;
 
 		if (!crm_merge_get(set, t->colname[c], &text))
 			continue;
@@ -280,10 +280,9 @@ crm_update_survivor(MergeContext *mc, MergeSet *s, Jsonb *set)
 	after = crm_merge_run(mc, t, sql.data, NULL, input);
 	crm_merge_input_end(input);
 	if (after.count != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-				 errmsg("survivor in \"%s\" could not be updated", t->name),
-				 errdetail("A trigger of the table suppressed the change.")));
+		ereport(ERROR, (errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+						errmsg("survivor in \"%s\" could not be updated", t->name),
+						errdetail("A trigger of the table suppressed the change.")));
 	crm_log_update(mc, t, &before, &after);
 	if (t->nkey == 0)
 		s->rows = after;
@@ -301,7 +300,8 @@ crm_update_survivor(MergeContext *mc, MergeSet *s, Jsonb *set)
 static Oid
 crm_internal_function(const char *name, int nargs, Oid *types)
 {
-	return LookupFuncName(list_make2(makeString("crm"), makeString(pstrdup(name))), nargs, types, false);
+	return LookupFuncName(list_make2(makeString("crm"), makeString(pstrdup(name))), nargs, types,
+						  false);
 }
 
 static Datum
@@ -315,8 +315,8 @@ crm_single_datum(MergeRows *rows, bool *isnull)
 static Jsonb *
 crm_single_jsonb(MergeRows *rows)
 {
-	bool		isnull;
-	Datum		d = crm_single_datum(rows, &isnull);
+	bool isnull;
+	Datum d = crm_single_datum(rows, &isnull);
 
 	return isnull ? NULL : DatumGetJsonbPCopy(d);
 }
@@ -324,7 +324,7 @@ crm_single_jsonb(MergeRows *rows)
 static ArrayType *
 crm_text_array(char **items, int n)
 {
-	Datum	   *d = palloc(Max(n, 1) * sizeof(Datum));
+	Datum *d = palloc(Max(n, 1) * sizeof(Datum));
 
 	for (int i = 0; i < n; i++)
 		d[i] = CStringGetTextDatum(items[i] ? items[i] : "");
@@ -335,18 +335,16 @@ static void
 crm_survivorship(MergeContext *mc, MergeSet *s)
 {
 	MergeTable *t = s->t;
-	Oid			types[] = {REGCLASSOID, TEXTARRAYOID, get_array_type(JSONBOID),
-						   TEXTARRAYOID, JSONBOID,		JSONBOID};
-	Datum	   *images = palloc(s->n * sizeof(Datum));
-	char	  **key = palloc(Max(t->nkey, 1) * sizeof(char *));
+	Oid types[] = {REGCLASSOID,	 TEXTARRAYOID, get_array_type(JSONBOID),
+				   TEXTARRAYOID, JSONBOID,	   JSONBOID};
+	Datum *images = palloc(s->n * sizeof(Datum));
+	char **key = palloc(Max(t->nkey, 1) * sizeof(char *));
 	MergeParams p = {0};
-	MergeRows	rows;
-	Jsonb	   *rules,
-			   *sources,
-			   *result;
-	MergeRole	saved;
-	Oid			fn = crm_internal_function("_survivorship", 6, types);
-	JsonbValue	v;
+	MergeRows rows;
+	Jsonb *rules, *sources, *result;
+	MergeRole saved;
+	Oid fn = crm_internal_function("_survivorship", 6, types);
+	JsonbValue v;
 
 	crm_merge_param_text(&p, crm_merge_kind(mc, t));
 	crm_merge_param(&p, TEXTARRAYOID, PointerGetDatum(crm_text_array(s->ids, s->n)), false);
@@ -378,7 +376,8 @@ crm_survivorship(MergeContext *mc, MergeSet *s)
 	result = DatumGetJsonbP(OidFunctionCall6(
 		fn, ObjectIdGetDatum(t->relid), PointerGetDatum(crm_text_array(key, t->nkey)),
 		PointerGetDatum(construct_array(images, s->n, JSONBOID, -1, false, TYPALIGN_INT)),
-		PointerGetDatum(crm_text_array(s->ids, s->n)), JsonbPGetDatum(rules), JsonbPGetDatum(sources)));
+		PointerGetDatum(crm_text_array(s->ids, s->n)), JsonbPGetDatum(rules),
+		JsonbPGetDatum(sources)));
 	crm_merge_return(&saved);
 
 	getKeyJsonValueFromContainer(&result->root, "set", 3, &v);
@@ -392,7 +391,7 @@ static Jsonb *
 crm_jsonb_pair(const char *name, const char *value)
 {
 	JsonbParseState *state = NULL;
-	JsonbValue	v;
+	JsonbValue v;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	v.type = jbvString;
@@ -407,6 +406,32 @@ crm_jsonb_pair(const char *name, const char *value)
 		v.val.string.len = strlen(value);
 	}
 	pushJsonbValue(&state, WJB_VALUE, &v);
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+static void
+crm_push_jsonb(JsonbParseState **state, const char *key, Jsonb *value)
+{
+	JsonbValue v;
+
+	v.type = jbvString;
+	v.val.string.val = unconstify(char *, key);
+	v.val.string.len = strlen(key);
+	pushJsonbValue(state, WJB_KEY, &v);
+	v.type = jbvBinary;
+	v.val.binary.data = &value->root;
+	v.val.binary.len = VARSIZE(value) - VARHDRSZ;
+	pushJsonbValue(state, WJB_VALUE, &v);
+}
+
+/* {"name": value} */
+static Jsonb *
+crm_jsonb_object(const char *name, Jsonb *value)
+{
+	JsonbParseState *state = NULL;
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	crm_push_jsonb(&state, name, value);
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 
@@ -429,8 +454,8 @@ crm_try_survivor(MergeContext *mc, MergeSet *s, Jsonb *set)
 {
 	MemoryContext cxt = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	int			position = mc->position;
-	ErrorData  *volatile error = NULL;
+	int position = mc->position;
+	ErrorData *volatile error = NULL;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(cxt);
@@ -443,7 +468,7 @@ crm_try_survivor(MergeContext *mc, MergeSet *s, Jsonb *set)
 	}
 	PG_CATCH();
 	{
-		int			category;
+		int category;
 
 		MemoryContextSwitchTo(cxt);
 		error = CopyErrorData();
@@ -475,34 +500,16 @@ crm_fill_survivor(MergeContext *mc, MergeSet *s)
 		return;
 	for (int c = 0; c < s->t->ncols; c++)
 	{
-		char	   *name = s->t->colname[c];
-		char	   *value;
-		ErrorData  *error;
+		char *name = s->t->colname[c];
+		char *value;
+		ErrorData *error;
 
 		if (!crm_merge_get(s->set, name, &value))
 			continue;
 		error = crm_try_survivor(mc, s, crm_jsonb_pair(name, value));
 		if (error != NULL)
-		{
-			JsonbParseState *state = NULL;
-			JsonbValue	v;
-
-			pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-			v.type = jbvString;
-			v.val.string.val = name;
-			v.val.string.len = strlen(name);
-			pushJsonbValue(&state, WJB_KEY, &v);
-			pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-			v.val.string.val = "refused";
-			v.val.string.len = strlen("refused");
-			pushJsonbValue(&state, WJB_KEY, &v);
-			v.val.string.val = error->message;
-			v.val.string.len = strlen(error->message);
-			pushJsonbValue(&state, WJB_VALUE, &v);
-			pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 			s->fields = crm_jsonb_concat(
-				s->fields, JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
-		}
+				s->fields, crm_jsonb_object(name, crm_jsonb_pair("refused", error->message)));
 	}
 }
 
@@ -513,8 +520,8 @@ crm_fill_survivor(MergeContext *mc, MergeSet *s)
 static int *
 crm_columns(MergeTable *t, Datum names, int *n)
 {
-	Datum	   *d;
-	int		   *cols;
+	Datum *d;
+	int *cols;
 
 	deconstruct_array(DatumGetArrayTypeP(names), TEXTOID, -1, false, TYPALIGN_INT, &d, NULL, n);
 	cols = palloc(*n * sizeof(int));
@@ -527,7 +534,7 @@ static MergeChild *
 crm_child(MergeContext *mc, List **children, Oid relid)
 {
 	MergeChild *child;
-	ListCell   *lc;
+	ListCell *lc;
 
 	foreach (lc, *children)
 	{
@@ -541,15 +548,32 @@ crm_child(MergeContext *mc, List **children, Oid relid)
 	return child;
 }
 
+/* Whether a column of a link table can hold ids of a type at all. */
+static bool
+crm_can_hold(Oid column, Oid id)
+{
+	char column_category, id_category;
+	bool preferred;
+
+	if (getBaseType(column) == getBaseType(id))
+		return true;
+	get_type_category_preferred(getBaseType(column), &column_category, &preferred);
+	get_type_category_preferred(getBaseType(id), &id_category, &preferred);
+	return column_category == TYPCATEGORY_STRING ||
+		   (column_category == TYPCATEGORY_NUMERIC && id_category == TYPCATEGORY_NUMERIC);
+}
+
 /* Every table that refers to the merged one, by foreign key or by kind and id, by name. */
 static List *
 crm_children(MergeContext *mc, MergeSet *s)
 {
 	static const char *const foreign_keys =
 		"SELECT c.conrelid,"
-		" (SELECT array_agg(a.attname::text ORDER BY k.ord) FROM unnest(c.conkey) WITH ORDINALITY AS k (num, ord)"
+		" (SELECT array_agg(a.attname::text ORDER BY k.ord) FROM unnest(c.conkey) WITH ORDINALITY "
+		"AS k (num, ord)"
 		"  JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.num),"
-		" (SELECT array_agg(a.attname::text ORDER BY k.ord) FROM unnest(c.confkey) WITH ORDINALITY AS k (num, ord)"
+		" (SELECT array_agg(a.attname::text ORDER BY k.ord) FROM unnest(c.confkey) WITH ORDINALITY "
+		"AS k (num, ord)"
 		"  JOIN pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = k.num)"
 		" FROM pg_constraint AS c"
 		" JOIN pg_class AS r ON r.oid = c.conrelid"
@@ -563,7 +587,8 @@ crm_children(MergeContext *mc, MergeSet *s)
 		" WHERE c.relnamespace = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
 		" AND EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname = 'kind'"
 		"  AND a.atttypid = 'text'::regtype)"
-		" AND EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname = 'record_id')"
+		" AND EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname = "
+		"'record_id')"
 		" AND NOT EXISTS (SELECT FROM %1$s.merge_link AS l WHERE to_regclass(l.table_name) = c.oid"
 		"  AND l.kind_column = 'kind' AND l.id_column = 'record_id')"
 		" UNION ALL"
@@ -571,19 +596,19 @@ crm_children(MergeContext *mc, MergeSet *s)
 		" WHERE l.move AND to_regclass(l.table_name) IS NOT NULL) AS x"
 		" ORDER BY x.relid::regclass::text COLLATE \"C\", 2, 3";
 	MergeTable *t = s->t;
-	List	   *children = NIL;
+	List *children = NIL;
 	MergeParams p = {0};
-	MergeRows	rows;
-	bool		isnull;
+	MergeRows rows;
+	bool isnull;
 
 	crm_merge_param(&p, OIDOID, ObjectIdGetDatum(t->relid), false);
 	rows = crm_merge_run_log(mc, foreign_keys, &p, NULL);
 	for (uint64 i = 0; i < rows.count; i++)
 	{
-		HeapTuple	row = rows.table->vals[i];
+		HeapTuple row = rows.table->vals[i];
 		MergeChild *child =
 			crm_child(mc, &children, DatumGetObjectId(SPI_getbinval(row, rows.desc, 1, &isnull)));
-		MergeRef   *ref = palloc0(sizeof(MergeRef));
+		MergeRef *ref = palloc0(sizeof(MergeRef));
 
 		ref->kindcol = -1;
 		ref->cols = crm_columns(child->t, SPI_getbinval(row, rows.desc, 2, &isnull), &ref->n);
@@ -600,12 +625,12 @@ crm_children(MergeContext *mc, MergeSet *s)
 	rows = crm_merge_run_log(mc, psprintf(links, quote_identifier(mc->workspace_name)), &p, NULL);
 	for (uint64 i = 0; i < rows.count; i++)
 	{
-		HeapTuple	row = rows.table->vals[i];
-		Oid			relid = DatumGetObjectId(SPI_getbinval(row, rows.desc, 1, &isnull));
-		char	   *kindcol = TextDatumGetCString(SPI_getbinval(row, rows.desc, 2, &isnull));
-		char	   *idcol = TextDatumGetCString(SPI_getbinval(row, rows.desc, 3, &isnull));
+		HeapTuple row = rows.table->vals[i];
+		Oid relid = DatumGetObjectId(SPI_getbinval(row, rows.desc, 1, &isnull));
+		char *kindcol = TextDatumGetCString(SPI_getbinval(row, rows.desc, 2, &isnull));
+		char *idcol = TextDatumGetCString(SPI_getbinval(row, rows.desc, 3, &isnull));
 		MergeChild *child = crm_child(mc, &children, relid);
-		MergeRef   *ref = palloc0(sizeof(MergeRef));
+		MergeRef *ref = palloc0(sizeof(MergeRef));
 
 		ref->n = 1;
 		ref->cols = palloc(sizeof(int));
@@ -614,12 +639,12 @@ crm_children(MergeContext *mc, MergeSet *s)
 		ref->refcols[0] = t->key[0];
 		ref->kindcol = crm_merge_column(child->t, kindcol);
 		if (ref->cols[0] < 0 || ref->kindcol < 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_COLUMN),
-					 errmsg("table \"%s\" has no column \"%s\"", child->t->name,
-							ref->kindcol < 0 ? kindcol : idcol),
-					 errhint("Correct the row of merge_link.")));
-		child->refs = lappend(child->refs, ref);
+			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
+							errmsg("table \"%s\" has no column \"%s\"", child->t->name,
+								   ref->kindcol < 0 ? kindcol : idcol),
+							errhint("Correct the row of merge_link.")));
+		if (crm_can_hold(child->t->coltype[ref->cols[0]], t->coltype[t->key[0]]))
+			child->refs = lappend(child->refs, ref);
 	}
 	crm_merge_free(&rows);
 	return children;
@@ -642,7 +667,7 @@ crm_prepare_ref(MergeContext *mc, MergeSet *s, MergeChild *child, MergeRef *ref)
 {
 	MergeTable *t = child->t;
 	StringInfoData sql;
-	int			terms = 0;
+	int terms = 0;
 
 	for (int k = 0; k < ref->n; k++)
 		if (t->generated[ref->cols[k]])
@@ -651,8 +676,8 @@ crm_prepare_ref(MergeContext *mc, MergeSet *s, MergeChild *child, MergeRef *ref)
 	ref->value = palloc(ref->n * sizeof(char *));
 	for (int k = 0; k < ref->n; k++)
 	{
-		char	   *text = NULL;
-		char	   *name = s->t->colname[ref->refcols[k]];
+		char *text = NULL;
+		char *name = s->t->colname[ref->refcols[k]];
 
 		if (!crm_merge_get(s->set, name, &text))
 			(void) crm_merge_get(s->images[0], name, &text);
@@ -666,26 +691,28 @@ crm_prepare_ref(MergeContext *mc, MergeSet *s, MergeChild *child, MergeRef *ref)
 						 quote_literal_cstr(crm_merge_kind(mc, s->t)));
 	if (ref->n == 1 && OidIsValid(get_array_type(getBaseType(t->coltype[ref->cols[0]]))))
 	{
-		int			col = ref->cols[0];
-		Oid			type = getBaseType(t->coltype[col]);
-		Datum	   *items = palloc(s->n * sizeof(Datum));
-		int16		len;
-		bool		byval;
-		char		align;
+		int col = ref->cols[0];
+		Oid type = getBaseType(t->coltype[col]);
+		Datum *items = palloc(s->n * sizeof(Datum));
+		int16 len;
+		bool byval;
+		char align;
 
 		for (int i = 1; i < s->n; i++)
 		{
-			char	   *text = NULL;
+			char *text = NULL;
 
 			(void) crm_merge_get(s->images[i], s->t->colname[ref->refcols[0]], &text);
 			if (text != NULL)
-				items[terms++] = InputFunctionCall(&t->in[col], text, t->inparam[col], t->coltypmod[col]);
+				items[terms++] =
+					InputFunctionCall(&t->in[col], text, t->inparam[col], t->coltypmod[col]);
 		}
 		get_typlenbyvalalign(type, &len, &byval, &align);
 		appendStringInfo(
 			&sql, "t.%s %s ANY ($%d)", quote_identifier(t->colname[col]), crm_merge_equality(type),
 			crm_merge_param(&child->params, get_array_type(type),
-							PointerGetDatum(construct_array(items, terms, type, len, byval, align)), false));
+							PointerGetDatum(construct_array(items, terms, type, len, byval, align)),
+							false));
 	}
 	else
 	{
@@ -693,13 +720,13 @@ crm_prepare_ref(MergeContext *mc, MergeSet *s, MergeChild *child, MergeRef *ref)
 		for (int i = 1; i < s->n; i++)
 		{
 			StringInfoData term;
-			bool		isnull = false;
+			bool isnull = false;
 
 			initStringInfo(&term);
 			for (int k = 0; k < ref->n; k++)
 			{
-				int			col = ref->cols[k];
-				char	   *text = NULL;
+				int col = ref->cols[k];
+				char *text = NULL;
 
 				(void) crm_merge_get(s->images[i], s->t->colname[ref->refcols[k]], &text);
 				if (text == NULL)
@@ -725,14 +752,14 @@ crm_prepare_child(MergeContext *mc, MergeSet *s, MergeChild *child)
 {
 	MergeTable *t = child->t;
 	StringInfoData condition;
-	List	   *refs = NIL;
-	ListCell   *lc;
+	List *refs = NIL;
+	ListCell *lc;
 
 	child->params.count = 0;
 	initStringInfo(&condition);
 	foreach (lc, child->refs)
 	{
-		MergeRef   *ref = lfirst(lc);
+		MergeRef *ref = lfirst(lc);
 
 		if (!crm_prepare_ref(mc, s, child, ref))
 			continue;
@@ -757,7 +784,7 @@ crm_prepare_child(MergeContext *mc, MergeSet *s, MergeChild *child)
 		initStringInfo(&sql);
 		foreach (lc, refs)
 		{
-			MergeRef   *ref = lfirst(lc);
+			MergeRef *ref = lfirst(lc);
 
 			for (int k = 0; k < ref->n; k++)
 				if (ref->cols[k] == c)
@@ -777,7 +804,8 @@ crm_order(MergeTable *t)
 
 	initStringInfo(&sql);
 	for (int k = 0; k < t->nkey; k++)
-		appendStringInfo(&sql, "%st.%s", k == 0 ? "" : ", ", quote_identifier(t->colname[t->key[k]]));
+		appendStringInfo(&sql, "%st.%s", k == 0 ? "" : ", ",
+						 quote_identifier(t->colname[t->key[k]]));
 	if (t->nkey == 0)
 		appendStringInfoString(&sql, "t.tableoid, t.ctid");
 	return sql.data;
@@ -792,16 +820,11 @@ crm_order(MergeTable *t)
  * that stays), as ctid and tableoid each, in a defined order.
  */
 static MergeRows
-crm_conflicts(MergeContext *mc, MergeChild *child, char **exprs, char **operators, int n, char *predicate,
-			  bool nulls_distinct)
+crm_conflicts(MergeContext *mc, MergeChild *child, char **exprs, char **operators, int n,
+			  char *predicate, bool nulls_distinct)
 {
 	MergeTable *t = child->t;
-	StringInfoData sql,
-				keys,
-				old,
-				image,
-				with_old,
-				with_moved;
+	StringInfoData sql, keys, old, image, with_old, with_moved;
 
 	initStringInfo(&sql);
 	initStringInfo(&keys);
@@ -812,8 +835,10 @@ crm_conflicts(MergeContext *mc, MergeChild *child, char **exprs, char **operator
 	for (int k = 0; k < n; k++)
 	{
 		appendStringInfo(&keys, ", %s AS crm_k%d", exprs[k], k);
-		appendStringInfo(&with_old, "%s(m.crm_k%d %s o.crm_k%d", k == 0 ? "" : " AND ", k, operators[k], k);
-		appendStringInfo(&with_moved, "%s(a.crm_k%d %s b.crm_k%d", k == 0 ? "" : " AND ", k, operators[k], k);
+		appendStringInfo(&with_old, "%s(m.crm_k%d %s o.crm_k%d", k == 0 ? "" : " AND ", k,
+						 operators[k], k);
+		appendStringInfo(&with_moved, "%s(a.crm_k%d %s b.crm_k%d", k == 0 ? "" : " AND ", k,
+						 operators[k], k);
 		if (!nulls_distinct)
 		{
 			appendStringInfo(&with_old, " OR m.crm_k%d IS NULL AND o.crm_k%d IS NULL", k, k);
@@ -824,25 +849,27 @@ crm_conflicts(MergeContext *mc, MergeChild *child, char **exprs, char **operator
 	}
 	for (int c = 0; c < t->ncols; c++)
 	{
-		char	   *name = pstrdup(quote_identifier(t->colname[c]));
+		char *name = pstrdup(quote_identifier(t->colname[c]));
 
 		if (child->replacement[c])
 			appendStringInfo(&image, ", %s AS %s", child->replacement[c], name);
 		else
 			appendStringInfo(&image, ", t.%s", name);
 	}
-	appendStringInfo(&sql,
-					 "WITH m AS MATERIALIZED (SELECT row_number() OVER (ORDER BY %s) AS crm_ord,"
-					 " t.crm_tid, t.crm_tab%s"
-					 " FROM (SELECT t.ctid AS crm_tid, t.tableoid AS crm_tab%s FROM %s AS t WHERE %s) AS t"
-					 " WHERE %s)",
-					 t->nkey > 0 ? crm_order(t) : "t.crm_tab, t.crm_tid", keys.data, image.data, t->from,
-					 child->condition, predicate);
-	appendStringInfo(&sql,
-					 " SELECT m.crm_tid, m.crm_tab, o.crm_tid, o.crm_tab, m.crm_ord, 0 AS other FROM m JOIN"
-					 " (SELECT t.ctid AS crm_tid, t.tableoid AS crm_tab%s FROM %s AS t"
-					 "  WHERE (%s) IS NOT TRUE AND (%s)) AS o ON %s",
-					 keys.data, t->from, child->condition, predicate, with_old.data);
+	appendStringInfo(
+		&sql,
+		"WITH m AS MATERIALIZED (SELECT row_number() OVER (ORDER BY %s) AS crm_ord,"
+		" t.crm_tid, t.crm_tab%s"
+		" FROM (SELECT t.ctid AS crm_tid, t.tableoid AS crm_tab%s FROM %s AS t WHERE %s) AS t"
+		" WHERE %s)",
+		t->nkey > 0 ? crm_order(t) : "t.crm_tab, t.crm_tid", keys.data, image.data, t->from,
+		child->condition, predicate);
+	appendStringInfo(
+		&sql,
+		" SELECT m.crm_tid, m.crm_tab, o.crm_tid, o.crm_tab, m.crm_ord, 0 AS other FROM m JOIN"
+		" (SELECT t.ctid AS crm_tid, t.tableoid AS crm_tab%s FROM %s AS t"
+		"  WHERE (%s) IS NOT TRUE AND (%s)) AS o ON %s",
+		keys.data, t->from, child->condition, predicate, with_old.data);
 	appendStringInfo(&sql,
 					 " UNION ALL"
 					 " SELECT b.crm_tid, b.crm_tab, a.crm_tid, a.crm_tab, b.crm_ord, a.crm_ord"
@@ -855,14 +882,14 @@ crm_conflicts(MergeContext *mc, MergeChild *child, char **exprs, char **operator
 typedef struct MergeTid
 {
 	ItemPointerData tid;
-	Oid			table;
+	Oid table;
 } MergeTid;
 
 static MergeTid
 crm_tid(MergeRows *rows, uint64 row, int column)
 {
-	MergeTid	result;
-	bool		isnull;
+	MergeTid result;
+	bool isnull;
 
 	result.tid = *(ItemPointer) DatumGetPointer(
 		SPI_getbinval(rows->table->vals[row], rows->desc, column, &isnull));
@@ -874,12 +901,12 @@ crm_tid(MergeRows *rows, uint64 row, int column)
 static bool
 crm_tid_known(List **seen, MergeTid *tid, bool add)
 {
-	ListCell   *lc;
-	MergeTid   *copy;
+	ListCell *lc;
+	MergeTid *copy;
 
 	foreach (lc, *seen)
 	{
-		MergeTid   *other = lfirst(lc);
+		MergeTid *other = lfirst(lc);
 
 		if (other->table == tid->table && ItemPointerEquals(&other->tid, &tid->tid))
 			return true;
@@ -898,13 +925,13 @@ static void
 crm_fold(MergeContext *mc, MergeTable *t, MergeTid *keep, MergeTid *fold)
 {
 	MergeInput *input = crm_merge_input_tids();
-	MergeTid   *tids[2] = {keep, fold};
-	MergeRows	rows;
+	MergeTid *tids[2] = {keep, fold};
+	MergeRows rows;
 
 	for (int i = 0; i < 2; i++)
 	{
-		Datum		values[MERGE_LEAD];
-		bool		nulls[MERGE_LEAD] = {false};
+		Datum values[MERGE_LEAD];
+		bool nulls[MERGE_LEAD] = {false};
 
 		values[0] = Int32GetDatum(i);
 		values[1] = PointerGetDatum(&tids[i]->tid);
@@ -912,28 +939,29 @@ crm_fold(MergeContext *mc, MergeTable *t, MergeTid *keep, MergeTid *fold)
 		tuplestore_putvalues(input->store, input->desc, values, nulls);
 		input->count++;
 	}
-	rows = crm_merge_run(mc, t,
-						 psprintf("SELECT n.crm_ord, t.ctid, t.tableoid, t.* FROM %s AS t JOIN crm_rows AS n"
-								  " ON t.ctid OPERATOR(pg_catalog.=) n.crm_tid"
-								  " AND t.tableoid OPERATOR(pg_catalog.=) n.crm_tab"
-								  " ORDER BY n.crm_ord FOR UPDATE OF t",
-								  t->from),
-						 NULL, input);
+	rows = crm_merge_run(
+		mc, t,
+		psprintf("SELECT n.crm_ord, t.ctid, t.tableoid, t.* FROM %s AS t JOIN crm_rows AS n"
+				 " ON t.ctid OPERATOR(pg_catalog.=) n.crm_tid"
+				 " AND t.tableoid OPERATOR(pg_catalog.=) n.crm_tab"
+				 " ORDER BY n.crm_ord FOR UPDATE OF t",
+				 t->from),
+		NULL, input);
 	crm_merge_input_end(input);
 	if (rows.count != 2)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not serialize access due to concurrent update"),
-				 errdetail("A row of \"%s\" changed while records it refers to were merged.", t->name)));
+		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+						errmsg("could not serialize access due to concurrent update"),
+						errdetail("A row of \"%s\" changed while records it refers to were merged.",
+								  t->name)));
 	(void) crm_merge_set(mc, t, rows);
 }
 
 static char **
 crm_strings(Datum array, int *n)
 {
-	Datum	   *d;
-	bool	   *nulls;
-	char	  **result;
+	Datum *d;
+	bool *nulls;
+	char **result;
 
 	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &d, &nulls, n);
 	result = palloc(Max(*n, 1) * sizeof(char *));
@@ -955,9 +983,11 @@ crm_resolve_conflicts(MergeContext *mc, MergeChild *child)
 		" FROM pg_index AS i"
 		" LEFT JOIN pg_constraint AS c ON c.conindid = i.indexrelid AND c.conrelid = i.indrelid"
 		"  AND c.contype IN ('p', 'u', 'x')"
-		" CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) WITH ORDINALITY AS k (num, class, ord)"
+		" CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) WITH ORDINALITY AS k "
+		"(num, class, ord)"
 		" JOIN pg_opclass AS oc ON oc.oid = k.class"
-		" LEFT JOIN pg_amop AS ao ON ao.amopfamily = oc.opcfamily AND ao.amoplefttype = oc.opcintype"
+		" LEFT JOIN pg_amop AS ao ON ao.amopfamily = oc.opcfamily AND ao.amoplefttype = "
+		"oc.opcintype"
 		"  AND ao.amoprighttype = oc.opcintype AND ao.amopstrategy = 3 AND NOT i.indisexclusion"
 		" JOIN pg_operator AS o ON o.oid = coalesce(c.conexclop[k.ord], ao.amopopr)"
 		" JOIN pg_namespace AS n ON n.oid = o.oprnamespace"
@@ -968,10 +998,10 @@ crm_resolve_conflicts(MergeContext *mc, MergeChild *child)
 		" ORDER BY i.indexrelid";
 	MergeTable *t = child->t;
 	MergeParams p = {0};
-	MergeRows	rows;
-	char	  **moved = palloc(t->ncols * sizeof(char *));
-	int			nmoved = 0;
-	bool		isnull;
+	MergeRows rows;
+	char **moved = palloc(t->ncols * sizeof(char *));
+	int nmoved = 0;
+	bool isnull;
 
 	for (int c = 0; c < t->ncols; c++)
 		if (child->replacement[c])
@@ -981,26 +1011,27 @@ crm_resolve_conflicts(MergeContext *mc, MergeChild *child)
 	rows = crm_merge_run(mc, t, indexes, &p, NULL);
 	for (uint64 i = 0; i < rows.count; i++)
 	{
-		HeapTuple	row = rows.table->vals[i];
-		int			n;
-		char	  **exprs = crm_strings(SPI_getbinval(row, rows.desc, 1, &isnull), &n);
-		char	  **operators = crm_strings(SPI_getbinval(row, rows.desc, 2, &isnull), &n);
-		char	   *predicate = TextDatumGetCString(SPI_getbinval(row, rows.desc, 3, &isnull));
-		bool		nulls_distinct = DatumGetBool(SPI_getbinval(row, rows.desc, 4, &isnull));
-		bool		involved = DatumGetBool(SPI_getbinval(row, rows.desc, 5, &isnull));
-		bool		again = involved && !isnull;
+		HeapTuple row = rows.table->vals[i];
+		int n;
+		char **exprs = crm_strings(SPI_getbinval(row, rows.desc, 1, &isnull), &n);
+		char **operators = crm_strings(SPI_getbinval(row, rows.desc, 2, &isnull), &n);
+		char *predicate = TextDatumGetCString(SPI_getbinval(row, rows.desc, 3, &isnull));
+		bool nulls_distinct = DatumGetBool(SPI_getbinval(row, rows.desc, 4, &isnull));
+		bool involved = DatumGetBool(SPI_getbinval(row, rows.desc, 5, &isnull));
+		bool again = involved && !isnull;
 
 		/* Folding moves rows, so their places are good for one fold each; then look anew. */
 		while (again)
 		{
-			MergeRows	pairs = crm_conflicts(mc, child, exprs, operators, n, predicate, nulls_distinct);
-			List	   *seen = NIL;
+			MergeRows pairs =
+				crm_conflicts(mc, child, exprs, operators, n, predicate, nulls_distinct);
+			List *seen = NIL;
 
 			again = false;
 			for (uint64 j = 0; j < pairs.count; j++)
 			{
-				MergeTid	fold = crm_tid(&pairs, j, 1);
-				MergeTid	keep = crm_tid(&pairs, j, 3);
+				MergeTid fold = crm_tid(&pairs, j, 1);
+				MergeTid keep = crm_tid(&pairs, j, 3);
 
 				CHECK_FOR_INTERRUPTS();
 				if (crm_tid_known(&seen, &fold, false) || crm_tid_known(&seen, &keep, false))
@@ -1025,8 +1056,8 @@ static Jsonb *
 crm_totals_json(MergeTable *t, Datum *totals)
 {
 	JsonbParseState *state = NULL;
-	JsonbValue	v;
-	bool		any = false;
+	JsonbValue v;
+	bool any = false;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	for (int c = 0; c < t->ncols; c++)
@@ -1047,8 +1078,8 @@ crm_totals_json(MergeTable *t, Datum *totals)
 }
 
 static void
-crm_report(MergeContext *mc, MergeTable *t, const char *column, int64 rows, int64 conflicts, Jsonb *totals,
-		   const char *note)
+crm_report(MergeContext *mc, MergeTable *t, const char *column, int64 rows, int64 conflicts,
+		   Jsonb *totals, const char *note)
 {
 	MemoryContext old = MemoryContextSwitchTo(mc->cxt);
 	MergeReport *r = palloc0(sizeof(MergeReport));
@@ -1067,7 +1098,8 @@ crm_report(MergeContext *mc, MergeTable *t, const char *column, int64 rows, int6
 	MemoryContextSwitchTo(old);
 }
 
-/* Counts, for the report, which references a batch moved, and sums the amounts that went with it. */
+/* Counts, for the report, which references a batch moved, and sums the amounts that went with it.
+ */
 static void
 crm_count_moved(MergeChild *child, MergeRows *before, MergeRows *after, Datum *totals)
 {
@@ -1076,13 +1108,13 @@ crm_count_moved(MergeChild *child, MergeRows *before, MergeRows *after, Datum *t
 
 	for (uint64 i = 0; i < after->count; i++)
 	{
-		bool		isnull;
-		uint64		ord = DatumGetInt32(SPI_getbinval(after->table->vals[i], after->desc, 1, &isnull));
-		ListCell   *lc;
+		bool isnull;
+		uint64 ord = DatumGetInt32(SPI_getbinval(after->table->vals[i], after->desc, 1, &isnull));
+		ListCell *lc;
 
 		foreach (lc, child->refs)
 		{
-			MergeRef   *ref = lfirst(lc);
+			MergeRef *ref = lfirst(lc);
 
 			for (int k = 0; k < ref->n; k++)
 				if (!crm_merge_same(t, before, ord, after, i, ref->cols[k]))
@@ -1093,7 +1125,7 @@ crm_count_moved(MergeChild *child, MergeRows *before, MergeRows *after, Datum *t
 		}
 		for (int c = 0; c < t->ncols; c++)
 		{
-			Datum		value;
+			Datum value;
 			MemoryContext old;
 
 			if (t->coltype[c] != NUMERICOID || child->replacement[c])
@@ -1114,15 +1146,15 @@ static void
 crm_move(MergeContext *mc, MergeSet *s, MergeChild *child)
 {
 	MergeTable *t = child->t;
-	Datum	   *totals = palloc0(t->ncols * sizeof(Datum));
+	Datum *totals = palloc0(t->ncols * sizeof(Datum));
 	MemoryContext batch =
 		AllocSetContextCreate(CurrentMemoryContext, "crm merge batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(batch);
-	char	   *select;
+	char *select;
 	StringInfoData update;
-	bool		first = true;
-	int64		moved = 0;
-	ListCell   *lc;
+	bool first = true;
+	int64 moved = 0;
+	ListCell *lc;
 
 	MemoryContextSwitchTo(old);
 	select = psprintf("SELECT 0, t.ctid, t.tableoid, t.* FROM %s AS t WHERE %s ORDER BY %s"
@@ -1144,8 +1176,7 @@ crm_move(MergeContext *mc, MergeSet *s, MergeChild *child)
 									" RETURNING n.crm_ord, t.ctid, t.tableoid, t.*");
 	for (;;)
 	{
-		MergeRows	before,
-					after;
+		MergeRows before, after;
 		MergeInput *input;
 
 		MemoryContextSwitchTo(batch);
@@ -1157,11 +1188,12 @@ crm_move(MergeContext *mc, MergeSet *s, MergeChild *child)
 			crm_merge_input_tid(input, &before, i);
 		after = crm_merge_run(mc, t, update.data, &child->params, input);
 		crm_merge_input_end(input);
-		if (after.count != before.count || moved > PG_INT64_MAX / 2)
+		if (after.count != before.count)
 			ereport(ERROR,
 					(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 					 errmsg("rows of \"%s\" could not be re-pointed", t->name),
-					 errdetail("A trigger of the table suppressed the change of " UINT64_FORMAT " rows.",
+					 errdetail("A trigger of the table suppressed the change of " UINT64_FORMAT
+							   " rows.",
 							   before.count - after.count)));
 		moved = 0;
 		foreach (lc, child->refs)
@@ -1170,10 +1202,9 @@ crm_move(MergeContext *mc, MergeSet *s, MergeChild *child)
 		foreach (lc, child->refs)
 			moved += ((MergeRef *) lfirst(lc))->rows;
 		if (moved == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-					 errmsg("rows of \"%s\" could not be re-pointed", t->name),
-					 errdetail("A trigger of the table put the old values back.")));
+			ereport(ERROR, (errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+							errmsg("rows of \"%s\" could not be re-pointed", t->name),
+							errdetail("A trigger of the table put the old values back.")));
 		crm_log_update(mc, t, &before, &after);
 		crm_merge_free(&before);
 		crm_merge_free(&after);
@@ -1184,13 +1215,14 @@ crm_move(MergeContext *mc, MergeSet *s, MergeChild *child)
 
 	foreach (lc, child->refs)
 	{
-		MergeRef   *ref = lfirst(lc);
+		MergeRef *ref = lfirst(lc);
 
 		for (int k = 0; k < ref->n; k++)
 			if (ref->rows > 0 || child->conflicts > 0)
 				crm_report(mc, t, t->colname[ref->cols[k]], ref->rows,
 						   lc == list_head(child->refs) ? child->conflicts : 0,
-						   lc == list_head(child->refs) && k == 0 ? crm_totals_json(t, totals) : NULL,
+						   lc == list_head(child->refs) && k == 0 ? crm_totals_json(t, totals)
+																  : NULL,
 						   child->conflicts > 0 && lc == list_head(child->refs)
 							   ? "conflicting rows are folded into the row that stays"
 							   : NULL);
@@ -1205,8 +1237,8 @@ static void
 crm_check_unseen(MergeContext *mc, MergeChild *child)
 {
 	MergeTable *t = child->t;
-	MergeRole	saved;
-	SPIPlanPtr	plan;
+	MergeRole saved;
+	SPIPlanPtr plan;
 
 	if (!IsolationUsesXactSnapshot())
 		return;
@@ -1221,8 +1253,9 @@ crm_check_unseen(MergeContext *mc, MergeChild *child)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not serialize access due to concurrent update"),
-				 errdetail("A row of \"%s\" that this transaction cannot see refers to a merged record.",
-						   t->name),
+				 errdetail(
+					 "A row of \"%s\" that this transaction cannot see refers to a merged record.",
+					 t->name),
 				 errhint("The transaction might succeed if retried.")));
 	SPI_freeplan(plan);
 	crm_merge_return(&saved);
@@ -1238,7 +1271,7 @@ crm_in_set(MergeSet *s, int col, const char *id)
 {
 	for (int i = 0; i < s->n; i++)
 	{
-		char	   *text = NULL;
+		char *text = NULL;
 
 		(void) crm_merge_get(s->images[i], s->t->colname[col], &text);
 		if (text != NULL && strcmp(text, id) == 0)
@@ -1256,18 +1289,18 @@ static char *
 crm_tree_parent(MergeContext *mc, MergeSet *s, MergeRef *ref, char *parent)
 {
 	MergeTable *t = s->t;
-	int			col = ref->cols[0];
-	int			refcol = ref->refcols[0];
-	Oid			type = getBaseType(t->coltype[refcol]);
-	char	   *result = parent;
-	char	   *sql = psprintf("SELECT 0, t.ctid, t.tableoid, t.* FROM %s AS t WHERE t.%s %s $1 LIMIT 1",
-							   t->from, quote_identifier(t->colname[refcol]), crm_merge_equality(type));
+	int col = ref->cols[0];
+	int refcol = ref->refcols[0];
+	Oid type = getBaseType(t->coltype[refcol]);
+	char *result = parent;
+	char *sql = psprintf("SELECT 0, t.ctid, t.tableoid, t.* FROM %s AS t WHERE t.%s %s $1 LIMIT 1",
+						 t->from, quote_identifier(t->colname[refcol]), crm_merge_equality(type));
 
 	for (int depth = 0; parent != NULL; depth++)
 	{
 		MergeParams p = {0};
-		MergeRows	rows;
-		char	   *next = NULL;
+		MergeRows rows;
+		char *next = NULL;
 
 		/* A loop that was there before is none of the merge's making. */
 		if (depth > 10000)
@@ -1289,9 +1322,8 @@ static void
 crm_plan_trees(MergeContext *mc, MergeSet *s, List *children)
 {
 	MergeTable *t = s->t;
-	Jsonb	   *early = NULL;
-	ListCell   *lc,
-			   *lr;
+	Jsonb *early = NULL;
+	ListCell *lc, *lr;
 
 	foreach (lc, children)
 	{
@@ -1301,10 +1333,10 @@ crm_plan_trees(MergeContext *mc, MergeSet *s, List *children)
 			continue;
 		foreach (lr, child->refs)
 		{
-			MergeRef   *ref = lfirst(lr);
-			char	   *name = t->colname[ref->cols[0]];
-			char	   *now = NULL;
-			char	   *then = NULL;
+			MergeRef *ref = lfirst(lr);
+			char *name = t->colname[ref->cols[0]];
+			char *now = NULL;
+			char *then = NULL;
 
 			if (ref->n != 1 || ref->kindcol >= 0 || t->generated[ref->cols[0]])
 				continue;
@@ -1315,9 +1347,12 @@ crm_plan_trees(MergeContext *mc, MergeSet *s, List *children)
 			s->set = crm_jsonb_delete(s->set, name);
 			if (then == NULL ? now != NULL : now == NULL || strcmp(then, now) != 0)
 			{
-				Jsonb	   *pair = crm_jsonb_pair(name, then);
+				Jsonb *pair = crm_jsonb_pair(name, then);
 
 				early = early ? crm_jsonb_concat(early, pair) : pair;
+				if (!crm_merge_get(s->fields, name, &now))
+					s->fields = crm_jsonb_concat(
+						s->fields, crm_jsonb_object(name, crm_jsonb_pair("strategy", "tree")));
 			}
 			else
 				s->fields = crm_jsonb_delete(s->fields, name);
@@ -1337,13 +1372,13 @@ crm_delete_losers(MergeContext *mc, MergeSet *s)
 	MergeTable *t = s->t;
 	MergeInput *input;
 	MergeInput *log;
-	MergeRows	deleted;
-	char	   *sql;
+	MergeRows deleted;
+	char *sql;
 
 	input = crm_merge_input_tids();
 	for (int i = 1; i < s->n; i++)
 	{
-		MergeRows	now = crm_current(mc, s, i);
+		MergeRows now = crm_current(mc, s, i);
 
 		crm_merge_input_tid(input, &now, 0);
 		crm_merge_free(&now);
@@ -1356,13 +1391,13 @@ crm_delete_losers(MergeContext *mc, MergeSet *s)
 	deleted = crm_merge_run(mc, t, sql, NULL, input);
 	crm_merge_input_end(input);
 	if (deleted.count != s->n - 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-				 errmsg("merged rows of \"%s\" could not be removed", t->name),
-				 errdetail("A trigger of the table suppressed it.")));
+		ereport(ERROR, (errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+						errmsg("merged rows of \"%s\" could not be removed", t->name),
+						errdetail("A trigger of the table suppressed it.")));
 	log = crm_log_input();
 	for (uint64 i = 0; i < deleted.count; i++)
-		crm_log_row(log, crm_merge_key(t, &deleted, i), crm_merge_image(t, &deleted, i, NULL), NULL);
+		crm_log_row(log, crm_merge_key(t, &deleted, i), crm_merge_image(t, &deleted, i, NULL),
+					NULL);
 	crm_log_write(mc, t, "delete", log);
 	crm_merge_free(&deleted);
 }
@@ -1375,7 +1410,7 @@ crm_write_tombstones(MergeContext *mc, MergeSet *s)
 	for (int i = 1; t->nkey == 1 && i < s->n; i++)
 	{
 		MergeParams p = {0};
-		MergeRows	rows;
+		MergeRows rows;
 
 		crm_merge_param_text(&p, crm_merge_kind(mc, t));
 		crm_merge_param_text(&p, s->ids[i]);
@@ -1400,8 +1435,8 @@ static void
 crm_log_settled(MergeContext *mc, MergeSet *s)
 {
 	MergeInput *input;
-	MergeRows	now;
-	Bitmapset  *changed = NULL;
+	MergeRows now;
+	Bitmapset *changed = NULL;
 
 	if (s->t->nkey == 0)
 		return;
@@ -1422,16 +1457,16 @@ crm_log_settled(MergeContext *mc, MergeSet *s)
 static Jsonb *
 crm_merge_set(MergeContext *mc, MergeTable *t, MergeRows rows)
 {
-	MergeSet	s = {0};
-	List	   *children;
-	ListCell   *lc;
-	Jsonb	   *fields;
+	MergeSet s = {0};
+	List *children;
+	ListCell *lc;
+	Jsonb *fields;
 
 	check_stack_depth();
 	if (++mc->depth > MERGE_MAX_DEPTH)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("merge reaches more than %d levels of unique constraints", MERGE_MAX_DEPTH)));
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						errmsg("merge reaches more than %d levels of unique constraints",
+							   MERGE_MAX_DEPTH)));
 	s.t = t;
 	s.rows = rows;
 	s.n = rows.count;
@@ -1477,27 +1512,27 @@ crm_merge_set(MergeContext *mc, MergeTable *t, MergeRows rows)
 MergeTable *
 crm_merge_kind_table(MergeContext *mc, const char *kind)
 {
-	Oid			relid = get_relname_relid(kind, mc->workspace);
+	Oid relid = get_relname_relid(kind, mc->workspace);
 	MergeTable *t;
 
 	if (!OidIsValid(relid) && strchr(kind, '.') != NULL)
 		relid = RangeVarGetRelid(
 			makeRangeVarFromNameList(textToQualifiedNameList(cstring_to_text(kind))), NoLock, true);
 	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE), errmsg("kind \"%s\" does not exist", kind),
-				 errhint("A kind is a table of the workspace, such as account, or the qualified name of "
-						 "another table.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_UNDEFINED_TABLE), errmsg("kind \"%s\" does not exist", kind),
+			 errhint(
+				 "A kind is a table of the workspace, such as account, or the qualified name of "
+				 "another table.")));
 	if (get_rel_relispartition(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("\"%s\" is a partition", kind),
-				 errhint("Merge records of the partitioned table.")));
+		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("\"%s\" is a partition", kind),
+						errhint("Merge records of the partitioned table.")));
 	t = crm_merge_table(mc, relid);
 	if (t->nkey != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("records of \"%s\" cannot be merged", kind),
-				 errdetail("The table has no primary key of one column.")));
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("records of \"%s\" cannot be merged", kind),
+						errdetail("The table has no primary key of one column.")));
 	return t;
 }
 
@@ -1505,7 +1540,7 @@ crm_merge_kind_table(MergeContext *mc, const char *kind)
 char *
 crm_merge_id(MergeTable *t, const char *id)
 {
-	int			col = t->key[0];
+	int col = t->key[0];
 
 	return OutputFunctionCall(&t->out[col], InputFunctionCall(&t->in[col], unconstify(char *, id),
 															  t->inparam[col], t->coltypmod[col]));
@@ -1519,38 +1554,39 @@ crm_merge_id(MergeTable *t, const char *id)
 char *
 crm_merge_lock(MergeTable *t, char **ids, int n)
 {
-	int			col = t->key[0];
-	Oid			type = getBaseType(t->coltype[col]);
-	Oid			arraytype = get_array_type(type);
-	Datum	   *items = palloc(n * sizeof(Datum));
-	bool	   *found = palloc0(n * sizeof(bool));
-	Datum		array;
-	int16		len;
-	bool		byval;
-	char		align;
-	char	   *column = pstrdup(quote_identifier(t->colname[col]));
-	int			rc;
+	int col = t->key[0];
+	Oid type = getBaseType(t->coltype[col]);
+	Oid arraytype = get_array_type(type);
+	Datum *items = palloc(n * sizeof(Datum));
+	bool *found = palloc0(n * sizeof(bool));
+	Datum array;
+	int16 len;
+	bool byval;
+	char align;
+	char *column = pstrdup(quote_identifier(t->colname[col]));
+	int rc;
 
 	if (!OidIsValid(arraytype))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("records of \"%s\" cannot be merged", t->name),
-				 errdetail("The type of the primary key has no array type.")));
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("records of \"%s\" cannot be merged", t->name),
+						errdetail("The type of the primary key has no array type.")));
 	for (int i = 0; i < n; i++)
 		items[i] = InputFunctionCall(&t->in[col], ids[i], t->inparam[col], t->coltypmod[col]);
 	get_typlenbyvalalign(type, &len, &byval, &align);
 	array = PointerGetDatum(construct_array(items, n, type, len, byval, align));
-	rc = SPI_execute_with_args(psprintf("SELECT t.%s FROM %s AS t WHERE t.%s %s ANY ($1) ORDER BY t.%s"
-										" FOR UPDATE OF t",
-										column, t->from, column, crm_merge_equality(type), column),
-							   1, &arraytype, &array, NULL, false, 0);
+	rc = SPI_execute_with_args(
+		psprintf("SELECT t.%s FROM %s AS t WHERE t.%s %s ANY ($1) ORDER BY t.%s"
+				 " FOR UPDATE OF t",
+				 column, t->from, column, crm_merge_equality(type), column),
+		1, &arraytype, &array, NULL, false, 0);
 	if (rc != SPI_OK_SELECT)
 		elog(ERROR, "could not lock records: %s", SPI_result_code_string(rc));
 	for (uint64 row = 0; row < SPI_processed; row++)
 	{
-		bool		isnull;
-		char	   *id = OutputFunctionCall(
-			&t->out[col], SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1, &isnull));
+		bool isnull;
+		char *id =
+			OutputFunctionCall(&t->out[col], SPI_getbinval(SPI_tuptable->vals[row],
+														   SPI_tuptable->tupdesc, 1, &isnull));
 
 		for (int i = 0; i < n; i++)
 			if (strcmp(ids[i], id) == 0)
@@ -1568,7 +1604,7 @@ void
 crm_merge_missing(MergeContext *mc, MergeTable *t, const char *id)
 {
 	MergeParams p = {0};
-	MergeRows	rows;
+	MergeRows rows;
 
 	crm_merge_param_text(&p, crm_merge_kind(mc, t));
 	crm_merge_param_text(&p, id);
@@ -1579,60 +1615,57 @@ crm_merge_missing(MergeContext *mc, MergeTable *t, const char *id)
 							 &p, NULL);
 	if (rows.count > 0)
 	{
-		bool		isnull;
+		bool isnull;
 
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("%s %s has already been merged", t->name, id),
-				 errdetail("It was merged into %s by merge " INT64_FORMAT ".",
-						   TextDatumGetCString(SPI_getbinval(rows.table->vals[0], rows.desc, 1, &isnull)),
-						   DatumGetInt64(SPI_getbinval(rows.table->vals[0], rows.desc, 2, &isnull))),
+				 errdetail(
+					 "It was merged into %s by merge " INT64_FORMAT ".",
+					 TextDatumGetCString(SPI_getbinval(rows.table->vals[0], rows.desc, 1, &isnull)),
+					 DatumGetInt64(SPI_getbinval(rows.table->vals[0], rows.desc, 2, &isnull))),
 				 errhint("resolve() tells which record an id stands for today.")));
 	}
-	ereport(ERROR,
-			(errcode(ERRCODE_NO_DATA_FOUND), errmsg("%s %s does not exist", t->name, id),
-			 errdetail("There is no such record, or you may not see and change it.")));
+	ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND), errmsg("%s %s does not exist", t->name, id),
+					errdetail("There is no such record, or you may not see and change it.")));
 }
 
 /* The records of the merge, the survivor first, locked and permitted. */
 static MergeRows
 crm_load(MergeContext *mc, MergeTable *t, const char *survivor, Datum losers)
 {
-	Datum	   *d;
-	bool	   *nulls;
-	int			n;
-	char	  **ids;
-	char	   *missing;
-	int			col = t->key[0];
-	Bitmapset  *columns = bms_make_singleton(col);
+	Datum *d;
+	bool *nulls;
+	int n;
+	char **ids;
+	char *missing;
+	int col = t->key[0];
+	Bitmapset *columns = bms_make_singleton(col);
 	MergeInput *input;
-	MergeRows	rows;
-	AclResult	acl;
+	MergeRows rows;
+	AclResult acl;
 
 	deconstruct_array(DatumGetArrayTypeP(losers), TEXTOID, -1, false, TYPALIGN_INT, &d, &nulls, &n);
 	if (n == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("no records to merge into %s %s", t->name,
-																  survivor)));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("no records to merge into %s %s", t->name, survivor)));
 	if (n > MERGE_MAX_LOSERS)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("cannot merge %d records at once", n),
-				 errdetail("At most %d can be merged into one.", MERGE_MAX_LOSERS)));
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						errmsg("cannot merge %d records at once", n),
+						errdetail("At most %d can be merged into one.", MERGE_MAX_LOSERS)));
 	ids = palloc((n + 1) * sizeof(char *));
 	ids[0] = crm_merge_id(t, survivor);
 	for (int i = 0; i < n; i++)
 	{
 		if (nulls[i])
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("id of a record must not be null")));
+			ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+							errmsg("id of a record must not be null")));
 		ids[i + 1] = crm_merge_id(t, TextDatumGetCString(d[i]));
 		for (int j = 0; j <= i; j++)
 			if (strcmp(ids[j], ids[i + 1]) == 0)
-				ereport(ERROR,
-						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						 j == 0 ? errmsg("cannot merge %s %s with itself", t->name, ids[0])
-								: errmsg("%s %s is named twice", t->name, ids[j])));
+				ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+								j == 0 ? errmsg("cannot merge %s %s with itself", t->name, ids[0])
+									   : errmsg("%s %s is named twice", t->name, ids[j])));
 	}
 
 	/* The losers go away, so the caller needs what DELETE needs. */
@@ -1645,25 +1678,26 @@ crm_load(MergeContext *mc, MergeTable *t, const char *survivor, Datum losers)
 
 	input = crm_merge_input_values(t, columns);
 	for (int i = 0; i <= n; i++)
-		crm_merge_input_value(input, t, columns, i, NULL, 0, crm_jsonb_pair(t->colname[col], ids[i]));
-	rows = crm_merge_run(mc, t,
-						 psprintf("SELECT n.crm_ord, t.ctid, t.tableoid, t.* FROM %s AS t JOIN crm_rows AS n"
-								  " ON t.%s %s n.v%d ORDER BY n.crm_ord",
-								  t->from, quote_identifier(t->colname[col]),
-								  crm_merge_equality(getBaseType(t->coltype[col])), col),
-						 NULL, input);
+		crm_merge_input_value(input, t, columns, i, NULL, 0,
+							  crm_jsonb_pair(t->colname[col], ids[i]));
+	rows = crm_merge_run(
+		mc, t,
+		psprintf("SELECT n.crm_ord, t.ctid, t.tableoid, t.* FROM %s AS t JOIN crm_rows AS n"
+				 " ON t.%s %s n.v%d ORDER BY n.crm_ord",
+				 t->from, quote_identifier(t->colname[col]),
+				 crm_merge_equality(getBaseType(t->coltype[col])), col),
+		NULL, input);
 	crm_merge_input_end(input);
 	if (rows.count != n + 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not serialize access due to concurrent update")));
+		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+						errmsg("could not serialize access due to concurrent update")));
 	return rows;
 }
 
 static void
 crm_push_string(JsonbParseState **state, const char *key, const char *value)
 {
-	JsonbValue	v;
+	JsonbValue v;
 
 	if (value == NULL)
 		return;
@@ -1677,24 +1711,9 @@ crm_push_string(JsonbParseState **state, const char *key, const char *value)
 }
 
 static void
-crm_push_jsonb(JsonbParseState **state, const char *key, Jsonb *value)
-{
-	JsonbValue	v;
-
-	v.type = jbvString;
-	v.val.string.val = unconstify(char *, key);
-	v.val.string.len = strlen(key);
-	pushJsonbValue(state, WJB_KEY, &v);
-	v.type = jbvBinary;
-	v.val.binary.data = &value->root;
-	v.val.binary.len = VARSIZE(value) - VARHDRSZ;
-	pushJsonbValue(state, WJB_VALUE, &v);
-}
-
-static void
 crm_push_int(JsonbParseState **state, const char *key, int64 value)
 {
-	JsonbValue	v;
+	JsonbValue v;
 
 	v.type = jbvString;
 	v.val.string.val = unconstify(char *, key);
@@ -1709,7 +1728,7 @@ static Jsonb *
 crm_effects(MergeContext *mc)
 {
 	JsonbParseState *state = NULL;
-	ListCell   *lc;
+	ListCell *lc;
 
 	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
 	foreach (lc, mc->reports)
@@ -1734,19 +1753,18 @@ static void
 crm_report_fields(MergeContext *mc, MergeTable *t, Jsonb *fields)
 {
 	JsonbIterator *it = JsonbIteratorInit(&fields->root);
-	JsonbValue	v;
+	JsonbValue v;
 	JsonbIteratorToken token;
 
 	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
 	{
-		char	   *name;
+		char *name;
 
 		if (token != WJB_KEY)
 			continue;
 		name = pnstrdup(v.val.string.val, v.val.string.len);
 		(void) JsonbIteratorNext(&it, &v, true);
-		crm_report(mc, t, name, 1, 0, NULL,
-				   JsonbToCString(NULL, &JsonbValueToJsonb(&v)->root, 0));
+		crm_report(mc, t, name, 1, 0, NULL, JsonbToCString(NULL, &JsonbValueToJsonb(&v)->root, 0));
 	}
 }
 
@@ -1755,14 +1773,14 @@ static int64
 crm_merge(MergeContext *mc, const char *kind, const char *survivor, Datum losers)
 {
 	MergeTable *t = crm_merge_kind_table(mc, kind);
-	MergeRows	loaded = crm_load(mc, t, survivor, losers);
-	MergeRows	rows;
+	MergeRows loaded = crm_load(mc, t, survivor, losers);
+	MergeRows rows;
 	MergeParams p = {0};
-	char	  **ids = palloc(loaded.count * sizeof(char *));
-	bool		isnull;
-	int64		member = crm_merge_member(mc);
-	Jsonb	   *fields;
-	char	   *log = psprintf("%s.merge_log", quote_identifier(mc->workspace_name));
+	char **ids = palloc(loaded.count * sizeof(char *));
+	bool isnull;
+	int64 member = crm_merge_member(mc);
+	Jsonb *fields;
+	char *log = psprintf("%s.merge_log", quote_identifier(mc->workspace_name));
 
 	for (uint64 i = 0; i < loaded.count; i++)
 		ids[i] = crm_merge_text(t, &loaded, i, t->key[0]);
@@ -1770,15 +1788,16 @@ crm_merge(MergeContext *mc, const char *kind, const char *survivor, Datum losers
 	crm_merge_param_text(&p, t->schema_oid == mc->workspace ? NULL : t->schema);
 	crm_merge_param_text(&p, t->name);
 	crm_merge_param_text(&p, ids[0]);
-	crm_merge_param(&p, TEXTARRAYOID, PointerGetDatum(crm_text_array(ids + 1, loaded.count - 1)), false);
+	crm_merge_param(&p, TEXTARRAYOID, PointerGetDatum(crm_text_array(ids + 1, loaded.count - 1)),
+					false);
 	crm_merge_param(&p, INT8OID, Int64GetDatum(member), member == 0);
 	crm_merge_param_text(&p, GetUserNameFromId(GetUserId(), false));
-	rows = crm_merge_run_log(
-		mc,
-		psprintf("INSERT INTO %s (kind, table_schema, table_name, survivor_id, loser_ids, merged_by, merged_role)"
-				 " VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id",
-				 log),
-		&p, NULL);
+	rows = crm_merge_run_log(mc,
+							 psprintf("INSERT INTO %s (kind, table_schema, table_name, "
+									  "survivor_id, loser_ids, merged_by, merged_role)"
+									  " VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id",
+									  log),
+							 &p, NULL);
 	mc->merge_id = DatumGetInt64(crm_single_datum(&rows, &isnull));
 	crm_merge_free(&rows);
 
@@ -1817,8 +1836,8 @@ crm_merge_check_arguments(FunctionCallInfo fcinfo)
 
 	for (int i = 0; i < PG_NARGS(); i++)
 		if (PG_ARGISNULL(i))
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be null", names[i])));
+			ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+							errmsg("%s must not be null", names[i])));
 }
 
 PG_FUNCTION_INFO_V1(crm_merge_records);
@@ -1826,10 +1845,9 @@ Datum
 crm_merge_records(PG_FUNCTION_ARGS)
 {
 	MergeContext *mc;
-	char	   *kind,
-			   *survivor;
-	int64		merge_id;
-	ListCell   *lc;
+	char *kind, *survivor;
+	int64 merge_id;
+	ListCell *lc;
 
 	crm_merge_check_arguments(fcinfo);
 	kind = text_to_cstring(PG_GETARG_TEXT_PP(1));
@@ -1848,12 +1866,12 @@ crm_merge_records(PG_FUNCTION_ARGS)
 	{
 		MergeReport *r = lfirst(lc);
 
-		ereport(NOTICE,
-				(errmsg("%s.%s: " INT64_FORMAT " rows, " INT64_FORMAT " conflicts", r->table_name,
-						r->column_name, r->rows, r->conflicts),
-				 r->totals ? errdetail("Totals that move: %s.", JsonbToCString(NULL, &r->totals->root, 0))
-				 : r->note ? errdetail("%s", r->note)
-						   : 0));
+		ereport(NOTICE, (errmsg("%s.%s: " INT64_FORMAT " rows, " INT64_FORMAT " conflicts",
+								r->table_name, r->column_name, r->rows, r->conflicts),
+						 r->totals ? errdetail("Totals that move: %s.",
+											   JsonbToCString(NULL, &r->totals->root, 0))
+						 : r->note ? errdetail("%s", r->note)
+								   : 0));
 	}
 	SPI_finish();
 	PG_RETURN_NULL();
@@ -1865,7 +1883,7 @@ crm_merge_preview(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	MergeContext *mc;
-	ListCell   *lc;
+	ListCell *lc;
 
 	crm_merge_check_arguments(fcinfo);
 	InitMaterializedSRF(fcinfo, 0);
@@ -1877,8 +1895,8 @@ crm_merge_preview(PG_FUNCTION_ARGS)
 	foreach (lc, mc->reports)
 	{
 		MergeReport *r = lfirst(lc);
-		Datum		values[6];
-		bool		nulls[6] = {false};
+		Datum values[6];
+		bool nulls[6] = {false};
 
 		values[0] = CStringGetTextDatum(r->table_name);
 		values[1] = CStringGetTextDatum(r->column_name);

@@ -20,6 +20,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_operator.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
@@ -39,8 +40,10 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
+#include "utils/syscache.h"
 #include "utils/typcache.h"
 
+#include "access.h"
 #include "compat.h"
 #include "crm.h"
 #include "merge.h"
@@ -65,7 +68,7 @@ crm_merge_begin(Oid workspace)
 int64
 crm_merge_member(MergeContext *mc)
 {
-	return 0;
+	return crm_member_id(mc->workspace);
 }
 
 /* The table's description, made once a call; the table stays locked for writing. */
@@ -73,10 +76,10 @@ MergeTable *
 crm_merge_table(MergeContext *mc, Oid relid)
 {
 	MergeTable *t;
-	Relation	rel;
-	TupleDesc	desc;
-	Bitmapset  *key;
-	ListCell   *lc;
+	Relation rel;
+	TupleDesc desc;
+	Bitmapset *key;
+	ListCell *lc;
 	MemoryContext old;
 
 	foreach (lc, mc->tables)
@@ -87,10 +90,10 @@ crm_merge_table(MergeContext *mc, Oid relid)
 	}
 
 	rel = table_open(relid, RowExclusiveLock);
-	if (rel->rd_rel->relkind != RELKIND_RELATION && rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s\" is not a table", RelationGetRelationName(rel))));
+	if (rel->rd_rel->relkind != RELKIND_RELATION &&
+		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+						errmsg("\"%s\" is not a table", RelationGetRelationName(rel))));
 	desc = RelationGetDescr(rel);
 
 	old = MemoryContextSwitchTo(mc->cxt);
@@ -115,8 +118,8 @@ crm_merge_table(MergeContext *mc, Oid relid)
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
-		Oid			fn;
-		bool		isvarlena;
+		Oid fn;
+		bool isvarlena;
 
 		if (att->attisdropped)
 			continue;
@@ -160,9 +163,9 @@ char *
 crm_merge_equality(Oid type)
 {
 	TypeCacheEntry *entry = lookup_type_cache(type, TYPECACHE_EQ_OPR);
-	HeapTuple	tup;
+	HeapTuple tup;
 	Form_pg_operator op;
-	char	   *result;
+	char *result;
 
 	if (!OidIsValid(entry->eq_opr))
 		return NULL;
@@ -183,14 +186,15 @@ crm_merge_equality(Oid type)
 void
 crm_merge_become(MergeRole *saved, Oid user, const char *schema)
 {
-	char	   *path;
+	char *path;
 
 	GetUserIdAndSecContext(&saved->user, &saved->context);
 	saved->nestlevel = NewGUCNestLevel();
-	SetUserIdAndSecContext(user, saved->context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
+	SetUserIdAndSecContext(user,
+						   saved->context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
 	path = psprintf("pg_catalog, %s, pg_temp", quote_identifier(schema));
-	(void) set_config_option("search_path", path, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-							 false);
+	(void) set_config_option("search_path", path, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
+							 0, false);
 	pfree(path);
 }
 
@@ -234,16 +238,17 @@ crm_merge_param(MergeParams *p, Oid type, Datum value, bool isnull)
 int
 crm_merge_param_text(MergeParams *p, const char *value)
 {
-	return crm_merge_param(p, TEXTOID, value ? CStringGetTextDatum(value) : (Datum) 0, value == NULL);
+	return crm_merge_param(p, TEXTOID, value ? CStringGetTextDatum(value) : (Datum) 0,
+						   value == NULL);
 }
 
 static MergeRows
 crm_merge_run_as(Oid user, const char *schema, const char *sql, MergeParams *p, MergeInput *input)
 {
-	MergeRole	saved;
-	MergeRows	rows = {NULL, NULL, 0};
+	MergeRole saved;
+	MergeRows rows = {NULL, NULL, 0};
 	EphemeralNamedRelationData enr;
-	int			rc;
+	int rc;
 
 	CHECK_FOR_INTERRUPTS();
 	crm_merge_become(&saved, user, schema);
@@ -308,15 +313,15 @@ crm_merge_free(MergeRows *rows)
 uint64
 crm_merge_run_quietly(MergeContext *mc, MergeTable *t, const char *sql, MergeInput *input)
 {
-	MergeRole	saved;
+	MergeRole saved;
 	QueryEnvironment *env = create_queryEnv();
 	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
-	List	   *parsed;
-	List	   *queries;
+	List *parsed;
+	List *queries;
 	PlannedStmt *plan;
-	QueryDesc  *qd;
-	ListCell   *lc;
-	uint64		processed;
+	QueryDesc *qd;
+	ListCell *lc;
+	uint64 processed;
 
 	CHECK_FOR_INTERRUPTS();
 	crm_merge_become(&saved, t->owner, t->schema);
@@ -332,14 +337,14 @@ crm_merge_run_quietly(MergeContext *mc, MergeTable *t, const char *sql, MergeInp
 	parsed = pg_parse_query(sql);
 	queries = pg_analyze_and_rewrite_fixedparams(linitial_node(RawStmt, parsed), sql, NULL, 0, env);
 	if (list_length(parsed) != 1 || list_length(queries) != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot restore rows of \"%s\" because it has rules", t->name)));
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("cannot restore rows of \"%s\" because it has rules", t->name)));
 	plan = pg_plan_query(linitial_node(Query, queries), sql, 0, NULL);
 	PopActiveSnapshot();
 
 	PushActiveSnapshot(GetTransactionSnapshot());
-	qd = CreateQueryDesc(plan, sql, GetActiveSnapshot(), InvalidSnapshot, None_Receiver, NULL, env, 0);
+	qd = CreateQueryDesc(plan, sql, GetActiveSnapshot(), InvalidSnapshot, None_Receiver, NULL, env,
+						 0);
 	ExecutorStart(qd, 0);
 	foreach (lc, qd->estate->es_opened_result_relations)
 	{
@@ -376,8 +381,8 @@ crm_merge_value(MergeRows *rows, uint64 row, int column, bool *isnull)
 char *
 crm_merge_text(MergeTable *t, MergeRows *rows, uint64 row, int column)
 {
-	bool		isnull;
-	Datum		value = crm_merge_value(rows, row, column, &isnull);
+	bool isnull;
+	Datum value = crm_merge_value(rows, row, column, &isnull);
 
 	return isnull ? NULL : OutputFunctionCall(&t->out[column], value);
 }
@@ -385,10 +390,9 @@ crm_merge_text(MergeTable *t, MergeRows *rows, uint64 row, int column)
 bool
 crm_merge_same(MergeTable *t, MergeRows *a, uint64 arow, MergeRows *b, uint64 brow, int column)
 {
-	bool		anull,
-				bnull;
-	Datum		avalue = crm_merge_value(a, arow, column, &anull);
-	Datum		bvalue = crm_merge_value(b, brow, column, &bnull);
+	bool anull, bnull;
+	Datum avalue = crm_merge_value(a, arow, column, &anull);
+	Datum bvalue = crm_merge_value(b, brow, column, &bnull);
 	Form_pg_attribute att = TupleDescAttr(a->desc, column + MERGE_LEAD);
 
 	if (anull || bnull)
@@ -399,7 +403,7 @@ crm_merge_same(MergeTable *t, MergeRows *a, uint64 arow, MergeRows *b, uint64 br
 static void
 crm_merge_push(JsonbParseState **state, const char *name, char *text)
 {
-	JsonbValue	v;
+	JsonbValue v;
 
 	v.type = jbvString;
 	v.val.string.val = unconstify(char *, name);
@@ -433,7 +437,7 @@ crm_merge_image(MergeTable *t, MergeRows *rows, uint64 row, Bitmapset *columns)
 Jsonb *
 crm_merge_key(MergeTable *t, MergeRows *rows, uint64 row)
 {
-	Bitmapset  *columns = NULL;
+	Bitmapset *columns = NULL;
 
 	for (int i = 0; i < t->nkey; i++)
 		columns = bms_add_member(columns, t->key[i]);
@@ -444,7 +448,7 @@ crm_merge_key(MergeTable *t, MergeRows *rows, uint64 row)
 bool
 crm_merge_get(Jsonb *image, const char *name, char **value)
 {
-	JsonbValue	v;
+	JsonbValue v;
 
 	if (getKeyJsonValueFromContainer(&image->root, name, strlen(name), &v) == NULL)
 		return false;
@@ -453,9 +457,8 @@ crm_merge_get(Jsonb *image, const char *name, char **value)
 	else if (v.type == jbvString)
 		*value = pnstrdup(v.val.string.val, v.val.string.len);
 	else
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("value of \"%s\" in the merge log is not text", name)));
+		ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED),
+						errmsg("value of \"%s\" in the merge log is not text", name)));
 	return true;
 }
 
@@ -486,8 +489,8 @@ crm_merge_input_tids(void)
 void
 crm_merge_input_tid(MergeInput *input, MergeRows *rows, uint64 row)
 {
-	Datum		values[MERGE_LEAD];
-	bool		nulls[MERGE_LEAD] = {false};
+	Datum values[MERGE_LEAD];
+	bool nulls[MERGE_LEAD] = {false};
 
 	values[0] = Int32GetDatum((int32) row);
 	values[1] = SPI_getbinval(rows->table->vals[row], rows->desc, 2, &nulls[1]);
@@ -500,13 +503,13 @@ crm_merge_input_tid(MergeInput *input, MergeRows *rows, uint64 row)
 MergeInput *
 crm_merge_input_values(MergeTable *t, Bitmapset *columns)
 {
-	TupleDesc	desc = CreateTemplateTupleDesc(MERGE_LEAD + bms_num_members(columns));
-	AttrNumber	attnum = MERGE_LEAD;
-	int			i = -1;
+	TupleDesc desc = CreateTemplateTupleDesc(MERGE_LEAD + bms_num_members(columns));
+	AttrNumber attnum = MERGE_LEAD;
+	int i = -1;
 
 	while ((i = bms_next_member(columns, i)) >= 0)
 	{
-		char		name[NAMEDATALEN];
+		char name[NAMEDATALEN];
 
 		snprintf(name, sizeof(name), "v%d", i);
 		TupleDescInitEntry(desc, ++attnum, name, t->coltype[i], t->coltypmod[i], 0);
@@ -516,14 +519,14 @@ crm_merge_input_values(MergeTable *t, Bitmapset *columns)
 
 /* Appends a row: place from "rows" (NULL: none), values from an image. */
 void
-crm_merge_input_value(MergeInput *input, MergeTable *t, Bitmapset *columns, int ordinal, MergeRows *rows,
-					  uint64 row, Jsonb *image)
+crm_merge_input_value(MergeInput *input, MergeTable *t, Bitmapset *columns, int ordinal,
+					  MergeRows *rows, uint64 row, Jsonb *image)
 {
-	int			natts = input->desc->natts;
-	Datum	   *values = palloc(natts * sizeof(Datum));
-	bool	   *nulls = palloc0(natts * sizeof(bool));
-	int			n = MERGE_LEAD;
-	int			i = -1;
+	int natts = input->desc->natts;
+	Datum *values = palloc(natts * sizeof(Datum));
+	bool *nulls = palloc0(natts * sizeof(bool));
+	int n = MERGE_LEAD;
+	int i = -1;
 
 	values[0] = Int32GetDatum(ordinal);
 	if (rows != NULL)
@@ -535,7 +538,7 @@ crm_merge_input_value(MergeInput *input, MergeTable *t, Bitmapset *columns, int 
 		nulls[1] = nulls[2] = true;
 	while ((i = bms_next_member(columns, i)) >= 0)
 	{
-		char	   *text = NULL;
+		char *text = NULL;
 
 		(void) crm_merge_get(image, t->colname[i], &text);
 		nulls[n] = text == NULL;

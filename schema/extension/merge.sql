@@ -143,7 +143,7 @@ BEGIN
             value := images[chosen[1]] ->> column_.name;
             IF coalesce(btrim(value), '') = '' THEN
                 -- A blank in the block is filled from a record whose block does not contradict it.
-                SELECT i INTO chosen[1]
+                SELECT ARRAY[c.i] INTO chosen
                 FROM unnest(candidates) WITH ORDINALITY AS c (i, ord)
                 WHERE NOT EXISTS (
                     SELECT FROM jsonb_to_recordset(rules) AS r (kind text, field text, block text)
@@ -153,7 +153,7 @@ BEGIN
                       AND lower(btrim(images[c.i] ->> r.field)) <> lower(btrim(images[(blocks ->> rule.block)::integer] ->> r.field)))
                 ORDER BY c.ord
                 LIMIT 1;
-                IF chosen[1] IS NULL THEN
+                IF chosen IS NULL THEN
                     chosen := ARRAY[(blocks ->> rule.block)::integer];
                 ELSE
                     value := images[chosen[1]] ->> column_.name;

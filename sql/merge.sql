@@ -1,0 +1,159 @@
+-- A merge re-points every reference to the losers, and unmerge() is its exact inverse.
+\set SHOW_CONTEXT never
+SET client_min_messages = warning;
+CREATE ROLE regress_merge_owner;
+CREATE ROLE regress_merge_app;
+GRANT CREATE ON DATABASE contrib_regression TO regress_merge_owner;
+SELECT crm.grant_toolkit('regress_merge_owner');
+SET ROLE regress_merge_owner;
+SELECT crm.create_workspace('regress_merge');
+SELECT crm.grant_access('regress_merge', 'regress_merge_app', 'app');
+
+-- the state of a schema: every row of every table but the logs
+CREATE SCHEMA regress_merge_user;
+CREATE FUNCTION regress_merge_user.state() RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    t record;
+    h text;
+    result text := '';
+BEGIN
+    FOR t IN
+        SELECT c.oid::regclass AS rel
+        FROM pg_class AS c
+        WHERE c.relnamespace IN ('regress_merge'::regnamespace, 'regress_merge_user'::regnamespace)
+          AND c.relkind = 'r'
+          AND c.relname NOT IN ('audit_log', 'audit_seal', 'merge_log', 'merge_change', 'duplicate_pair', 'event')
+        ORDER BY c.oid::regclass::text
+    LOOP
+        EXECUTE format('SELECT md5(coalesce(string_agg(x::text, E''\n'' ORDER BY x::text), '''')) FROM %s AS x', t.rel) INTO h;
+        result := result || t.rel::text || ' ' || h || E'\n';
+    END LOOP;
+    RETURN result;
+END
+$$;
+
+INSERT INTO regress_merge.member (id, name) VALUES (1, 'Ann'), (2, 'Ben');
+INSERT INTO regress_merge.account (id, name, parent_id, phone, street, city, owner_id, created_at, updated_at) VALUES
+    (1, 'Acme', NULL, NULL, NULL, NULL, 1, '2024-01-01', '2024-01-01'),
+    (2, 'Acme Ltd', NULL, '+493012345678', 'Main St 1', 'Berlin', 2, '2024-01-02', '2024-01-02'),
+    (3, 'ACME GmbH', 2, '+493087654321', NULL, 'Bonn', NULL, '2024-01-03', '2024-01-03'),
+    (4, 'Acme Bonn', 3, NULL, NULL, NULL, NULL, '2024-01-04', '2024-01-04');
+INSERT INTO regress_merge.contact (id, account_id, full_name) VALUES (1, 2, 'Eve'), (2, 3, 'Fay'), (3, 1, 'Gus');
+INSERT INTO regress_merge.opportunity (id, account_id, name, amount, currency) VALUES (1, 2, 'big', 1000, 'EUR'), (2, 3, 'small', 10.50, 'EUR');
+INSERT INTO regress_merge.activity (id, subject, account_id, contact_id) VALUES (1, 'call', 3, 2);
+INSERT INTO regress_merge.lead (id, company, converted_account_id) VALUES (1, 'Acme', 2);
+INSERT INTO regress_merge.external_reference (kind, record_id, system, external_id) VALUES ('account', 2, 'sap', 'A-2'), ('contact', 2, 'sap', 'C-2');
+INSERT INTO regress_merge.share (kind, record_id, member_id, access) VALUES ('account', 1, 2, 'read'), ('account', 2, 2, 'edit'), ('account', 3, 2, 'read'), ('account', 3, 1, 'read');
+
+SELECT regress_merge_user.state() AS before \gset
+
+-- what it would do; nothing changes
+SELECT * FROM regress_merge.merge_preview('account', 1, '{2,3}');
+SELECT regress_merge.merge_records('account', 1, '{2,3}', dry_run => true);
+SELECT regress_merge_user.state() = :'before' AS unchanged;
+
+SELECT regress_merge.merge_records('account', 1, '{2,3}') AS merge_id \gset
+SELECT id, name, parent_id, phone, street, city, owner_id FROM regress_merge.account ORDER BY id;
+SELECT id, account_id FROM regress_merge.contact ORDER BY id;
+SELECT id, account_id FROM regress_merge.opportunity ORDER BY id;
+SELECT account_id, contact_id FROM regress_merge.activity;
+SELECT converted_account_id FROM regress_merge.lead;
+SELECT kind, record_id, external_id FROM regress_merge.external_reference ORDER BY id;
+SELECT record_id, member_id, access FROM regress_merge.share ORDER BY member_id;
+SELECT kind, survivor_id, loser_ids, fields FROM regress_merge.merge_log WHERE id = :merge_id;
+SELECT regress_merge.resolve('account', 3), regress_merge.resolve('account', 1), regress_merge.resolve('contact', 3);
+SELECT record_id, survivor_id, record ->> 'name' AS name FROM regress_merge.merged_record WHERE kind = 'account' ORDER BY 1;
+
+-- and back, to the last time stamp
+SELECT * FROM regress_merge.unmerge(:merge_id);
+SELECT regress_merge_user.state() = :'before' AS exact;
+SELECT undone_at IS NOT NULL AS undone, kept FROM regress_merge.merge_log WHERE id = :merge_id;
+
+-- fails: what cannot be merged or undone
+SELECT regress_merge.merge_records('account', 1, '{1}');
+SELECT regress_merge.merge_records('account', 1, '{2,2}');
+SELECT regress_merge.merge_records('account', 1, '{2,NULL}');
+SELECT regress_merge.merge_records('account', 1, '{}');
+SELECT regress_merge.merge_records('account', 1, NULL);
+SELECT regress_merge.merge_records('account', 1, '{99}');
+SELECT regress_merge.merge_records('account', '1', '{x}');
+SELECT regress_merge.merge_records('nothing', 1, '{2}');
+SELECT regress_merge.merge_records('no.where', 1, '{2}');
+SELECT regress_merge.merge_records('crm_meta', 'true', '{false}');
+SELECT regress_merge.merge_records('access_kind', 1, '{2}');
+SELECT crm.merge_records('regress_merge_user', 'account', '1', '{2}');
+SELECT * FROM regress_merge.unmerge(0);
+SELECT * FROM regress_merge.unmerge(NULL);
+SELECT * FROM regress_merge.unmerge(:merge_id);
+SELECT regress_merge_user.state() = :'before' AS unchanged;
+
+-- edits after the merge are kept and reported, everything else goes back
+SELECT regress_merge.merge_records('account', 1, '{2,3}') AS merge_id \gset
+UPDATE regress_merge.account SET phone = '+493011111111' WHERE id = 1;
+UPDATE regress_merge.contact SET account_id = 4 WHERE id = 2;
+UPDATE regress_merge.contact SET job_title = 'CEO' WHERE id = 1;
+DELETE FROM regress_merge.lead;
+INSERT INTO regress_merge.contact (id, account_id, full_name) VALUES (4, 1, 'New');
+SELECT table_name, record, field, merged, kept, note FROM regress_merge.unmerge(:merge_id);
+SELECT id, name, parent_id, phone, street, city, owner_id FROM regress_merge.account ORDER BY id;
+SELECT id, account_id, job_title FROM regress_merge.contact ORDER BY id;
+
+-- chains: an id resolves through all of them, and they are undone in reverse
+SELECT regress_merge_user.state() AS before \gset
+SELECT regress_merge.merge_records('account', 1, '{2}') AS first \gset
+SELECT regress_merge.merge_records('account', 3, '{1}') AS second \gset
+SELECT regress_merge.resolve('account', 2);
+-- fails: the blocker is named; the loser is gone
+SELECT * FROM regress_merge.unmerge(:first);
+SELECT regress_merge.merge_records('account', 3, '{2}');
+SELECT * FROM regress_merge.unmerge(:second);
+SELECT * FROM regress_merge.unmerge(:first);
+SELECT regress_merge_user.state() = :'before' AS exact;
+
+-- a tree: the survivor below one of its losers takes that one's place
+INSERT INTO regress_merge.account (id, name, parent_id) VALUES (10, 'top', NULL), (11, 'loser', 10), (12, 'middle', 11), (13, 'survivor', 12);
+SELECT regress_merge.merge_records('account', 13, '{11}') AS merge_id \gset
+SELECT id, parent_id FROM regress_merge.account WHERE id >= 10 ORDER BY id;
+SELECT * FROM regress_merge.unmerge(:merge_id);
+SELECT id, parent_id FROM regress_merge.account WHERE id >= 10 ORDER BY id;
+
+-- a user's own table, with tables of its own below
+RESET ROLE;
+SET ROLE regress_merge_owner;
+CREATE TABLE regress_merge_user.vendor (
+    code text PRIMARY KEY,
+    region text NOT NULL,
+    tags text[],
+    notes json,
+    credit numeric,
+    label text GENERATED ALWAYS AS (code || '/' || region) STORED,
+    UNIQUE (code, region)
+);
+CREATE TABLE regress_merge_user.item (vendor text NOT NULL, region text NOT NULL, sku text NOT NULL, price numeric,
+    PRIMARY KEY (vendor, sku),
+    FOREIGN KEY (vendor, region) REFERENCES regress_merge_user.vendor (code, region));
+CREATE TABLE regress_merge_user.stock (vendor text, sku text, place text, pieces integer,
+    FOREIGN KEY (vendor, sku) REFERENCES regress_merge_user.item (vendor, sku) ON DELETE CASCADE);
+CREATE TABLE regress_merge_user.remark (about text, which text, body text);
+INSERT INTO regress_merge.merge_link (table_name, kind_column, id_column) VALUES ('regress_merge_user.remark', 'about', 'which');
+INSERT INTO regress_merge.merge_rule (kind, field, strategy) VALUES
+    ('regress_merge_user.vendor', 'tags', 'union'),
+    ('regress_merge_user.vendor', 'credit', 'sum');
+INSERT INTO regress_merge_user.vendor (code, region, tags, notes, credit) VALUES
+    ('A', 'eu', '{x,y}', NULL, 10), ('B', 'eu', '{y,z}', '{"a":  1}', 5.5), ('C', 'us', NULL, '{"c":1}', NULL);
+INSERT INTO regress_merge_user.item VALUES ('A', 'eu', 's1', NULL), ('B', 'eu', 's1', 3), ('B', 'eu', 's2', 4), ('C', 'us', 's2', 5);
+INSERT INTO regress_merge_user.stock VALUES ('B', 's1', 'p', 1), ('B', 's1', 'p', 1), ('A', 's1', 'q', 7);
+INSERT INTO regress_merge_user.remark VALUES ('regress_merge_user.vendor', 'C', 'late'), ('other', 'C', 'not ours');
+SELECT regress_merge_user.state() AS before \gset
+SELECT regress_merge.merge_records('regress_merge_user.vendor', 'A', '{B,C}') AS merge_id \gset
+SELECT * FROM regress_merge_user.vendor;
+SELECT * FROM regress_merge_user.item ORDER BY sku;
+SELECT * FROM regress_merge_user.stock ORDER BY sku, place, pieces;
+SELECT * FROM regress_merge_user.remark ORDER BY about;
+SELECT * FROM regress_merge.unmerge(:merge_id);
+SELECT regress_merge_user.state() = :'before' AS exact;
+
+RESET ROLE;
+DROP SCHEMA regress_merge, regress_merge_user CASCADE;
+DROP OWNED BY regress_merge_owner, regress_merge_app;
+DROP ROLE regress_merge_owner, regress_merge_app;
