@@ -22,6 +22,13 @@ SELECT * FROM (VALUES
     ('toolkit', 'merge_records', 'EXECUTE', NULL, NULL),
     ('toolkit', 'merge_preview', 'EXECUTE', NULL, NULL),
     ('toolkit', 'unmerge', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_record_table', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_record_tables', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_claim', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_claim_next', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_convert_lead', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_convert_match', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_convert_insert', 'EXECUTE', NULL, NULL),
     ('toolkit', 'audit_verify', NULL, NULL, 'EXECUTE'),
     ('toolkit', '_audit_digest', NULL, NULL, 'EXECUTE'),
     ('toolkit', 'member_id', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
@@ -75,6 +82,9 @@ SELECT * FROM (VALUES
     ('table', 'audit_seal', NULL, NULL, 'SELECT'),
 
     -- functions of the workspace, by name
+    ('function', 'claim', 'EXECUTE', NULL, NULL),
+    ('function', 'claim_next', 'EXECUTE', NULL, NULL),
+    ('function', 'convert_lead', 'EXECUTE', NULL, NULL),
     ('function', 'me', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('function', 'next_stages', 'EXECUTE', 'EXECUTE', NULL),
     ('function', 'acknowledge', 'EXECUTE', NULL, NULL),

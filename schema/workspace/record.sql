@@ -314,3 +314,29 @@ CREATE OR REPLACE TRIGGER crm_touch BEFORE UPDATE ON @workspace@.member
     FOR EACH ROW EXECUTE FUNCTION crm.touch();
 CREATE OR REPLACE TRIGGER crm_touch BEFORE UPDATE ON @workspace@.team
     FOR EACH ROW EXECUTE FUNCTION crm.touch();
+
+CREATE OR REPLACE FUNCTION @workspace@.claim(kind text, id bigint, OUT claimed boolean, OUT reason text)
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT c.claimed, c.reason FROM crm._claim(@workspace_literal@::regnamespace, kind, id) AS c $$;
+COMMENT ON FUNCTION @workspace@.claim(text, bigint) IS
+'Takes a record that has no owner. Of many who try at once exactly one gets it and nobody waits. claimed is false, and reason says why, where it has an owner, is being changed by someone else, does not exist or is not visible, or may not be edited.';
+
+CREATE OR REPLACE FUNCTION @workspace@.claim_next(kind text, max_records integer DEFAULT 1)
+RETURNS SETOF bigint LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT c FROM crm._claim_next(@workspace_literal@::regnamespace, kind, max_records) AS c $$;
+COMMENT ON FUNCTION @workspace@.claim_next(text, integer) IS
+'Takes the oldest records that have no owner, 1 to 1000, passing over those that someone else is taking at the same moment. Returns their ids; none if there is nothing to take.';
+
+CREATE OR REPLACE FUNCTION @workspace@.convert_lead(lead_id bigint, opportunity_name text DEFAULT NULL, amount numeric DEFAULT NULL,
+    currency text DEFAULT NULL, close_date date DEFAULT NULL, into_account bigint DEFAULT NULL, into_contact bigint DEFAULT NULL,
+    match boolean DEFAULT true, OUT account_id bigint, OUT contact_id bigint, OUT opportunity_id bigint)
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT c.account_id, c.contact_id, c.opportunity_id
+FROM crm._convert_lead(@workspace_literal@::regnamespace, lead_id, opportunity_name, amount, currency, close_date, into_account, into_contact, match) AS c
+$$;
+COMMENT ON FUNCTION @workspace@.convert_lead(bigint, text, numeric, text, date, bigint, bigint, boolean) IS
+'Makes a lead a customer, in one transaction and with the caller''s rights: the account and contact it already is (probability at least 0.95; match => false never looks), or new ones; an opportunity if opportunity_name is given; its activities go along; the lead moves to the won stage of its pipeline and remembers what it became. into_account and into_contact choose instead. Columns of the same name, users'' own included, are carried over. Errors: P0002 if the lead, account or contact cannot be seen, 55000 if it was converted before, 21000 if it matches several.';
