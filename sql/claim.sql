@@ -37,13 +37,15 @@ SELECT * FROM claim_next('nothing');
 RESET ROLE;
 
 -- where unowned records may only be read, they cannot be claimed
+RESET crm.member;
 INSERT INTO lead (id, company) VALUES (20, 'Late');
-UPDATE access_setting SET unowned_access = 'read';
+SET crm.member = 'regress_claim/2';
+UPDATE setting SET value = 'read' WHERE name = 'unowned_access';
 SET ROLE regress_claim_app;
 SELECT * FROM claim('lead', 20);
 SELECT * FROM claim_next('lead');
 RESET ROLE;
-UPDATE access_setting SET unowned_access = 'none';
+UPDATE setting SET value = 'none' WHERE name = 'unowned_access';
 SET ROLE regress_claim_app;
 SELECT * FROM claim('lead', 20);
 RESET ROLE;

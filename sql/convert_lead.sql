@@ -2,6 +2,7 @@
 \set SHOW_CONTEXT never
 \pset format unaligned
 SET client_min_messages = warning;
+SET datestyle = 'ISO';
 CREATE ROLE regress_convert_app;
 SELECT crm.create_workspace('regress_convert');
 SELECT crm.grant_access('regress_convert', 'regress_convert_app', 'app');
@@ -32,7 +33,7 @@ SELECT name, city, phone, email, segment, owner_id FROM account WHERE id = 101;
 SELECT full_name, account_id, phone, email, city, description, segment, owner_id FROM contact WHERE id = 201;
 SELECT name, account_id, contact_id, amount, currency, close_date, source, pipeline, stage, owner_id FROM opportunity;
 SELECT id, lead_id, account_id, contact_id, opportunity_id FROM activity ORDER BY id;
-SELECT stage, converted_at = created_at AS at_once, converted_account_id, converted_contact_id, converted_opportunity_id FROM lead WHERE id = 1;
+SELECT stage, converted_at >= created_at AS converted, converted_account_id, converted_contact_id, converted_opportunity_id FROM lead WHERE id = 1;
 -- who is there already is found, not made again
 SELECT * FROM convert_lead(2);
 -- unless one says otherwise
@@ -51,7 +52,7 @@ SELECT * FROM convert_lead(7, 'Deal', 1, 'nonsense');
 SELECT count(*) FROM account WHERE name LIKE 'Rollback%';
 SELECT converted_at IS NULL AS open FROM lead WHERE id = 7;
 RESET ROLE;
-INSERT INTO lead (id, company, full_name, owner_id) VALUES (8, 'Siemens Healthineers AG', 'Nobody New', 1);
+INSERT INTO lead (id, company, full_name, city, owner_id) VALUES (8, 'Siemens Healthineers AG', 'Nobody New', 'Erlangen', 1);
 SET ROLE regress_convert_app;
 SELECT * FROM convert_lead(8);
 SELECT * FROM convert_lead(8, into_account => 100);

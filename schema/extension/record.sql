@@ -127,20 +127,23 @@ AS $$
 DECLARE
     source regclass := (SELECT format('%I.lead', n.nspname) FROM pg_namespace AS n WHERE n.oid = workspace);
     target regclass := (SELECT format('%I.%I', n.nspname, kind) FROM pg_namespace AS n WHERE n.oid = workspace);
-    shared text;
+    columns text;
+    expressions text;
     result bigint;
 BEGIN
-    shared := (SELECT string_agg(format(', %I', a.attname), '')
-               FROM pg_attribute AS a
-               JOIN pg_attribute AS l ON l.attrelid = source AND l.attname = a.attname AND l.atttypid = a.atttypid AND l.attnum > 0 AND NOT l.attisdropped
-               WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped
-                 AND a.attgenerated = '' AND a.attidentity = ''
-                 AND a.attname <> ALL (ARRAY['id', 'created_at', 'updated_at', 'row_version', 'pipeline', 'stage'] || leave_out)
-                 AND NOT other ? a.attname);
-    EXECUTE format('INSERT INTO %s (%s%s)
-                    SELECT %s%s FROM %s WHERE id = $1 RETURNING id',
-                   target, (SELECT string_agg(quote_ident(key), ', ' ORDER BY key) FROM jsonb_object_keys(other) AS key), shared,
-                   (SELECT string_agg(format('%L', value), ', ' ORDER BY key) FROM jsonb_each_text(other)), shared, source)
+    SELECT string_agg(quote_ident(w.name), ', ' ORDER BY w.name), string_agg(w.value, ', ' ORDER BY w.name)
+    INTO columns, expressions
+    FROM (SELECT e.key AS name, quote_literal(e.value) AS value
+          FROM jsonb_each_text(other) AS e
+          UNION ALL
+          SELECT a.attname, quote_ident(a.attname)
+          FROM pg_attribute AS a
+          JOIN pg_attribute AS l ON l.attrelid = source AND l.attname = a.attname AND l.atttypid = a.atttypid AND l.attnum > 0 AND NOT l.attisdropped
+          WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped
+            AND a.attgenerated = '' AND a.attidentity = ''
+            AND a.attname <> ALL (ARRAY['id', 'created_at', 'updated_at', 'row_version', 'pipeline', 'stage'] || leave_out)
+            AND NOT other ? a.attname) AS w;
+    EXECUTE format('INSERT INTO %s (%s) SELECT %s FROM %s WHERE id = $1 RETURNING id', target, columns, expressions, source)
         INTO result USING lead_id;
     RETURN result;
 END
