@@ -65,14 +65,12 @@ crm_input_fold(const char *in, size_t len, char *out, size_t max)
 				spaces++;
 			continue;
 		}
-		if (width == 3 && cp >= 0xFF01 && cp <= 0xFF5E)
+		if (width == 0 || (width == 3 && cp >= 0xFF01 && cp <= 0xFF5E))
 		{
-			folded = (char) (cp - 0xFEE0);
+			folded = width == 0 ? 0x7F : (char) (cp - 0xFEE0);
 			from = &folded;
 			width = 1;
 		}
-		else if (width == 0)
-			width = 1;
 		if (n + spaces + width > max)
 			return -1;
 		for (; spaces > 0; spaces--)

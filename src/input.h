@@ -41,8 +41,8 @@ extern bool crm_is_space(uint32_t cp);
  * Copies an input to out: full-width ASCII (U+FF01 to U+FF5E) becomes ASCII, any
  * white space becomes a space, invisible characters vanish, and spaces at both
  * ends are trimmed.  The result is never longer than the input, and is
- * terminated.  Invalid UTF-8 is copied as it is.  Returns the length, or -1 if
- * it is over max bytes; out has room for max + 1.
+ * terminated.  A byte that is not UTF-8 becomes DEL, which no parser accepts.  Returns the length,
+ * or -1 if it is over max bytes; out has room for max + 1.
  */
 extern ptrdiff_t crm_input_fold(const char *in, size_t len, char *out, size_t max);
 
