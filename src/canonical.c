@@ -318,6 +318,14 @@ crm_canonical_plan(Relation rel, Trigger *trigger)
 	return plan;
 }
 
+/* Whether a column is of type character, or a domain over it; plain types need no lookup. */
+static bool
+crm_is_padded(Form_pg_attribute att)
+{
+	return att->atttypid != TEXTOID && att->atttypid != VARCHAROID &&
+		   getBaseType(att->atttypid) == BPCHAROID;
+}
+
 /* The text of a column's value, without the padding of type character.  Not terminated. */
 static char *
 crm_column_text(TupleDesc desc, AttrNumber attnum, Datum value, size_t *len)
@@ -325,7 +333,7 @@ crm_column_text(TupleDesc desc, AttrNumber attnum, Datum value, size_t *len)
 	text *packed = DatumGetTextPP(value);
 
 	*len = VARSIZE_ANY_EXHDR(packed);
-	if (getBaseType(TupleDescAttr(desc, attnum - 1)->atttypid) == BPCHAROID)
+	if (crm_is_padded(TupleDescAttr(desc, attnum - 1)))
 		*len = bpchartruelen(VARDATA_ANY(packed), (int) *len);
 	return VARDATA_ANY(packed);
 }
