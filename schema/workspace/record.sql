@@ -285,6 +285,7 @@ CREATE TABLE @workspace@.setting (
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     row_version integer NOT NULL DEFAULT 1,
+    CONSTRAINT setting_reporting_currency CHECK (name <> 'reporting_currency' OR value ~ '^[A-Z]{3}$'),
     CONSTRAINT setting_unowned_access CHECK (name <> 'unowned_access' OR value IN ('none', 'read', 'edit'))
 );
 COMMENT ON TABLE @workspace@.setting IS 'Settings of this workspace, one a row.';
