@@ -173,9 +173,19 @@ VALUES ('Acme', '138 0013 8000', 'Info@Acme.CN', '91350100m000100y43', 'WWW.Acme
 INSERT INTO contact (given_name, family_name, email) VALUES ('小明', '王', 'W@Acme.CN') RETURNING full_name, email;
 INSERT INTO lead (company, given_name, family_name, phone) VALUES (' Acme  Ltd ', 'Ann', 'Lee', '+1 202 555 0123') RETURNING company, full_name, phone;
 INSERT INTO opportunity (name, currency) VALUES ('  Big  deal ', 'cny') RETURNING name, currency;
+
+-- whoever may read the workspace may use the types
+RESET ROLE;
+CREATE ROLE regress_canonical_report;
+SET ROLE regress_canonical_user;
+SELECT crm.grant_access('regress_canonical_ws', 'regress_canonical_report', 'report');
+SET ROLE regress_canonical_report;
+SELECT crm.phone_national('+8613800138000'), crm.phone('138 0013 8000', 'CN'), crm.registrable_domain('ann@mail.example.com'),
+       crm.email('Ann@Example.com'), crm.amount(1, 'CNY') OPERATOR(crm.+) '2 CNY'::crm.amount,
+       (SELECT crm.sum(a) FROM (VALUES ('1 CNY'::crm.amount), ('2 CNY')) AS v (a));
 RESET ROLE;
 
 SET client_min_messages = warning;
 DROP SCHEMA regress_canonical, regress_canonical_ws CASCADE;
-DROP OWNED BY regress_canonical_user;
-DROP ROLE regress_canonical_user;
+DROP OWNED BY regress_canonical_user, regress_canonical_report;
+DROP ROLE regress_canonical_user, regress_canonical_report;

@@ -17,6 +17,13 @@ SELECT * FROM (VALUES
     -- functions of schema crm, by name
     ('toolkit', 'is_workspace', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', 'workspaces', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', 'phone', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', 'phone_region', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', 'phone_national', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', 'phone_international', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', 'phone_is_valid', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', 'email_display', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('toolkit', 'registrable_domain', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', 'guarded_tables', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', 'next_stages', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', 'merge_records', 'EXECUTE', NULL, NULL),
