@@ -1860,7 +1860,6 @@ CREATE TABLE @workspace@.reminder (
 CREATE INDEX reminder_due ON @workspace@.reminder (due_at, id) WHERE failed_at IS NULL;
 CREATE INDEX ON @workspace@.reminder (member_id, due_at);
 CREATE INDEX ON @workspace@.reminder (kind, record_id) WHERE record_id IS NOT NULL;
-CREATE INDEX ON @workspace@.reminder (snoozed_event_id) WHERE snoozed_event_id IS NOT NULL;
 COMMENT ON TABLE @workspace@.reminder IS 'What a member is to be reminded of. A row waits here until it is due; then it becomes a row of event.';
 COMMENT ON COLUMN @workspace@.reminder.member_id IS 'Who is reminded.';
 COMMENT ON COLUMN @workspace@.reminder.due_at IS 'When. A time in the past fires at once. Finite.';
@@ -1868,7 +1867,7 @@ COMMENT ON COLUMN @workspace@.reminder.title IS 'What the member reads.';
 COMMENT ON COLUMN @workspace@.reminder.kind IS 'Kind of the record it is about, such as account; NULL if it is about none.';
 COMMENT ON COLUMN @workspace@.reminder.record_id IS 'The record it is about. The reminder fires even if the record is gone.';
 COMMENT ON COLUMN @workspace@.reminder.payload IS 'Anything an application wants to find in the event.';
-COMMENT ON COLUMN @workspace@.reminder.snoozed_event_id IS 'The event whose snoozing made this reminder.';
+COMMENT ON COLUMN @workspace@.reminder.snoozed_event_id IS 'The event whose snoozing made this reminder. Old events may be gone.';
 COMMENT ON COLUMN @workspace@.reminder.failed_at IS 'When firing it failed for a reason of its own, such as a trigger that raised an error. It is not tried again until this is set to NULL.';
 COMMENT ON COLUMN @workspace@.reminder.failure IS 'Why firing it failed: SQLSTATE and message.';
 COMMENT ON COLUMN @workspace@.reminder.created_at IS 'When it was written.';
@@ -1893,7 +1892,6 @@ CREATE TABLE @workspace@.event (
 );
 CREATE INDEX event_inbox ON @workspace@.event (member_id, id) WHERE state IN ('new', 'seen');
 CREATE INDEX ON @workspace@.event (kind, record_id) WHERE record_id IS NOT NULL;
-ALTER TABLE @workspace@.reminder ADD FOREIGN KEY (snoozed_event_id) REFERENCES @workspace@.event ON DELETE SET NULL;
 COMMENT ON TABLE @workspace@.event IS 'Reminders that fired: each member''s inbox, and the feed for other systems. A reminder has exactly one event. A row becomes visible only after all rows with lesser ids.';
 COMMENT ON COLUMN @workspace@.event.reminder_id IS 'Identifier the reminder had.';
 COMMENT ON COLUMN @workspace@.event.member_id IS 'Who is reminded.';
