@@ -44,7 +44,7 @@ CREATE INDEX ON more (y, x);
 SELECT * FROM pg_temp.findings;
 CREATE INDEX ON extra (account_id) WHERE account_id > 5;
 SELECT count(*) FROM pg_temp.findings;
-CREATE INDEX ON extra (account_id, id);
+CREATE INDEX ON extra (account_id, id) WHERE account_id IS NOT NULL;
 SELECT count(*) FROM pg_temp.findings;
 ROLLBACK;
 BEGIN;

@@ -29,7 +29,10 @@ WHERE k.contype = 'f'
   AND NOT EXISTS (SELECT FROM pg_index AS i
                   WHERE i.indrelid = k.conrelid
                     AND i.indisvalid
-                    AND i.indpred IS NULL
+                    AND (i.indpred IS NULL
+                         OR pg_get_expr(i.indpred, i.indrelid)
+                            = (SELECT format('(%I IS NOT NULL)', a.attname) FROM pg_attribute AS a
+                               WHERE a.attrelid = k.conrelid AND a.attnum = k.conkey[1] AND cardinality(k.conkey) = 1))
                     -- the key's columns, in any order, are the index's first
                     AND (SELECT array_agg(c ORDER BY c) FROM unnest(k.conkey) AS c)
                         = (SELECT array_agg(c ORDER BY c)
@@ -38,7 +41,7 @@ WHERE k.contype = 'f'
 $$;
 
 COMMENT ON FUNCTION crm._foreign_keys_without_index(oid) IS
-'Foreign keys of a schema whose columns are not the first of any valid, unconditional index.';
+'Foreign keys of a schema whose columns are not the first of any valid index over all rows, or all where the column is not NULL.';
 
 CREATE FUNCTION crm._doctor_workspace(workspace oid, OUT severity text, OUT "check" text, OUT detail text, OUT hint text)
 RETURNS SETOF record LANGUAGE sql STABLE

@@ -16,6 +16,7 @@ CREATE TABLE @workspace@.merge_rule (
     CONSTRAINT merge_rule_block CHECK (block IS NULL OR strategy IN ('fill', 'survivor', 'most_recent', 'most_complete', 'trusted'))
 );
 COMMENT ON TABLE @workspace@.merge_rule IS 'Which record''s value a field has after a merge. The most specific row counts: (kind, field), then (*, field), then (kind, *), then (*, *); without any, fill.';
+COMMENT ON COLUMN @workspace@.merge_rule.id IS 'Identifier, never reused.';
 COMMENT ON COLUMN @workspace@.merge_rule.kind IS 'account, contact, lead, ..., the qualified name of a table outside the workspace, or * for all. Also rules the rows of other tables that a merge folds into one because a unique constraint allows only one.';
 COMMENT ON COLUMN @workspace@.merge_rule.field IS 'Name of a column, or * for all.';
 COMMENT ON COLUMN @workspace@.merge_rule.strategy IS 'fill: the survivor''s value, if blank the most recent other; survivor: the survivor''s even if blank; most_recent; most_complete: from the record with most fields filled; first_non_null: in the order the merge names the records; longest; max, min, sum; union: arrays, jsonb objects and separated lists; concat: distinct texts joined; trusted: from the source named first in sources.';
@@ -45,6 +46,7 @@ CREATE TABLE @workspace@.merge_link (
     UNIQUE (table_name, kind_column, id_column)
 );
 COMMENT ON TABLE @workspace@.merge_link IS 'Tables that refer to records by kind and id, without a foreign key. Tables of the workspace with columns kind and record_id need no row here unless they are to be left alone.';
+COMMENT ON COLUMN @workspace@.merge_link.id IS 'Identifier, never reused.';
 COMMENT ON COLUMN @workspace@.merge_link.table_name IS 'The table; qualified if it is outside the workspace.';
 COMMENT ON COLUMN @workspace@.merge_link.kind_column IS 'Column with the kind.';
 COMMENT ON COLUMN @workspace@.merge_link.id_column IS 'Column with the id of the record.';
@@ -73,6 +75,7 @@ CREATE TABLE @workspace@.merge_log (
 );
 CREATE INDEX ON @workspace@.merge_log (kind, survivor_id);
 COMMENT ON TABLE @workspace@.merge_log IS 'One row a merge, undone or not. Written by merge_records() and unmerge() only.';
+COMMENT ON COLUMN @workspace@.merge_log.id IS 'Identifier, never reused.';
 COMMENT ON COLUMN @workspace@.merge_log.kind IS 'Kind of the records: a table of the workspace, or the qualified name of another.';
 COMMENT ON COLUMN @workspace@.merge_log.table_schema IS 'Schema of their table; null: the workspace.';
 COMMENT ON COLUMN @workspace@.merge_log.table_name IS 'Their table.';
@@ -102,6 +105,7 @@ CREATE TABLE @workspace@.merge_change (
 CREATE INDEX ON @workspace@.merge_change (merge_id, position);
 CREATE INDEX ON @workspace@.merge_change USING hash (key);
 COMMENT ON TABLE @workspace@.merge_change IS 'Every row a merge changed, so that unmerge() can put it back. Values are the text output of their type.';
+COMMENT ON COLUMN @workspace@.merge_change.id IS 'Identifier, never reused.';
 COMMENT ON COLUMN @workspace@.merge_change.merge_id IS 'The merge.';
 COMMENT ON COLUMN @workspace@.merge_change.position IS 'Order of the statements; unmerge() goes backwards.';
 COMMENT ON COLUMN @workspace@.merge_change.table_schema IS 'Schema of the table; null: the workspace.';
@@ -124,6 +128,7 @@ CREATE TABLE @workspace@.merged_record (
 CREATE INDEX ON @workspace@.merged_record (merge_id);
 CREATE INDEX ON @workspace@.merged_record (kind, survivor_id);
 COMMENT ON TABLE @workspace@.merged_record IS 'Tombstones: the records that merges removed, whose ids still resolve.';
+COMMENT ON COLUMN @workspace@.merged_record.id IS 'Identifier, never reused.';
 COMMENT ON COLUMN @workspace@.merged_record.kind IS 'Kind of the record.';
 COMMENT ON COLUMN @workspace@.merged_record.record_id IS 'Its id.';
 COMMENT ON COLUMN @workspace@.merged_record.survivor_id IS 'The record it went into, which may have been merged in turn.';

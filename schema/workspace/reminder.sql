@@ -20,6 +20,7 @@ CREATE INDEX reminder_due ON @workspace@.reminder (due_at, id) WHERE failed_at I
 CREATE INDEX ON @workspace@.reminder (member_id, due_at);
 CREATE INDEX ON @workspace@.reminder (kind, record_id) WHERE record_id IS NOT NULL;
 COMMENT ON TABLE @workspace@.reminder IS 'What a member is to be reminded of. A row waits here until it is due; then it becomes a row of event.';
+COMMENT ON COLUMN @workspace@.reminder.id IS 'Identifier, never reused.';
 COMMENT ON COLUMN @workspace@.reminder.member_id IS 'Who is reminded.';
 COMMENT ON COLUMN @workspace@.reminder.due_at IS 'When. A time in the past fires at once. Finite.';
 COMMENT ON COLUMN @workspace@.reminder.title IS 'What the member reads.';
@@ -52,6 +53,7 @@ CREATE TABLE @workspace@.event (
 CREATE INDEX event_inbox ON @workspace@.event (member_id, id) WHERE state IN ('new', 'seen');
 CREATE INDEX ON @workspace@.event (kind, record_id) WHERE record_id IS NOT NULL;
 COMMENT ON TABLE @workspace@.event IS 'Reminders that fired: each member''s inbox, and the feed for other systems. A reminder has exactly one event. A row becomes visible only after all rows with lesser ids.';
+COMMENT ON COLUMN @workspace@.event.id IS 'Identifier, in order of firing.';
 COMMENT ON COLUMN @workspace@.event.reminder_id IS 'Identifier the reminder had.';
 COMMENT ON COLUMN @workspace@.event.member_id IS 'Who is reminded.';
 COMMENT ON COLUMN @workspace@.event.due_at IS 'When the reminder was due.';
@@ -75,6 +77,14 @@ SELECT e.id, e.due_at, e.fired_at, e.title, e.kind, e.record_id, e.payload, e.st
 FROM @workspace@.event AS e
 WHERE e.member_id = (SELECT @workspace@.me()) AND e.state IN ('new', 'seen');
 COMMENT ON VIEW @workspace@.inbox IS 'The open events of the member this session acts for.';
+COMMENT ON COLUMN @workspace@.inbox.id IS 'The event.';
+COMMENT ON COLUMN @workspace@.inbox.due_at IS 'When it was due.';
+COMMENT ON COLUMN @workspace@.inbox.fired_at IS 'When it fired.';
+COMMENT ON COLUMN @workspace@.inbox.title IS 'What it is about, in a line.';
+COMMENT ON COLUMN @workspace@.inbox.kind IS 'Kind of the record it concerns.';
+COMMENT ON COLUMN @workspace@.inbox.record_id IS 'The record it concerns.';
+COMMENT ON COLUMN @workspace@.inbox.payload IS 'What else the reminder carried.';
+COMMENT ON COLUMN @workspace@.inbox.state IS 'State of the event.';
 
 CREATE OR REPLACE FUNCTION @workspace@.acknowledge(event_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT

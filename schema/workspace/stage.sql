@@ -10,6 +10,9 @@ CREATE TABLE @workspace@.pipeline (
 );
 CREATE UNIQUE INDEX pipeline_one_default ON @workspace@.pipeline (kind) WHERE is_default;
 COMMENT ON TABLE @workspace@.pipeline IS 'A named sequence of stages that records of one kind move through.';
+COMMENT ON COLUMN @workspace@.pipeline.id IS 'Identifier, never reused.';
+COMMENT ON COLUMN @workspace@.pipeline.description IS 'Free text.';
+COMMENT ON COLUMN @workspace@.pipeline.created_at IS 'When the row was inserted.';
 COMMENT ON COLUMN @workspace@.pipeline.name IS 'Name, as in the column "pipeline" of the records.';
 COMMENT ON COLUMN @workspace@.pipeline.kind IS 'Kind of record: opportunity, lead, or the kind a table was given in crm.guard_stages().';
 COMMENT ON COLUMN @workspace@.pipeline.is_default IS 'The pipeline of a new record that names none; one for each kind.';
@@ -27,6 +30,10 @@ CREATE TABLE @workspace@.stage (
     UNIQUE (pipeline, name)
 );
 COMMENT ON TABLE @workspace@.stage IS 'A stage of a pipeline.';
+COMMENT ON COLUMN @workspace@.stage.id IS 'Identifier, never reused.';
+COMMENT ON COLUMN @workspace@.stage.pipeline IS 'The pipeline it belongs to.';
+COMMENT ON COLUMN @workspace@.stage.name IS 'Name, as in the column "stage" of the records.';
+COMMENT ON COLUMN @workspace@.stage.description IS 'Free text.';
 COMMENT ON COLUMN @workspace@.stage.position IS 'Order in the pipeline, lowest first.';
 COMMENT ON COLUMN @workspace@.stage.type IS 'open, won or lost. Entering a won or lost stage stamps the record''s closed_at, reopening clears it.';
 COMMENT ON COLUMN @workspace@.stage.is_initial IS 'A record may be created in this stage; the first such stage is where a record lands that names none.';
@@ -49,6 +56,10 @@ CREATE TABLE @workspace@.stage_transition (
 );
 CREATE INDEX ON @workspace@.stage_transition (to_pipeline, to_stage);
 COMMENT ON TABLE @workspace@.stage_transition IS 'A move that is allowed. Whatever has no row here is refused.';
+COMMENT ON COLUMN @workspace@.stage_transition.id IS 'Identifier, never reused.';
+COMMENT ON COLUMN @workspace@.stage_transition.pipeline IS 'The pipeline the move starts in.';
+COMMENT ON COLUMN @workspace@.stage_transition.from_stage IS 'The stage it starts in.';
+COMMENT ON COLUMN @workspace@.stage_transition.to_stage IS 'The stage it leads to.';
 COMMENT ON COLUMN @workspace@.stage_transition.to_pipeline IS 'Pipeline the move leads to; that of from_stage unless given.';
 COMMENT ON COLUMN @workspace@.stage_transition.guard IS 'Boolean SQL expression over old and new that must be true, written as in the WHEN clause of a trigger; a bare column means the new row.';
 COMMENT ON COLUMN @workspace@.stage_transition.message IS 'What a person is told when the guard is not met; by default the expression.';
@@ -68,6 +79,10 @@ CREATE TABLE @workspace@.stage_rule (
     FOREIGN KEY (pipeline, stage) REFERENCES @workspace@.stage (pipeline, name) ON UPDATE CASCADE ON DELETE CASCADE
 );
 COMMENT ON TABLE @workspace@.stage_rule IS 'Entry and exit criteria of a stage: every one must be true for a record to enter or leave it.';
+COMMENT ON COLUMN @workspace@.stage_rule.id IS 'Identifier, never reused.';
+COMMENT ON COLUMN @workspace@.stage_rule.pipeline IS 'The pipeline of the stage.';
+COMMENT ON COLUMN @workspace@.stage_rule.stage IS 'The stage it guards.';
+COMMENT ON COLUMN @workspace@.stage_rule.name IS 'Name of the criterion, as errors give it.';
 COMMENT ON COLUMN @workspace@.stage_rule.applies_on IS 'entry or exit.';
 COMMENT ON COLUMN @workspace@.stage_rule.expression IS 'Boolean SQL expression over old and new, written as in the WHEN clause of a trigger; a bare column means the new row. NULL counts as not met.';
 COMMENT ON COLUMN @workspace@.stage_rule.message IS 'What a person is told when the criterion is not met; by default the expression.';
@@ -91,6 +106,7 @@ CREATE INDEX stage_history_record ON @workspace@.stage_history (kind, record_id,
 CREATE INDEX ON @workspace@.stage_history (pipeline, stage, changed_at);
 CREATE INDEX ON @workspace@.stage_history (member_id);
 COMMENT ON TABLE @workspace@.stage_history IS 'Every entry of a record into a stage, written by the database with the move itself. Renaming a stage renames it here.';
+COMMENT ON COLUMN @workspace@.stage_history.id IS 'Identifier; in order of the moves of a record.';
 COMMENT ON COLUMN @workspace@.stage_history.kind IS 'Kind of record, as in crm.guard_stages().';
 COMMENT ON COLUMN @workspace@.stage_history.record_id IS 'The record; its history outlives it.';
 COMMENT ON COLUMN @workspace@.stage_history.from_pipeline IS 'Pipeline before the move; NULL for a new record.';
