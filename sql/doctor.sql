@@ -22,7 +22,7 @@ SELECT * FROM pg_temp.all_findings WHERE detail LIKE '%.account %';
 ROLLBACK;
 BEGIN;
 ALTER TABLE contact ENABLE ROW LEVEL SECURITY;
-SELECT format('DROP POLICY %I ON contact', polname) FROM pg_policy WHERE polrelid = 'contact'::regclass \gexec
+SELECT format('DROP POLICY %I ON contact', polname) FROM pg_policy WHERE polrelid = 'contact'::regclass ORDER BY polname \gexec
 SELECT * FROM pg_temp.findings;
 ROLLBACK;
 BEGIN;
