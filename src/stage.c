@@ -1,7 +1,7 @@
 /*
  * stage.c
  *		The stage guard: row triggers that hold a table to its pipeline's rules,
- *		write the history of moves, and the function that asks what is missing.
+ *		and the function that asks what is missing.
  *
  * A row whose stage and pipeline stay as they were costs two comparisons.  A move is
  * judged against the compiled rules of stage_rules.c, without a query.  Expressions
@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/stratnum.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
@@ -30,12 +31,14 @@
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/date.h"
+#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "access.h"
@@ -60,21 +63,12 @@ typedef struct StageFault
 	const char *hint;
 } StageFault;
 
-/* What a row moves from and to; from is NULL for a new record. */
-typedef struct StageStep
-{
-	Stage *from;
-	Stage *to;
-	TupleTableSlot *old_slot;
-	TupleTableSlot *new_slot;
-} StageStep;
-
 /* ---------------------------------------------------------------------
  * Small things
  * ---------------------------------------------------------------------
  */
 
-static char *
+char *
 crm_stage_text(TupleTableSlot *slot, AttrNumber att)
 {
 	bool isnull;
@@ -86,7 +80,7 @@ crm_stage_text(TupleTableSlot *slot, AttrNumber att)
 	return isnull ? NULL : TextDatumGetCString(value);
 }
 
-static bool
+bool
 crm_stage_same(TupleTableSlot *a, TupleTableSlot *b, AttrNumber att)
 {
 	bool anull, bnull;
@@ -175,7 +169,7 @@ crm_stage_known_pipeline(StageRules *rules, TupleTableSlot *slot)
 }
 
 /* The stage of a row; NULL if in none that the rules know. */
-static Stage *
+Stage *
 crm_stage_known_stage(StageRules *rules, TupleTableSlot *slot)
 {
 	char *name = crm_stage_text(slot, rules->stage_att);
@@ -189,7 +183,7 @@ crm_stage_known_stage(StageRules *rules, TupleTableSlot *slot)
  * nothing moves.  Only the system's own referential actions run like this, and the
  * rules, compiled before or after the renaming, know only one of the names.
  */
-static bool
+bool
 crm_stage_is_rename(StageRules *rules, TupleTableSlot *old_slot, TupleTableSlot *new_slot)
 {
 	return InNoForceRLSOperation() && (crm_stage_known_stage(rules, old_slot) == NULL ||
@@ -201,7 +195,7 @@ crm_stage_is_rename(StageRules *rules, TupleTableSlot *old_slot, TupleTableSlot 
  * ---------------------------------------------------------------------
  */
 
-static StagePipeline *
+StagePipeline *
 crm_stage_row_pipeline(StageRules *rules, Relation rel, TupleTableSlot *slot)
 {
 	char *name = crm_stage_text(slot, rules->pipeline_att);
@@ -229,7 +223,7 @@ crm_stage_row_pipeline(StageRules *rules, Relation rel, TupleTableSlot *slot)
 					errtablecol(rel, rules->pipeline_att)));
 }
 
-static Stage *
+Stage *
 crm_stage_row_stage(StageRules *rules, Relation rel, TupleTableSlot *slot, StagePipeline *pipeline)
 {
 	char *name = crm_stage_text(slot, rules->stage_att);
@@ -896,7 +890,7 @@ crm_stage_guard_trigger(Relation rel, const char *kind)
  * query, keeps the entry, so that only the first row looks it up.  All stage triggers
  * of a table and kind share the entry of its BEFORE trigger.
  */
-static StageRules *
+StageRules *
 crm_stage_rules_of_call(FunctionCallInfo fcinfo, TriggerData *trigdata)
 {
 	StageEntry *entry = fcinfo->flinfo->fn_extra;
@@ -922,7 +916,7 @@ crm_stage_rules_of_call(FunctionCallInfo fcinfo, TriggerData *trigdata)
 	return rules;
 }
 
-static TriggerData *
+TriggerData *
 crm_stage_trigger(FunctionCallInfo fcinfo, const char *name)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
@@ -951,219 +945,6 @@ crm_stage_guard(PG_FUNCTION_ARGS)
 		return PointerGetDatum(crm_stage_before(rules, trigdata));
 	if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
 		crm_stage_after_insert(rules, trigdata);
-	return PointerGetDatum(NULL);
-}
-
-/* ---------------------------------------------------------------------
- * History
- * ---------------------------------------------------------------------
- */
-
-static int64
-crm_stage_record_id(StageRules *rules, Relation rel, TupleTableSlot *slot)
-{
-	bool isnull = true;
-	Datum value = (Datum) 0;
-
-	if (rules->id_att != InvalidAttrNumber)
-		value = slot_getattr(slot, rules->id_att, &isnull);
-	if (!isnull)
-	{
-		switch (rules->id_type)
-		{
-			case INT8OID:
-				return DatumGetInt64(value);
-			case INT4OID:
-				return DatumGetInt32(value);
-			case INT2OID:
-				return DatumGetInt16(value);
-		}
-	}
-	ereport(
-		ERROR,
-		(errcode(ERRCODE_DATATYPE_MISMATCH),
-		 errmsg("stage history of table \"%s\" needs an integer id", RelationGetRelationName(rel)),
-		 errhint("Guard the table without history: crm.guard_stages(..., history => false)."),
-		 errtable(rel)));
-}
-
-/*
- * A new record's row has no from_stage.  Two things look like a move and may be none,
- * and the record's history, whose names follow a renaming, can tell ($10): a row that
- * comes into a partition by an UPDATE of another one, and a row whose old stage is
- * not known, because it was renamed.
- */
-static SPIPlanPtr
-crm_stage_history_plan(StageRules *rules)
-{
-	Oid types[] = {TEXTOID, INT8OID, TEXTOID,		 TEXTOID, TEXTOID,
-				   TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, BOOLOID};
-	const char *schema = quote_identifier(get_namespace_name(rules->workspace));
-	char *sql = psprintf(
-		"INSERT INTO %1$s.stage_history (kind, record_id, from_pipeline, from_stage, pipeline, "
-		"stage,"
-		" type, changed_at, member_id, duration) "
-		"SELECT $1, $2, CASE WHEN $10 THEN coalesce(h.pipeline, $3) ELSE $3 END,"
-		" CASE WHEN $10 THEN coalesce(h.stage, $4) ELSE $4 END,"
-		" $5, $6, $7, $8, $9, CASE WHEN $10 OR $4 IS NOT NULL THEN"
-		" greatest($8 OPERATOR(pg_catalog.-) h.changed_at, '0'::pg_catalog.interval) END "
-		"FROM (VALUES (1)) AS one LEFT JOIN LATERAL (SELECT p.pipeline, p.stage, p.changed_at"
-		" FROM %1$s.stage_history AS p"
-		" WHERE p.kind OPERATOR(pg_catalog.=) $1 AND p.record_id OPERATOR(pg_catalog.=) $2"
-		" ORDER BY p.id DESC LIMIT 1) AS h ON true "
-		"WHERE NOT ($10 AND h.stage IS NOT NULL AND h.pipeline OPERATOR(pg_catalog.=) $5"
-		" AND h.stage OPERATOR(pg_catalog.=) $6)",
-		schema);
-	SPIPlanPtr plan = SPI_prepare(sql, lengthof(types), types);
-
-	if (plan == NULL || SPI_keepplan(plan) != 0)
-		elog(ERROR, "could not prepare the stage history: %s", SPI_result_code_string(SPI_result));
-	return plan;
-}
-
-static void
-crm_stage_write_history(StageRules *rules, Relation rel, StageStep *step)
-{
-	static const char *const types[] = {"open", "won", "lost"};
-	Datum values[10];
-	char nulls[11] = "          ";
-	char *from_pipeline = NULL;
-	char *from_stage = NULL;
-	int64 member = crm_member_id(rules->workspace);
-	Oid user;
-	int sec_context;
-
-	if (step->old_slot != NULL)
-	{
-		from_stage = crm_stage_text(step->old_slot, rules->stage_att);
-		from_pipeline = crm_stage_text(step->old_slot, rules->pipeline_att);
-		if (from_pipeline == NULL && step->from != NULL)
-			from_pipeline = pstrdup(step->from->pipeline->name);
-	}
-	values[0] = CStringGetTextDatum(rules->kind);
-	values[1] = Int64GetDatum(crm_stage_record_id(rules, rel, step->new_slot));
-	values[2] = from_pipeline ? CStringGetTextDatum(from_pipeline) : (Datum) 0;
-	nulls[2] = from_pipeline ? ' ' : 'n';
-	values[3] = from_stage ? CStringGetTextDatum(from_stage) : (Datum) 0;
-	nulls[3] = from_stage ? ' ' : 'n';
-	values[4] = CStringGetTextDatum(step->to->pipeline->name);
-	values[5] = CStringGetTextDatum(step->to->name);
-	values[6] = CStringGetTextDatum(types[step->to->type]);
-	values[7] = TimestampTzGetDatum(crm_now());
-	values[8] = Int64GetDatum(member);
-	nulls[8] = member != 0 ? ' ' : 'n';
-	values[9] = BoolGetDatum(step->old_slot ? step->from == NULL : rules->is_partition);
-
-	/* As the owner of the workspace: no role can write history by itself. */
-	GetUserIdAndSecContext(&user, &sec_context);
-	SetUserIdAndSecContext(rules->owner, sec_context | SECURITY_LOCAL_USERID_CHANGE |
-											 SECURITY_RESTRICTED_OPERATION);
-	SPI_connect();
-	if (rules->history_plan == NULL)
-		rules->history_plan = crm_stage_history_plan(rules);
-	if (SPI_execute_plan(rules->history_plan, values, nulls, false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not write the stage history");
-	SPI_finish();
-	SetUserIdAndSecContext(user, sec_context);
-}
-
-PG_FUNCTION_INFO_V1(crm_stage_history);
-Datum
-crm_stage_history(PG_FUNCTION_ARGS)
-{
-	TriggerData *trigdata = crm_stage_trigger(fcinfo, "stage_history");
-	Relation rel = trigdata->tg_relation;
-	bool update = TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event);
-	StageStep step = {0};
-	StageRules *rules;
-
-	if (TRIGGER_FIRED_BEFORE(trigdata->tg_event))
-		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-						errmsg("crm.stage_history() must be fired after the row is written")));
-	rules = crm_stage_rules_of_call(fcinfo, trigdata);
-	step.old_slot = update ? trigdata->tg_trigslot : NULL;
-	step.new_slot = update ? trigdata->tg_newslot : trigdata->tg_trigslot;
-
-	if (update && ((crm_stage_same(step.old_slot, step.new_slot, rules->stage_att) &&
-					crm_stage_same(step.old_slot, step.new_slot, rules->pipeline_att)) ||
-				   crm_stage_is_rename(rules, step.old_slot, step.new_slot)))
-		return PointerGetDatum(NULL);
-	crm_stage_rules_pin(rules);
-	PG_TRY();
-	{
-		step.to = crm_stage_row_stage(rules, rel, step.new_slot,
-									  crm_stage_row_pipeline(rules, rel, step.new_slot));
-		if (update)
-			step.from = crm_stage_known_stage(rules, step.old_slot);
-		crm_stage_write_history(rules, rel, &step);
-	}
-	PG_FINALLY();
-	{
-		crm_stage_rules_unpin(rules);
-	}
-	PG_END_TRY();
-	return PointerGetDatum(NULL);
-}
-
-/* Carries the new name of a stage into the history of the records that passed it. */
-static void
-crm_stage_rename_history(TriggerData *trigdata)
-{
-	TupleDesc tupdesc = RelationGetDescr(trigdata->tg_relation);
-	Oid workspace = RelationGetNamespace(trigdata->tg_relation);
-	const char *schema = quote_identifier(get_namespace_name(workspace));
-	Oid types[] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID};
-	Datum values[4];
-	char *old_pipeline =
-		SPI_getvalue(trigdata->tg_trigtuple, tupdesc, SPI_fnumber(tupdesc, "pipeline"));
-	char *old_name = SPI_getvalue(trigdata->tg_trigtuple, tupdesc, SPI_fnumber(tupdesc, "name"));
-	char *new_pipeline =
-		SPI_getvalue(trigdata->tg_newtuple, tupdesc, SPI_fnumber(tupdesc, "pipeline"));
-	char *new_name = SPI_getvalue(trigdata->tg_newtuple, tupdesc, SPI_fnumber(tupdesc, "name"));
-	Oid user;
-	int sec_context;
-
-	if (strcmp(old_pipeline, new_pipeline) == 0 && strcmp(old_name, new_name) == 0)
-		return;
-	values[0] = CStringGetTextDatum(old_pipeline);
-	values[1] = CStringGetTextDatum(old_name);
-	values[2] = CStringGetTextDatum(new_pipeline);
-	values[3] = CStringGetTextDatum(new_name);
-
-	GetUserIdAndSecContext(&user, &sec_context);
-	SetUserIdAndSecContext(crm_workspace_owner(workspace), sec_context |
-															   SECURITY_LOCAL_USERID_CHANGE |
-															   SECURITY_RESTRICTED_OPERATION);
-	SPI_connect();
-	if (SPI_execute_with_args(psprintf("UPDATE %s.stage_history SET pipeline = $3, stage = $4"
-									   " WHERE pipeline OPERATOR(pg_catalog.=) $1"
-									   " AND stage OPERATOR(pg_catalog.=) $2",
-									   schema),
-							  4, types, values, NULL, false, 0) != SPI_OK_UPDATE ||
-		SPI_execute_with_args(
-			psprintf("UPDATE %s.stage_history SET from_pipeline = $3, from_stage = $4"
-					 " WHERE from_pipeline OPERATOR(pg_catalog.=) $1"
-					 " AND from_stage OPERATOR(pg_catalog.=) $2",
-					 schema),
-			4, types, values, NULL, false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not rename a stage in the history");
-	SPI_finish();
-	SetUserIdAndSecContext(user, sec_context);
-}
-
-PG_FUNCTION_INFO_V1(crm_stage_changed);
-Datum
-crm_stage_changed(PG_FUNCTION_ARGS)
-{
-	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-
-	if (!CALLED_AS_TRIGGER(fcinfo))
-		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-						errmsg("crm.stage_changed() must be called as a trigger")));
-	CacheInvalidateRelcache(trigdata->tg_relation);
-	if (TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) && TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) &&
-		trigdata->tg_trigger->tgnargs > 0 && strcmp(trigdata->tg_trigger->tgargs[0], "stage") == 0)
-		crm_stage_rename_history(trigdata);
 	return PointerGetDatum(NULL);
 }
 

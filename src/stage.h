@@ -2,7 +2,8 @@
  * stage.h
  *		The compiled stage rules of a guarded table.
  *
- * stage_rules.c reads and compiles them, stage.c judges rows by them.
+ * stage_rules.c reads and compiles them, stage.c judges rows by them, stage_history.c
+ * writes down the moves.
  */
 #ifndef CRM_STAGE_H
 #define CRM_STAGE_H
@@ -10,6 +11,7 @@
 #include "access/attnum.h"
 #include "commands/trigger.h"
 #include "executor/tuptable.h"
+#include "fmgr.h"
 #include "nodes/execnodes.h"
 #include "nodes/pg_list.h"
 #include "utils/rel.h"
@@ -147,5 +149,32 @@ extern bool crm_is_stage_guard(Oid function);
 extern StagePipeline *crm_stage_find_pipeline(StageRules *rules, const char *name);
 extern StagePipeline *crm_stage_default_pipeline(StageRules *rules);
 extern Stage *crm_stage_find(StagePipeline *pipeline, const char *name);
+
+/* What a row moves from and to; from is NULL for a new record. */
+typedef struct StageStep
+{
+	Stage *from;
+	Stage *to;
+	TupleTableSlot *old_slot;
+	TupleTableSlot *new_slot;
+} StageStep;
+
+/* Of a row: the text in a column, whether two rows agree in one, and the stage, NULL if unknown. */
+extern char *crm_stage_text(TupleTableSlot *slot, AttrNumber att);
+extern bool crm_stage_same(TupleTableSlot *a, TupleTableSlot *b, AttrNumber att);
+extern Stage *crm_stage_known_stage(StageRules *rules, TupleTableSlot *slot);
+
+/* Is an update the cascade of a renaming, and no move? */
+extern bool crm_stage_is_rename(StageRules *rules, TupleTableSlot *old_slot,
+								TupleTableSlot *new_slot);
+
+/* The pipeline and stage of a row; an error names those there are. */
+extern StagePipeline *crm_stage_row_pipeline(StageRules *rules, Relation rel, TupleTableSlot *slot);
+extern Stage *crm_stage_row_stage(StageRules *rules, Relation rel, TupleTableSlot *slot,
+								  StagePipeline *pipeline);
+
+/* What the stage triggers begin with: the check of how they are called, and the rules. */
+extern TriggerData *crm_stage_trigger(FunctionCallInfo fcinfo, const char *name);
+extern StageRules *crm_stage_rules_of_call(FunctionCallInfo fcinfo, TriggerData *trigdata);
 
 #endif /* CRM_STAGE_H */
