@@ -299,7 +299,7 @@ add_han(Parser *p, uint32_t c)
 	if (syllable)
 	{
 		text = crm_syllable[syllable];
-		len = strlen(text);
+		len = CRM_SYLLABLE_LEN(syllable);
 	}
 	else
 	{
@@ -401,9 +401,9 @@ add_characters(Parser *p, const unsigned char *s, size_t len, int depth)
 		uint16_t value;
 
 		i += size;
-		if (c >= 'a' && c <= 'z')
+		if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'))
 		{
-			char letter = (char) c;
+			char letter = (char) (c | 0x20);
 
 			add_to_word(p, &letter, 1, CRM_SCRIPT_LATIN, c);
 			continue;
@@ -625,15 +625,6 @@ is_legal_form_character(uint32_t c)
 	return is_one_of(c, set);
 }
 
-static uint16_t
-han_legal_form(const char *name)
-{
-	for (int i = 1; i <= crm_nlegal_forms; i++)
-		if (strcmp(crm_legal_form_name[i], name) == 0)
-			return (uint16_t) i;
-	return 0;
-}
-
 /* A damaged legal form, such as 限有责任公司, before tokens[end] or at the end of the run. */
 static void
 mark_damaged_form(CrmName *name, int start, int end)
@@ -652,16 +643,18 @@ mark_damaged_form(CrmName *name, int start, int end)
 	if (end - from < 2)
 		return;
 	mark(tokens, from, end, CRM_NAME_LEGAL_FORM);
-	name->legal_form = han_legal_form(shares ? "gufen" : "youxian");
+	name->legal_form = shares ? crm_form_gufen : crm_form_youxian;
 	name->flags |= CRM_NAME_HAS_LEGAL_FORM;
 }
 
-static void
+/* Returns how many tokens at the end of the run are a title, such as 经理. */
+static int
 mark_han_run(CrmName *name, int start, int end)
 {
 	CrmNameToken *tokens = name->tokens;
 	int at = start;
 	int form_start = end;
+	int title = 0;
 
 	/* A whole name is not its region: 北京 alone, or the 中山 of a person's name. */
 	for (int n = 0; n < 4 && at < end; n++)
@@ -696,9 +689,12 @@ mark_han_run(CrmName *name, int start, int end)
 			name->flags |= CRM_NAME_HAS_BRANCH;
 		else if (word->kind == CRM_NAME_GROUP)
 			name->flags |= CRM_NAME_HAS_GROUP;
+		else if (word->kind == CRM_NAME_INDUSTRY && word->place == CRM_HAN_AT_END)
+			title = word->len;
 		at += word->len;
 	}
 	mark_damaged_form(name, start, form_start);
+	return title;
 }
 
 static int
@@ -731,7 +727,7 @@ set_syllable(CrmNameToken *token, uint16_t syllable)
 {
 	token->syllable = syllable;
 	token->text = crm_syllable[syllable];
-	token->len = (uint8_t) strlen(token->text);
+	token->len = CRM_SYLLABLE_LEN(syllable);
 }
 
 static void
@@ -770,7 +766,7 @@ mark_han(CrmName *name)
 {
 	CrmNameToken *tokens = name->tokens;
 	int nhan = 0;
-	bool company = false;
+	int title = 0;
 
 	for (int start = 0; start < name->ntokens;)
 	{
@@ -785,21 +781,21 @@ mark_han(CrmName *name)
 			continue;
 		}
 		nhan += end - start;
-		mark_han_run(name, start, end);
+		title = mark_han_run(name, start, end);
 		start = end;
 	}
-	if (nhan == 0)
-		return;
-	if (nhan == name->ntokens && nhan >= 2 && nhan <= 3)
+	if (nhan == name->ntokens && nhan > title && nhan - title <= 3 && nhan >= 2 &&
+		!(tokens[0].flags & CRM_TOKEN_IN_PARENTHESES))
 	{
-		for (int i = 0; i < nhan; i++)
-			if (tokens[i].kind != CRM_NAME_CORE && tokens[i].kind != CRM_NAME_REGION)
-				company = true;
-		if (!company && !(tokens[0].flags & CRM_TOKEN_IN_PARENTHESES))
+		int words = 0;
+
+		for (int i = 0; i < nhan - title; i++)
+			words += tokens[i].kind != CRM_NAME_CORE && tokens[i].kind != CRM_NAME_REGION;
+		if (words == 0)
 		{
 			name->flags |= CRM_NAME_IS_PERSON;
 			name->flags &= ~(uint32_t) CRM_NAME_HAS_REGION;
-			for (int i = 0; i < nhan; i++)
+			for (int i = 0; i < nhan - title; i++)
 				tokens[i].kind = CRM_NAME_CORE;
 		}
 	}
@@ -894,6 +890,9 @@ is_form(const CrmName *name, const CrmLatinWord *word, int from, int n)
 	return false;
 }
 
+/* The entries of all tokens, looked up once. */
+typedef const CrmLatinWord *LatinWords[CRM_NAME_MAX_TOKENS];
+
 static void
 set_form(CrmName *name, const CrmLatinWord *word, int from, int n)
 {
@@ -905,13 +904,13 @@ set_form(CrmName *name, const CrmLatinWord *word, int from, int n)
 
 /* Marks the legal forms that end before tokens[end], leaving something before them. */
 static void
-mark_forms_before(CrmName *name, int end)
+mark_forms_before(CrmName *name, LatinWords words, int end)
 {
 	CrmNameToken *tokens = name->tokens;
 
 	while (end > 1)
 	{
-		const CrmLatinWord *last = latin_word(tokens[end - 1].text, tokens[end - 1].len);
+		const CrmLatinWord *last = words[end - 1];
 		int n;
 
 		if (tokens[end - 1].kind == CRM_NAME_LEGAL_FORM)
@@ -938,18 +937,18 @@ mark_forms_before(CrmName *name, int end)
 }
 
 static void
-mark_latin_forms(CrmName *name)
+mark_latin_forms(CrmName *name, LatinWords words)
 {
 	CrmNameToken *tokens = name->tokens;
 	int end = name->ntokens;
 	int first = 0;
 
-	mark_forms_before(name, end);
+	mark_forms_before(name, words, end);
 	/* "Foo Ltd (UK)": what is in parentheses at the end may follow the form. */
 	while (end > 0 && (tokens[end - 1].flags & CRM_TOKEN_IN_PARENTHESES))
 		end--;
 	if (end > 1 && end < name->ntokens)
-		mark_forms_before(name, end);
+		mark_forms_before(name, words, end);
 
 	/* Korean forms that are one syllable in parentheses: (주), (유). */
 	for (int i = 0; i < name->ntokens; i++)
@@ -970,7 +969,7 @@ mark_latin_forms(CrmName *name)
 		first++;
 	while (first + 1 < name->ntokens && tokens[first + 1].kind != CRM_NAME_LEGAL_FORM)
 	{
-		const CrmLatinWord *head = latin_word(tokens[first].text, tokens[first].len);
+		const CrmLatinWord *head = words[first];
 		int n;
 
 		if (head == NULL || head->first_of == 0)
@@ -998,8 +997,11 @@ mark_latin(CrmName *name)
 {
 	CrmNameToken *tokens = name->tokens;
 	int last = name->ntokens;
+	LatinWords words;
 
-	mark_latin_forms(name);
+	for (int i = 0; i < name->ntokens; i++)
+		words[i] = latin_word(tokens[i].text, tokens[i].len);
+	mark_latin_forms(name, words);
 	while (last > 0 && tokens[last - 1].kind == CRM_NAME_LEGAL_FORM)
 		last--;
 	for (int i = 0; i < name->ntokens;)
@@ -1007,8 +1009,8 @@ mark_latin(CrmName *name)
 		const CrmLatinWord *head, *word = NULL;
 		int n;
 
-		if (tokens[i].script == CRM_SCRIPT_HAN || tokens[i].kind != CRM_NAME_CORE ||
-			(head = latin_word(tokens[i].text, tokens[i].len)) == NULL)
+		head = words[i];
+		if (tokens[i].script == CRM_SCRIPT_HAN || tokens[i].kind != CRM_NAME_CORE || head == NULL)
 		{
 			i++;
 			continue;
@@ -1024,6 +1026,9 @@ mark_latin(CrmName *name)
 		}
 		if (word == NULL)
 		{
+			/* A legal form out of its place stays in the key, but distinguishes nobody. */
+			if (head->kind == CRM_NAME_LEGAL_FORM && head->len >= 3 && head->script == 0)
+				tokens[i].kind = CRM_NAME_INDUSTRY;
 			i++;
 			continue;
 		}

@@ -58,6 +58,8 @@ typedef struct CrmWideHan
 } CrmWideHan;
 extern const CrmWideHan crm_wide_han[];
 extern const int crm_nwide_han;
+/* A syllable ends in zeros; its eighth byte is its length. */
+#define CRM_SYLLABLE_LEN(n) ((uint8_t) crm_syllable[n][7])
 extern const char crm_syllable[][8];
 extern const int crm_nsyllables;
 
@@ -92,6 +94,8 @@ extern const uint16_t crm_han_word_head[];
 
 extern const char *const crm_legal_form_name[];
 extern const int crm_nlegal_forms;
+extern const uint16_t crm_form_youxian;
+extern const uint16_t crm_form_gufen;
 
 /*
  * Latin words and phrases, in a hash table (FNV-1a, linear probing) of places
