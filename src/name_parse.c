@@ -150,6 +150,21 @@ char_value(uint32_t c)
 	return CRM_CHAR_SEPARATOR;
 }
 
+/* Half-width kana and voice marks as their full-width selves; others as they are. */
+static uint32_t
+widen_kana(uint32_t c)
+{
+	static const uint8_t wide[] = {
+		0xF2, 0xA1, 0xA3, 0xA5, 0xA7, 0xA9, 0xE3, 0xE5, 0xE7, 0xC3, 0xFC, 0xA2, 0xA4, 0xA6, 0xA8,
+		0xAA, 0xAB, 0xAD, 0xAF, 0xB1, 0xB3, 0xB5, 0xB7, 0xB9, 0xBB, 0xBD, 0xBF, 0xC1, 0xC4, 0xC6,
+		0xC8, 0xCA, 0xCB, 0xCC, 0xCD, 0xCE, 0xCF, 0xD2, 0xD5, 0xD8, 0xDB, 0xDE, 0xDF, 0xE0, 0xE1,
+		0xE2, 0xE4, 0xE6, 0xE8, 0xE9, 0xEA, 0xEB, 0xEC, 0xED, 0xEF, 0xF3, 0x99, 0x9A};
+
+	if (c < 0xFF66 || c > 0xFF9F)
+		return c;
+	return 0x3000u + wide[c - 0xFF66];
+}
+
 static uint16_t
 pair_value(uint32_t first, uint32_t second)
 {
@@ -438,11 +453,10 @@ add_characters(Parser *p, const unsigned char *s, size_t len, int depth)
 			add_hangul(p, c);
 			continue;
 		}
+		c = widen_kana(c);
 		value = char_value(c);
 		if (value == CRM_CHAR_IGNORE)
-		{
 			continue;
-		}
 		if (value >= CRM_CHAR_RECORD)
 		{
 			const uint8_t *record = crm_char_record + value - CRM_CHAR_RECORD;
@@ -457,7 +471,7 @@ add_characters(Parser *p, const unsigned char *s, size_t len, int depth)
 			}
 			if (record[0] >= CRM_SCRIPT_KANA && c < 0x10000 && i < len)
 			{
-				uint32_t next = decode(s + i, len - i, &size);
+				uint32_t next = widen_kana(decode(s + i, len - i, &size));
 				uint16_t pair = next >= 0x80 ? pair_value(c, next) : 0;
 
 				if (c == 0x3063 || c == 0x30C3)
@@ -587,11 +601,11 @@ region_end(const CrmNameToken *tokens, int start, int at, int end)
 	static const uint16_t after_known[] = {0x7701, 0x5E02, 0x53BF, 0x533A,
 										   0x65D7, 0x5DDE, 0x76DF, 0};
 	static const uint16_t suffix[] = {0x53BF, 0x5E02, 0x533A, 0x65D7, 0x9547, 0x4E61, 0};
-	/* 超城都门夜菜股上闹集 before 市; 社园小景矿校地灾特街库 before 区; 城集 before 镇 */
-	static const uint16_t not_after[] = {0x8D85, 0x57CE, 0x90FD, 0x95E8, 0x591C, 0x83DC,
-										 0x80A1, 0x4E0A, 0x95F9, 0x96C6, 0x793E, 0x56ED,
-										 0x5C0F, 0x666F, 0x77FF, 0x6821, 0x5730, 0x707E,
-										 0x7279, 0x8857, 0x5E93, 0x7EBF, 0};
+	/* 超城都门夜菜股上闹集 before 市, 社园小景矿校地灾特街库线 before 区 */
+	static const uint16_t not_city[] = {0x8D85, 0x57CE, 0x90FD, 0x95E8, 0x591C, 0x83DC,
+										0x80A1, 0x4E0A, 0x95F9, 0x96C6, 0};
+	static const uint16_t not_district[] = {0x793E, 0x56ED, 0x5C0F, 0x666F, 0x77FF, 0x6821, 0x5730,
+											0x707E, 0x7279, 0x8857, 0x5E93, 0x7EBF, 0};
 	const CrmHanWord *word = han_word_at(tokens, start, at, end);
 
 	if (word && word->kind == CRM_NAME_REGION)
@@ -608,10 +622,38 @@ region_end(const CrmNameToken *tokens, int start, int at, int end)
 		return stop;
 	}
 	for (int i = at + 1; i < at + 5 && i + 2 < end; i++)
-		if (is_one_of(tokens[i].simplified, suffix))
-			return is_one_of(tokens[i - 1].simplified, not_after) || (word && i < at + word->len)
-					   ? at
-					   : i + 1;
+	{
+		uint32_t c = tokens[i].simplified;
+
+		if (!is_one_of(c, suffix))
+			continue;
+		if (word && i < at + word->len)
+			return at;
+		if ((c == 0x5E02 && is_one_of(tokens[i - 1].simplified, not_city)) ||
+			(c == 0x533A && is_one_of(tokens[i - 1].simplified, not_district)))
+			return at;
+		return i + 1;
+	}
+	return at;
+}
+
+/* Marks the regions that begin at tokens[at]; returns where they end. */
+static int
+mark_regions(CrmName *name, int start, int at, int end)
+{
+	CrmNameToken *tokens = name->tokens;
+
+	for (int n = 0; n < 4 && at < end; n++)
+	{
+		int stop = region_end(tokens, start, at, end);
+
+		/* A whole name is not its region: 北京 alone. */
+		if (stop == at || (stop == end && !(tokens[at].flags & CRM_TOKEN_IN_PARENTHESES)))
+			break;
+		mark(tokens, at, stop, CRM_NAME_REGION);
+		name->flags |= CRM_NAME_HAS_REGION;
+		at = stop;
+	}
 	return at;
 }
 
@@ -656,23 +698,13 @@ mark_han_run(CrmName *name, int start, int end)
 	int form_start = end;
 	int title = 0;
 
-	/* A whole name is not its region: 北京 alone, or the 中山 of a person's name. */
-	for (int n = 0; n < 4 && at < end; n++)
-	{
-		int stop = region_end(tokens, start, at, end);
-
-		if (stop == at || (stop == end && !(tokens[at].flags & CRM_TOKEN_IN_PARENTHESES)))
-			break;
-		mark(tokens, at, stop, CRM_NAME_REGION);
-		name->flags |= CRM_NAME_HAS_REGION;
-		at = stop;
-	}
+	at = mark_regions(name, start, at, end);
 	while (at < end)
 	{
 		const CrmHanWord *word = han_word_at(tokens, start, at, end);
 
 		if (word == NULL || word->kind == CRM_NAME_REGION ||
-			(word->kind == CRM_NAME_BRANCH && at < start + 2))
+			(word->kind == CRM_NAME_BRANCH && at < 2))
 		{
 			at++;
 			continue;
@@ -692,6 +724,9 @@ mark_han_run(CrmName *name, int start, int end)
 		else if (word->kind == CRM_NAME_INDUSTRY && word->place == CRM_HAN_AT_END)
 			title = word->len;
 		at += word->len;
+		/* What follows the legal form is a branch, which has a region of its own. */
+		if (word->kind == CRM_NAME_LEGAL_FORM)
+			at = mark_regions(name, start, at, end);
 	}
 	mark_damaged_form(name, start, form_start);
 	return title;
@@ -965,22 +1000,25 @@ mark_latin_forms(CrmName *name, LatinWords words)
 				set_form(name, word, i, 1);
 		}
 
-	while (first < name->ntokens && tokens[first].kind == CRM_NAME_LEGAL_FORM)
+	/* Forms that stand first, leaving something after them. */
+	end = name->ntokens;
+	while (first < end && tokens[first].kind == CRM_NAME_LEGAL_FORM)
 		first++;
-	while (first + 1 < name->ntokens && tokens[first + 1].kind != CRM_NAME_LEGAL_FORM)
+	while (end > 0 && tokens[end - 1].kind == CRM_NAME_LEGAL_FORM)
+		end--;
+	while (first + 1 < end)
 	{
 		const CrmLatinWord *head = words[first];
 		int n;
 
 		if (head == NULL || head->first_of == 0)
 			break;
-		n = name->ntokens - first - 1;
+		n = end - first - 1;
 		for (n = head->first_of < n ? head->first_of : n; n > 0; n--)
 		{
 			const CrmLatinWord *word = n == 1 ? head : latin_phrase(tokens + first, n);
 
-			if (word && word->prefix && tokens[first + n].kind != CRM_NAME_LEGAL_FORM &&
-				is_form(name, word, first, n))
+			if (word && word->prefix && is_form(name, word, first, n))
 			{
 				set_form(name, word, first, n);
 				break;
@@ -1108,7 +1146,12 @@ crm_name_write_key(const CrmName *name, char key[CRM_NAME_MAX_TEXT])
 			break;
 		if (len > 0)
 			key[len++] = ' ';
-		memcpy(key + len, token->text, token->len);
+		/* A syllable's text is eight bytes with its padding. */
+		if (token->syllable && token->text == crm_syllable[token->syllable] &&
+			len + 8 <= CRM_NAME_MAX_TEXT)
+			memcpy(key + len, token->text, 8);
+		else
+			memcpy(key + len, token->text, token->len);
 		len += token->len;
 	}
 	key[len] = 0;

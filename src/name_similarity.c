@@ -4,9 +4,9 @@
  *
  * Every token weighs what its kind says about identity, a word more the longer
  * it is.  Tokens of one name are paired with tokens of the other in three
- * rounds: equal tokens, those with equal neighbours first; words that differ
- * in few letters; words that are written in one name as several ("deer park",
- * "deerpark"; 北京 and "beijing").  A pair counts for the likeness of its
+ * rounds: equal tokens, those with equal neighbours first; words that are
+ * written in one name as several ("deer park", "deerpark"; 北京 and "beijing");
+ * words that differ in few letters.  A pair counts for the likeness of its
  * tokens, and less where the tokens around them differ, so that order and
  * context matter without a swap of given and family name costing much.
  *
@@ -28,6 +28,8 @@ static const float kind_weight[] = {1.0f, 0.0f, 0.4f, 0.4f, 0.3f, 0.35f};
 
 /* Share of a pair's weight that needs its neighbours to be pairs too. */
 #define CONTEXT_SHARE 0.3f
+/* What is left of the weight of a word that was meant to be a legal form. */
+#define MISSPELT_FORM 0.2f
 /* A name found whole inside another one is this much alike. */
 #define CONTAINED_SHARE 0.85f
 /* Numbers that differ tell branches and funds apart. */
@@ -45,31 +47,6 @@ typedef struct Side
 	float total;
 	float core;
 } Side;
-
-static void
-fill_side(Side *side, const CrmName *name)
-{
-	side->n = 0;
-	side->total = side->core = 0;
-	for (int i = 0; i < name->ntokens && side->n < MAX_COMPARED; i++)
-	{
-		const CrmNameToken *token = &name->tokens[i];
-		float weight = kind_weight[token->kind];
-
-		if (token->kind == CRM_NAME_LEGAL_FORM)
-			continue;
-		if (token->script != CRM_SCRIPT_HAN)
-			weight *= token->len < 8 ? 0.4f + 0.25f * token->len : 2.4f;
-		side->token[side->n] = token;
-		side->weight[side->n] = weight;
-		side->partner[side->n] = -1;
-		side->likeness[side->n] = 0;
-		side->total += weight;
-		if (token->kind == CRM_NAME_CORE)
-			side->core += weight;
-		side->n++;
-	}
-}
 
 static bool
 equal_tokens(const CrmNameToken *a, const CrmNameToken *b)
@@ -114,6 +91,50 @@ edit_distance(const char *a, int alen, const char *b, int blen)
 		previous = pm;
 	}
 	return distance;
+}
+
+/* "Limitde": a last word one letter away from a long legal form. */
+static bool
+is_misspelt_form(const CrmNameToken *token)
+{
+	static const char *const forms[] = {"limited", "company", "corporation", "incorporated"};
+
+	for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++)
+	{
+		int len = (int) strlen(forms[i]);
+
+		if (token->len >= len - 1 && token->len <= len + 1 &&
+			edit_distance(token->text, token->len, forms[i], len) <= 1)
+			return true;
+	}
+	return false;
+}
+
+static void
+fill_side(Side *side, const CrmName *name)
+{
+	side->n = 0;
+	side->total = side->core = 0;
+	for (int i = 0; i < name->ntokens && side->n < MAX_COMPARED; i++)
+	{
+		const CrmNameToken *token = &name->tokens[i];
+		float weight = kind_weight[token->kind];
+
+		if (token->kind == CRM_NAME_LEGAL_FORM)
+			continue;
+		if (token->script != CRM_SCRIPT_HAN)
+			weight *= token->len < 8 ? 0.4f + 0.25f * token->len : 2.4f;
+		if (i == name->ntokens - 1 && token->kind == CRM_NAME_CORE && is_misspelt_form(token))
+			weight *= MISSPELT_FORM;
+		side->token[side->n] = token;
+		side->weight[side->n] = weight;
+		side->partner[side->n] = -1;
+		side->likeness[side->n] = 0;
+		side->total += weight;
+		if (token->kind == CRM_NAME_CORE)
+			side->core += weight;
+		side->n++;
+	}
 }
 
 /* Of two words that are not equal: 0 unless few letters differ or one abbreviates the other. */
@@ -225,7 +246,8 @@ pair_joined(Side *a, Side *b)
 			{
 				float likeness = 0;
 
-				if (len + b->token[k]->len > token->len + 2 || len + b->token[k]->len > CRM_NAME_MAX_WORD)
+				if (len + b->token[k]->len > token->len + 2 ||
+					len + b->token[k]->len > CRM_NAME_MAX_WORD)
 					break;
 				memcpy(joined + len, b->token[k]->text, b->token[k]->len);
 				len += b->token[k]->len;
@@ -244,6 +266,15 @@ pair_joined(Side *a, Side *b)
 	}
 }
 
+/* Do tokens next to each other have partners next to each other, or the same one? */
+static bool
+close_partners(const Side *a, int i, int neighbour)
+{
+	int distance = a->partner[neighbour] - a->partner[i];
+
+	return a->partner[neighbour] >= 0 && distance >= -1 && distance <= 1;
+}
+
 /* Weight of one side that was paired. */
 static float
 paired_weight(const Side *a, const Side *b)
@@ -257,8 +288,8 @@ paired_weight(const Side *a, const Side *b)
 
 		if (j < 0)
 			continue;
-		before = i == 0 ? j == 0 : a->partner[i - 1] >= 0 && (a->partner[i - 1] == j - 1 || a->partner[i - 1] == j);
-		after = i == a->n - 1 ? j == b->n - 1 : a->partner[i + 1] >= 0 && (a->partner[i + 1] == j + 1 || a->partner[i + 1] == j);
+		before = i == 0 ? j == 0 : close_partners(a, i, i - 1);
+		after = i == a->n - 1 ? j == b->n - 1 : close_partners(a, i, i + 1);
 		weight += a->weight[i] * a->likeness[i] *
 				  (1.0f - CONTEXT_SHARE + CONTEXT_SHARE * 0.5f * (float) (before + after));
 	}
@@ -301,9 +332,9 @@ crm_name_compare(const CrmName *a, const CrmName *b)
 	if (x.total <= 0 || y.total <= 0)
 		return 0.0f;
 	pair_equal(&x, &y);
-	pair_alike(&x, &y);
 	pair_joined(&x, &y);
 	pair_joined(&y, &x);
+	pair_alike(&x, &y);
 	xshare = paired_weight(&x, &y);
 	yshare = paired_weight(&y, &x);
 	dice = (xshare + yshare) / (x.total + y.total);
