@@ -142,7 +142,7 @@ INSERT INTO regress_merge.merge_rule (kind, field, strategy) VALUES
 INSERT INTO regress_merge_user.vendor (code, region, tags, notes, credit) VALUES
     ('A', 'eu', '{x,y}', NULL, 10), ('B', 'eu', '{y,z}', '{"a":  1}', 5.5), ('C', 'us', NULL, '{"c":1}', NULL);
 INSERT INTO regress_merge_user.item VALUES ('A', 'eu', 's1', NULL), ('B', 'eu', 's1', 3), ('B', 'eu', 's2', 4), ('C', 'us', 's2', 5);
-INSERT INTO regress_merge_user.stock VALUES ('B', 's1', 'p', 1), ('B', 's1', 'p', 1), ('A', 's1', 'q', 7);
+INSERT INTO regress_merge_user.stock VALUES ('B', 's1', 'p', 1), ('B', 's1', 'p', 1), ('C', 's2', 'q', 2), ('A', 's1', 'q', 7);
 INSERT INTO regress_merge_user.remark VALUES ('regress_merge_user.vendor', 'C', 'late'), ('other', 'C', 'not ours');
 SELECT regress_merge_user.state() AS before \gset
 SELECT regress_merge.merge_records('regress_merge_user.vendor', 'A', '{B,C}') AS merge_id \gset

@@ -28,13 +28,12 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "parser/parse_func.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "parser/parse_func.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
@@ -53,164 +52,9 @@
 #define MERGE_MAX_LOSERS 1000
 #define MERGE_MAX_DEPTH	 20
 
-/* Columns of a table that name a record of the merged table. */
-typedef struct MergeRef
-{
-	int n;
-	int *cols;	  /* in the referring table */
-	int *refcols; /* in the merged table */
-	int kindcol;  /* -1: a foreign key */
-	bool late;	  /* the survivor's key changes: moved after it */
-	int64 rows;
-	char *condition; /* on "t": refers to a loser */
-	char **value;	 /* SQL of the survivor's value, for each column */
-} MergeRef;
-
-typedef struct MergeChild
-{
-	MergeTable *t;
-	List *refs;
-	bool self;
-	MergeParams params;
-	char *condition;	/* any of the refs */
-	char **replacement; /* for each column of t: SQL of its new value, or NULL */
-	int64 conflicts;
-} MergeChild;
-
-/* The records of one merge: the survivor is row 0. */
-typedef struct MergeSet
-{
-	MergeTable *t;
-	MergeRows rows;
-	int n;
-	Jsonb **images;
-	Jsonb **keys;
-	char **ids;
-	Jsonb *set;	   /* new values of the survivor */
-	Jsonb *fields; /* their provenance */
-} MergeSet;
-
-static Jsonb *crm_merge_set(MergeContext *mc, MergeTable *t, MergeRows rows);
-
-/* ---------------------------------------------------------------------
- * The log
- * --------------------------------------------------------------------- */
-
-static void
-crm_log_params(MergeContext *mc, MergeTable *t, MergeParams *p)
-{
-	crm_merge_param(p, INT8OID, Int64GetDatum(mc->merge_id), false);
-	crm_merge_param(p, INT4OID, Int32GetDatum(++mc->position), false);
-	crm_merge_param_text(p, t->schema_oid == mc->workspace ? NULL : t->schema);
-	crm_merge_param_text(p, t->name);
-}
-
-static MergeInput *
-crm_log_input(void)
-{
-	MergeInput *input = palloc0(sizeof(MergeInput));
-
-	input->desc = CreateTemplateTupleDesc(3);
-	TupleDescInitEntry(input->desc, 1, "key", JSONBOID, -1, 0);
-	TupleDescInitEntry(input->desc, 2, "before", JSONBOID, -1, 0);
-	TupleDescInitEntry(input->desc, 3, "after", JSONBOID, -1, 0);
-	input->store = tuplestore_begin_heap(false, false, work_mem);
-	return input;
-}
-
-static void
-crm_log_row(MergeInput *input, Jsonb *key, Jsonb *before, Jsonb *after)
-{
-	Datum values[3];
-	bool nulls[3] = {false, false, after == NULL};
-
-	values[0] = JsonbPGetDatum(key);
-	values[1] = JsonbPGetDatum(before);
-	values[2] = after ? JsonbPGetDatum(after) : (Datum) 0;
-	tuplestore_putvalues(input->store, input->desc, values, nulls);
-	input->count++;
-}
-
-static void
-crm_log_write(MergeContext *mc, MergeTable *t, const char *operation, MergeInput *input)
-{
-	MergeParams p = {0};
-	MergeRows rows;
-
-	if (input->count > 0)
-	{
-		crm_log_params(mc, t, &p);
-		crm_merge_param_text(&p, operation);
-		rows = crm_merge_run_log(
-			mc,
-			psprintf(
-				"INSERT INTO %s.merge_change"
-				" (merge_id, position, table_schema, table_name, operation, key, before, after)"
-				" SELECT $1, $2, $3, $4, $5, n.key, n.before, n.after FROM crm_rows AS n",
-				quote_identifier(mc->workspace_name)),
-			&p, input);
-		crm_merge_free(&rows);
-	}
-	crm_merge_input_end(input);
-}
-
-/* Logs an UPDATE: "after" is its RETURNING, whose ordinals number rows of "before". */
-static void
-crm_log_update(MergeContext *mc, MergeTable *t, MergeRows *before, MergeRows *after)
-{
-	MergeInput *input = crm_log_input();
-
-	for (uint64 i = 0; i < after->count; i++)
-	{
-		bool isnull;
-		uint64 ord = DatumGetInt32(SPI_getbinval(after->table->vals[i], after->desc, 1, &isnull));
-		Bitmapset *changed = NULL;
-
-		for (int c = 0; c < t->ncols; c++)
-			if (!t->generated[c] && !crm_merge_same(t, before, ord, after, i, c))
-				changed = bms_add_member(changed, c);
-		if (changed != NULL)
-			crm_log_row(input, crm_merge_key(t, after, i), crm_merge_image(t, before, ord, NULL),
-						crm_merge_image(t, after, i, changed));
-		bms_free(changed);
-	}
-	crm_log_write(mc, t, "update", input);
-}
-
 /* ---------------------------------------------------------------------
  * Rows by key
  * --------------------------------------------------------------------- */
-
-/* SQL that identifies rows with the given images by the given columns. */
-static char *
-crm_key_condition(MergeTable *t, Jsonb **images, int n, MergeParams *p)
-{
-	StringInfoData sql;
-
-	initStringInfo(&sql);
-	appendStringInfoChar(&sql, '(');
-	for (int i = 0; i < n; i++)
-	{
-		appendStringInfoString(&sql, i == 0 ? "(" : " OR (");
-		for (int k = 0; k < t->nkey; k++)
-		{
-			int col = t->key[k];
-			char *text = NULL;
-			Oid type = getBaseType(t->coltype[col]);
-
-			(void) crm_merge_get(images[i], t->colname[col], &text);
-			appendStringInfo(&sql, "%st.%s %s $%d", k == 0 ? "" : " AND ",
-							 quote_identifier(t->colname[col]), crm_merge_equality(type),
-							 crm_merge_param(p, type,
-											 InputFunctionCall(&t->in[col], text, t->inparam[col],
-															   t->coltypmod[col]),
-											 text == NULL));
-		}
-		appendStringInfoChar(&sql, ')');
-	}
-	appendStringInfoChar(&sql, ')');
-	return sql.data;
-}
 
 /* The current version of one row of the set; it must be there. */
 static MergeRows
@@ -223,7 +67,7 @@ crm_current(MergeContext *mc, MergeSet *s, int i)
 	if (t->nkey > 0)
 		rows = crm_merge_run(mc, t,
 							 psprintf("SELECT 0, t.ctid, t.tableoid, t.* FROM %s AS t WHERE %s",
-									  t->from, crm_key_condition(t, &s->keys[i], 1, &p)),
+									  t->from, crm_merge_key_condition(t, &s->keys[i], 1, &p)),
 							 &p, NULL);
 	else
 	{
@@ -283,7 +127,7 @@ crm_update_survivor(MergeContext *mc, MergeSet *s, Jsonb *set)
 		ereport(ERROR, (errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 						errmsg("survivor in \"%s\" could not be updated", t->name),
 						errdetail("A trigger of the table suppressed the change.")));
-	crm_log_update(mc, t, &before, &after);
+	crm_merge_log_update(mc, t, &before, &after);
 	if (t->nkey == 0)
 		s->rows = after;
 	else
@@ -292,7 +136,6 @@ crm_update_survivor(MergeContext *mc, MergeSet *s, Jsonb *set)
 		crm_merge_free(&after);
 	}
 }
-
 /* ---------------------------------------------------------------------
  * Survivorship
  * --------------------------------------------------------------------- */
@@ -302,33 +145,6 @@ crm_internal_function(const char *name, int nargs, Oid *types)
 {
 	return LookupFuncName(list_make2(makeString("crm"), makeString(pstrdup(name))), nargs, types,
 						  false);
-}
-
-static Datum
-crm_single_datum(MergeRows *rows, bool *isnull)
-{
-	if (rows->count != 1)
-		elog(ERROR, "expected one row, got " UINT64_FORMAT, rows->count);
-	return SPI_getbinval(rows->table->vals[0], rows->desc, 1, isnull);
-}
-
-static Jsonb *
-crm_single_jsonb(MergeRows *rows)
-{
-	bool isnull;
-	Datum d = crm_single_datum(rows, &isnull);
-
-	return isnull ? NULL : DatumGetJsonbPCopy(d);
-}
-
-static ArrayType *
-crm_text_array(char **items, int n)
-{
-	Datum *d = palloc(Max(n, 1) * sizeof(Datum));
-
-	for (int i = 0; i < n; i++)
-		d[i] = CStringGetTextDatum(items[i] ? items[i] : "");
-	return construct_array(d, n, TEXTOID, -1, false, TYPALIGN_INT);
 }
 
 static void
@@ -347,14 +163,14 @@ crm_survivorship(MergeContext *mc, MergeSet *s)
 	JsonbValue v;
 
 	crm_merge_param_text(&p, crm_merge_kind(mc, t));
-	crm_merge_param(&p, TEXTARRAYOID, PointerGetDatum(crm_text_array(s->ids, s->n)), false);
+	crm_merge_param(&p, TEXTARRAYOID, PointerGetDatum(crm_merge_text_array(s->ids, s->n)), false);
 	rows = crm_merge_run_log(
 		mc,
 		psprintf("SELECT coalesce(jsonb_agg(to_jsonb(r)), '[]') FROM %s.merge_rule AS r"
 				 " WHERE r.kind IN ($1, '*') AND $2 IS NOT NULL",
 				 quote_identifier(mc->workspace_name)),
 		&p, NULL);
-	rules = crm_single_jsonb(&rows);
+	rules = crm_merge_single_jsonb(&rows);
 	crm_merge_free(&rows);
 	rows = crm_merge_run_log(
 		mc,
@@ -364,7 +180,7 @@ crm_survivorship(MergeContext *mc, MergeSet *s)
 				 " WHERE x.kind = $1 AND x.record_id::text = ANY ($2) GROUP BY 1) AS e",
 				 quote_identifier(mc->workspace_name)),
 		&p, NULL);
-	sources = crm_single_jsonb(&rows);
+	sources = crm_merge_single_jsonb(&rows);
 	crm_merge_free(&rows);
 
 	for (int i = 0; i < s->n; i++)
@@ -374,9 +190,9 @@ crm_survivorship(MergeContext *mc, MergeSet *s)
 	crm_merge_become(&saved, t->owner, t->schema);
 	/* Called by OID: the table's owner needs no privilege on the toolkit. */
 	result = DatumGetJsonbP(OidFunctionCall6(
-		fn, ObjectIdGetDatum(t->relid), PointerGetDatum(crm_text_array(key, t->nkey)),
+		fn, ObjectIdGetDatum(t->relid), PointerGetDatum(crm_merge_text_array(key, t->nkey)),
 		PointerGetDatum(construct_array(images, s->n, JSONBOID, -1, false, TYPALIGN_INT)),
-		PointerGetDatum(crm_text_array(s->ids, s->n)), JsonbPGetDatum(rules),
+		PointerGetDatum(crm_merge_text_array(s->ids, s->n)), JsonbPGetDatum(rules),
 		JsonbPGetDatum(sources)));
 	crm_merge_return(&saved);
 
@@ -384,68 +200,6 @@ crm_survivorship(MergeContext *mc, MergeSet *s)
 	s->set = JsonbValueToJsonb(&v);
 	getKeyJsonValueFromContainer(&result->root, "fields", 6, &v);
 	s->fields = JsonbValueToJsonb(&v);
-}
-
-/* {"name": value}, value NULL for null */
-static Jsonb *
-crm_jsonb_pair(const char *name, const char *value)
-{
-	JsonbParseState *state = NULL;
-	JsonbValue v;
-
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	v.type = jbvString;
-	v.val.string.val = unconstify(char *, name);
-	v.val.string.len = strlen(name);
-	pushJsonbValue(&state, WJB_KEY, &v);
-	if (value == NULL)
-		v.type = jbvNull;
-	else
-	{
-		v.val.string.val = unconstify(char *, value);
-		v.val.string.len = strlen(value);
-	}
-	pushJsonbValue(&state, WJB_VALUE, &v);
-	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
-}
-
-static void
-crm_push_jsonb(JsonbParseState **state, const char *key, Jsonb *value)
-{
-	JsonbValue v;
-
-	v.type = jbvString;
-	v.val.string.val = unconstify(char *, key);
-	v.val.string.len = strlen(key);
-	pushJsonbValue(state, WJB_KEY, &v);
-	v.type = jbvBinary;
-	v.val.binary.data = &value->root;
-	v.val.binary.len = VARSIZE(value) - VARHDRSZ;
-	pushJsonbValue(state, WJB_VALUE, &v);
-}
-
-/* {"name": value} */
-static Jsonb *
-crm_jsonb_object(const char *name, Jsonb *value)
-{
-	JsonbParseState *state = NULL;
-
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	crm_push_jsonb(&state, name, value);
-	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
-}
-
-static Jsonb *
-crm_jsonb_concat(Jsonb *a, Jsonb *b)
-{
-	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(a), JsonbPGetDatum(b)));
-}
-
-static Jsonb *
-crm_jsonb_delete(Jsonb *a, const char *name)
-{
-	return DatumGetJsonbP(
-		DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(a), CStringGetTextDatum(name)));
 }
 
 /* Runs crm_update_survivor() in a subtransaction; the error if a rule of the data refuses it. */
@@ -506,761 +260,13 @@ crm_fill_survivor(MergeContext *mc, MergeSet *s)
 
 		if (!crm_merge_get(s->set, name, &value))
 			continue;
-		error = crm_try_survivor(mc, s, crm_jsonb_pair(name, value));
+		error = crm_try_survivor(mc, s, crm_merge_jsonb_pair(name, value));
 		if (error != NULL)
-			s->fields = crm_jsonb_concat(
-				s->fields, crm_jsonb_object(name, crm_jsonb_pair("refused", error->message)));
+			s->fields = crm_merge_jsonb_concat(
+				s->fields,
+				crm_merge_jsonb_object(name, crm_merge_jsonb_pair("refused", error->message)));
 	}
 }
-
-/* ---------------------------------------------------------------------
- * References
- * --------------------------------------------------------------------- */
-
-static int *
-crm_columns(MergeTable *t, Datum names, int *n)
-{
-	Datum *d;
-	int *cols;
-
-	deconstruct_array(DatumGetArrayTypeP(names), TEXTOID, -1, false, TYPALIGN_INT, &d, NULL, n);
-	cols = palloc(*n * sizeof(int));
-	for (int i = 0; i < *n; i++)
-		cols[i] = crm_merge_column(t, TextDatumGetCString(d[i]));
-	return cols;
-}
-
-static MergeChild *
-crm_child(MergeContext *mc, List **children, Oid relid)
-{
-	MergeChild *child;
-	ListCell *lc;
-
-	foreach (lc, *children)
-	{
-		child = lfirst(lc);
-		if (child->t->relid == relid)
-			return child;
-	}
-	child = palloc0(sizeof(MergeChild));
-	child->t = crm_merge_table(mc, relid);
-	*children = lappend(*children, child);
-	return child;
-}
-
-/* Whether a column of a link table can hold ids of a type at all. */
-static bool
-crm_can_hold(Oid column, Oid id)
-{
-	char column_category, id_category;
-	bool preferred;
-
-	if (getBaseType(column) == getBaseType(id))
-		return true;
-	get_type_category_preferred(getBaseType(column), &column_category, &preferred);
-	get_type_category_preferred(getBaseType(id), &id_category, &preferred);
-	return column_category == TYPCATEGORY_STRING ||
-		   (column_category == TYPCATEGORY_NUMERIC && id_category == TYPCATEGORY_NUMERIC);
-}
-
-/* Every table that refers to the merged one, by foreign key or by kind and id, by name. */
-static List *
-crm_children(MergeContext *mc, MergeSet *s)
-{
-	static const char *const foreign_keys =
-		"SELECT c.conrelid,"
-		" (SELECT array_agg(a.attname::text ORDER BY k.ord) FROM unnest(c.conkey) WITH ORDINALITY "
-		"AS k (num, ord)"
-		"  JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.num),"
-		" (SELECT array_agg(a.attname::text ORDER BY k.ord) FROM unnest(c.confkey) WITH ORDINALITY "
-		"AS k (num, ord)"
-		"  JOIN pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = k.num)"
-		" FROM pg_constraint AS c"
-		" JOIN pg_class AS r ON r.oid = c.conrelid"
-		" JOIN pg_namespace AS n ON n.oid = r.relnamespace"
-		" WHERE c.contype = 'f' AND c.confrelid = $1 AND c.conparentid = 0"
-		" ORDER BY n.nspname COLLATE \"C\", r.relname COLLATE \"C\", c.conname COLLATE \"C\"";
-	static const char *const links =
-		"SELECT x.relid, x.kind_column, x.id_column FROM ("
-		" SELECT c.oid AS relid, 'kind' AS kind_column, 'record_id' AS id_column"
-		" FROM pg_class AS c"
-		" WHERE c.relnamespace = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
-		" AND EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname = 'kind'"
-		"  AND a.atttypid = 'text'::regtype)"
-		" AND EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname = "
-		"'record_id')"
-		" AND NOT EXISTS (SELECT FROM %1$s.merge_link AS l WHERE to_regclass(l.table_name) = c.oid"
-		"  AND l.kind_column = 'kind' AND l.id_column = 'record_id')"
-		" UNION ALL"
-		" SELECT to_regclass(l.table_name), l.kind_column, l.id_column FROM %1$s.merge_link AS l"
-		" WHERE l.move AND to_regclass(l.table_name) IS NOT NULL) AS x"
-		" ORDER BY x.relid::regclass::text COLLATE \"C\", 2, 3";
-	MergeTable *t = s->t;
-	List *children = NIL;
-	MergeParams p = {0};
-	MergeRows rows;
-	bool isnull;
-
-	crm_merge_param(&p, OIDOID, ObjectIdGetDatum(t->relid), false);
-	rows = crm_merge_run_log(mc, foreign_keys, &p, NULL);
-	for (uint64 i = 0; i < rows.count; i++)
-	{
-		HeapTuple row = rows.table->vals[i];
-		MergeChild *child =
-			crm_child(mc, &children, DatumGetObjectId(SPI_getbinval(row, rows.desc, 1, &isnull)));
-		MergeRef *ref = palloc0(sizeof(MergeRef));
-
-		ref->kindcol = -1;
-		ref->cols = crm_columns(child->t, SPI_getbinval(row, rows.desc, 2, &isnull), &ref->n);
-		ref->refcols = crm_columns(t, SPI_getbinval(row, rows.desc, 3, &isnull), &ref->n);
-		child->refs = lappend(child->refs, ref);
-		if (child->t == t)
-			child->self = true;
-	}
-	crm_merge_free(&rows);
-
-	if (t->nkey != 1)
-		return children;
-	p.values[0] = ObjectIdGetDatum(mc->workspace);
-	rows = crm_merge_run_log(mc, psprintf(links, quote_identifier(mc->workspace_name)), &p, NULL);
-	for (uint64 i = 0; i < rows.count; i++)
-	{
-		HeapTuple row = rows.table->vals[i];
-		Oid relid = DatumGetObjectId(SPI_getbinval(row, rows.desc, 1, &isnull));
-		char *kindcol = TextDatumGetCString(SPI_getbinval(row, rows.desc, 2, &isnull));
-		char *idcol = TextDatumGetCString(SPI_getbinval(row, rows.desc, 3, &isnull));
-		MergeChild *child = crm_child(mc, &children, relid);
-		MergeRef *ref = palloc0(sizeof(MergeRef));
-
-		ref->n = 1;
-		ref->cols = palloc(sizeof(int));
-		ref->refcols = palloc(sizeof(int));
-		ref->cols[0] = crm_merge_column(child->t, idcol);
-		ref->refcols[0] = t->key[0];
-		ref->kindcol = crm_merge_column(child->t, kindcol);
-		if (ref->cols[0] < 0 || ref->kindcol < 0)
-			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
-							errmsg("table \"%s\" has no column \"%s\"", child->t->name,
-								   ref->kindcol < 0 ? kindcol : idcol),
-							errhint("Correct the row of merge_link.")));
-		if (crm_can_hold(child->t->coltype[ref->cols[0]], t->coltype[t->key[0]]))
-			child->refs = lappend(child->refs, ref);
-	}
-	crm_merge_free(&rows);
-	return children;
-}
-
-static int
-crm_typed_param(MergeTable *t, int col, char *text, MergeParams *p)
-{
-	return crm_merge_param(p, getBaseType(t->coltype[col]),
-						   InputFunctionCall(&t->in[col], text, t->inparam[col], t->coltypmod[col]),
-						   text == NULL);
-}
-
-/*
- * Prepares the SQL of one reference: the condition that a row refers to a loser,
- * and the survivor's value for each column.  False if no row can refer to one.
- */
-static bool
-crm_prepare_ref(MergeContext *mc, MergeSet *s, MergeChild *child, MergeRef *ref)
-{
-	MergeTable *t = child->t;
-	StringInfoData sql;
-	int terms = 0;
-
-	for (int k = 0; k < ref->n; k++)
-		if (t->generated[ref->cols[k]])
-			return false;
-
-	ref->value = palloc(ref->n * sizeof(char *));
-	for (int k = 0; k < ref->n; k++)
-	{
-		char *text = NULL;
-		char *name = s->t->colname[ref->refcols[k]];
-
-		if (!crm_merge_get(s->set, name, &text))
-			(void) crm_merge_get(s->images[0], name, &text);
-		ref->value[k] = psprintf("$%d", crm_typed_param(t, ref->cols[k], text, &child->params));
-	}
-
-	initStringInfo(&sql);
-	if (ref->kindcol >= 0)
-		appendStringInfo(&sql, "t.%s OPERATOR(pg_catalog.=) %s AND ",
-						 quote_identifier(t->colname[ref->kindcol]),
-						 quote_literal_cstr(crm_merge_kind(mc, s->t)));
-	if (ref->n == 1 && OidIsValid(get_array_type(getBaseType(t->coltype[ref->cols[0]]))))
-	{
-		int col = ref->cols[0];
-		Oid type = getBaseType(t->coltype[col]);
-		Datum *items = palloc(s->n * sizeof(Datum));
-		int16 len;
-		bool byval;
-		char align;
-
-		for (int i = 1; i < s->n; i++)
-		{
-			char *text = NULL;
-
-			(void) crm_merge_get(s->images[i], s->t->colname[ref->refcols[0]], &text);
-			if (text != NULL)
-				items[terms++] =
-					InputFunctionCall(&t->in[col], text, t->inparam[col], t->coltypmod[col]);
-		}
-		get_typlenbyvalalign(type, &len, &byval, &align);
-		appendStringInfo(
-			&sql, "t.%s %s ANY ($%d)", quote_identifier(t->colname[col]), crm_merge_equality(type),
-			crm_merge_param(&child->params, get_array_type(type),
-							PointerGetDatum(construct_array(items, terms, type, len, byval, align)),
-							false));
-	}
-	else
-	{
-		appendStringInfoChar(&sql, '(');
-		for (int i = 1; i < s->n; i++)
-		{
-			StringInfoData term;
-			bool isnull = false;
-
-			initStringInfo(&term);
-			for (int k = 0; k < ref->n; k++)
-			{
-				int col = ref->cols[k];
-				char *text = NULL;
-
-				(void) crm_merge_get(s->images[i], s->t->colname[ref->refcols[k]], &text);
-				if (text == NULL)
-					isnull = true;
-				else
-					appendStringInfo(&term, "%st.%s %s $%d", k == 0 ? "" : " AND ",
-									 quote_identifier(t->colname[col]),
-									 crm_merge_equality(getBaseType(t->coltype[col])),
-									 crm_typed_param(t, col, text, &child->params));
-			}
-			if (!isnull)
-				appendStringInfo(&sql, "%s(%s)", terms++ == 0 ? "" : " OR ", term.data);
-		}
-		appendStringInfoChar(&sql, ')');
-	}
-	ref->condition = sql.data;
-	return terms > 0;
-}
-
-/* Prepares the one UPDATE of a table: which rows, and what each column becomes. */
-static bool
-crm_prepare_child(MergeContext *mc, MergeSet *s, MergeChild *child)
-{
-	MergeTable *t = child->t;
-	StringInfoData condition;
-	List *refs = NIL;
-	ListCell *lc;
-
-	child->params.count = 0;
-	initStringInfo(&condition);
-	foreach (lc, child->refs)
-	{
-		MergeRef *ref = lfirst(lc);
-
-		if (!crm_prepare_ref(mc, s, child, ref))
-			continue;
-		refs = lappend(refs, ref);
-		appendStringInfo(&condition, "%s(%s)", condition.len == 0 ? "" : " OR ", ref->condition);
-	}
-	child->refs = refs;
-	if (refs == NIL)
-		return false;
-	/* The merged rows' own references among themselves go with them. */
-	if (child->self)
-		child->condition = psprintf("(%s) AND NOT %s", condition.data,
-									crm_key_condition(t, s->keys, s->n, &child->params));
-	else
-		child->condition = psprintf("(%s)", condition.data);
-
-	child->replacement = palloc0(t->ncols * sizeof(char *));
-	for (int c = 0; c < t->ncols; c++)
-	{
-		StringInfoData sql;
-
-		initStringInfo(&sql);
-		foreach (lc, refs)
-		{
-			MergeRef *ref = lfirst(lc);
-
-			for (int k = 0; k < ref->n; k++)
-				if (ref->cols[k] == c)
-					appendStringInfo(&sql, " WHEN %s THEN %s", ref->condition, ref->value[k]);
-		}
-		if (sql.len > 0)
-			child->replacement[c] =
-				psprintf("CASE%s ELSE t.%s END", sql.data, quote_identifier(t->colname[c]));
-	}
-	return true;
-}
-
-static char *
-crm_order(MergeTable *t)
-{
-	StringInfoData sql;
-
-	initStringInfo(&sql);
-	for (int k = 0; k < t->nkey; k++)
-		appendStringInfo(&sql, "%st.%s", k == 0 ? "" : ", ",
-						 quote_identifier(t->colname[t->key[k]]));
-	if (t->nkey == 0)
-		appendStringInfoString(&sql, "t.tableoid, t.ctid");
-	return sql.data;
-}
-
-/* ---------------------------------------------------------------------
- * Conflicts with unique and exclusion constraints
- * --------------------------------------------------------------------- */
-
-/*
- * The rows to be re-pointed that one index would refuse: pairs (row to fold, row
- * that stays), as ctid and tableoid each, in a defined order.
- */
-static MergeRows
-crm_conflicts(MergeContext *mc, MergeChild *child, char **exprs, char **operators, int n,
-			  char *predicate, bool nulls_distinct)
-{
-	MergeTable *t = child->t;
-	StringInfoData sql, keys, old, image, with_old, with_moved;
-
-	initStringInfo(&sql);
-	initStringInfo(&keys);
-	initStringInfo(&old);
-	initStringInfo(&image);
-	initStringInfo(&with_old);
-	initStringInfo(&with_moved);
-	for (int k = 0; k < n; k++)
-	{
-		appendStringInfo(&keys, ", %s AS crm_k%d", exprs[k], k);
-		appendStringInfo(&with_old, "%s(m.crm_k%d %s o.crm_k%d", k == 0 ? "" : " AND ", k,
-						 operators[k], k);
-		appendStringInfo(&with_moved, "%s(a.crm_k%d %s b.crm_k%d", k == 0 ? "" : " AND ", k,
-						 operators[k], k);
-		if (!nulls_distinct)
-		{
-			appendStringInfo(&with_old, " OR m.crm_k%d IS NULL AND o.crm_k%d IS NULL", k, k);
-			appendStringInfo(&with_moved, " OR a.crm_k%d IS NULL AND b.crm_k%d IS NULL", k, k);
-		}
-		appendStringInfoChar(&with_old, ')');
-		appendStringInfoChar(&with_moved, ')');
-	}
-	for (int c = 0; c < t->ncols; c++)
-	{
-		char *name = pstrdup(quote_identifier(t->colname[c]));
-
-		if (child->replacement[c])
-			appendStringInfo(&image, ", %s AS %s", child->replacement[c], name);
-		else
-			appendStringInfo(&image, ", t.%s", name);
-	}
-	appendStringInfo(
-		&sql,
-		"WITH m AS MATERIALIZED (SELECT row_number() OVER (ORDER BY %s) AS crm_ord,"
-		" t.crm_tid, t.crm_tab%s"
-		" FROM (SELECT t.ctid AS crm_tid, t.tableoid AS crm_tab%s FROM %s AS t WHERE %s) AS t"
-		" WHERE %s)",
-		t->nkey > 0 ? crm_order(t) : "t.crm_tab, t.crm_tid", keys.data, image.data, t->from,
-		child->condition, predicate);
-	appendStringInfo(
-		&sql,
-		" SELECT m.crm_tid, m.crm_tab, o.crm_tid, o.crm_tab, m.crm_ord, 0 AS other FROM m JOIN"
-		" (SELECT t.ctid AS crm_tid, t.tableoid AS crm_tab%s FROM %s AS t"
-		"  WHERE (%s) IS NOT TRUE AND (%s)) AS o ON %s",
-		keys.data, t->from, child->condition, predicate, with_old.data);
-	appendStringInfo(&sql,
-					 " UNION ALL"
-					 " SELECT b.crm_tid, b.crm_tab, a.crm_tid, a.crm_tab, b.crm_ord, a.crm_ord"
-					 " FROM m AS a JOIN m AS b ON a.crm_ord < b.crm_ord AND %s"
-					 " ORDER BY 5, 6",
-					 with_moved.data);
-	return crm_merge_run(mc, t, sql.data, &child->params, NULL);
-}
-
-typedef struct MergeTid
-{
-	ItemPointerData tid;
-	Oid table;
-} MergeTid;
-
-static MergeTid
-crm_tid(MergeRows *rows, uint64 row, int column)
-{
-	MergeTid result;
-	bool isnull;
-
-	result.tid = *(ItemPointer) DatumGetPointer(
-		SPI_getbinval(rows->table->vals[row], rows->desc, column, &isnull));
-	result.table =
-		DatumGetObjectId(SPI_getbinval(rows->table->vals[row], rows->desc, column + 1, &isnull));
-	return result;
-}
-
-static bool
-crm_tid_known(List **seen, MergeTid *tid, bool add)
-{
-	ListCell *lc;
-	MergeTid *copy;
-
-	foreach (lc, *seen)
-	{
-		MergeTid *other = lfirst(lc);
-
-		if (other->table == tid->table && ItemPointerEquals(&other->tid, &tid->tid))
-			return true;
-	}
-	if (add)
-	{
-		copy = palloc(sizeof(MergeTid));
-		*copy = *tid;
-		*seen = lappend(*seen, copy);
-	}
-	return false;
-}
-
-/* Folds row "fold" into row "keep": a merge of the two, which its own references follow. */
-static void
-crm_fold(MergeContext *mc, MergeTable *t, MergeTid *keep, MergeTid *fold)
-{
-	MergeInput *input = crm_merge_input_tids();
-	MergeTid *tids[2] = {keep, fold};
-	MergeRows rows;
-
-	for (int i = 0; i < 2; i++)
-	{
-		Datum values[MERGE_LEAD];
-		bool nulls[MERGE_LEAD] = {false};
-
-		values[0] = Int32GetDatum(i);
-		values[1] = PointerGetDatum(&tids[i]->tid);
-		values[2] = ObjectIdGetDatum(tids[i]->table);
-		tuplestore_putvalues(input->store, input->desc, values, nulls);
-		input->count++;
-	}
-	rows = crm_merge_run(
-		mc, t,
-		psprintf("SELECT n.crm_ord, t.ctid, t.tableoid, t.* FROM %s AS t JOIN crm_rows AS n"
-				 " ON t.ctid OPERATOR(pg_catalog.=) n.crm_tid"
-				 " AND t.tableoid OPERATOR(pg_catalog.=) n.crm_tab"
-				 " ORDER BY n.crm_ord FOR UPDATE OF t",
-				 t->from),
-		NULL, input);
-	crm_merge_input_end(input);
-	if (rows.count != 2)
-		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-						errmsg("could not serialize access due to concurrent update"),
-						errdetail("A row of \"%s\" changed while records it refers to were merged.",
-								  t->name)));
-	(void) crm_merge_set(mc, t, rows);
-}
-
-static char **
-crm_strings(Datum array, int *n)
-{
-	Datum *d;
-	bool *nulls;
-	char **result;
-
-	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &d, &nulls, n);
-	result = palloc(Max(*n, 1) * sizeof(char *));
-	for (int i = 0; i < *n; i++)
-		result[i] = nulls[i] ? NULL : TextDatumGetCString(d[i]);
-	return result;
-}
-
-/* Folds every row of the table that some index would refuse once it is re-pointed. */
-static void
-crm_resolve_conflicts(MergeContext *mc, MergeChild *child)
-{
-	static const char *const indexes =
-		"SELECT array_agg(pg_get_indexdef(i.indexrelid, k.ord::integer, false) ORDER BY k.ord),"
-		" array_agg(format('OPERATOR(%I.%s)', n.nspname, o.oprname) ORDER BY k.ord),"
-		" coalesce(pg_get_expr(i.indpred, i.indrelid), 'true'),"
-		" NOT i.indnullsnotdistinct,"
-		" bool_or(a.attname = ANY ($2) OR i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)"
-		" FROM pg_index AS i"
-		" LEFT JOIN pg_constraint AS c ON c.conindid = i.indexrelid AND c.conrelid = i.indrelid"
-		"  AND c.contype IN ('p', 'u', 'x')"
-		" CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) WITH ORDINALITY AS k "
-		"(num, class, ord)"
-		" JOIN pg_opclass AS oc ON oc.oid = k.class"
-		" LEFT JOIN pg_amop AS ao ON ao.amopfamily = oc.opcfamily AND ao.amoplefttype = "
-		"oc.opcintype"
-		"  AND ao.amoprighttype = oc.opcintype AND ao.amopstrategy = 3 AND NOT i.indisexclusion"
-		" JOIN pg_operator AS o ON o.oid = coalesce(c.conexclop[k.ord], ao.amopopr)"
-		" JOIN pg_namespace AS n ON n.oid = o.oprnamespace"
-		" LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.num"
-		" WHERE i.indrelid = $1 AND (i.indisunique OR i.indisexclusion) AND i.indisvalid"
-		"  AND k.ord <= i.indnkeyatts"
-		" GROUP BY i.indexrelid, i.indpred, i.indrelid, i.indnullsnotdistinct"
-		" ORDER BY i.indexrelid";
-	MergeTable *t = child->t;
-	MergeParams p = {0};
-	MergeRows rows;
-	char **moved = palloc(t->ncols * sizeof(char *));
-	int nmoved = 0;
-	bool isnull;
-
-	for (int c = 0; c < t->ncols; c++)
-		if (child->replacement[c])
-			moved[nmoved++] = t->colname[c];
-	crm_merge_param(&p, OIDOID, ObjectIdGetDatum(t->relid), false);
-	crm_merge_param(&p, TEXTARRAYOID, PointerGetDatum(crm_text_array(moved, nmoved)), false);
-	rows = crm_merge_run(mc, t, indexes, &p, NULL);
-	for (uint64 i = 0; i < rows.count; i++)
-	{
-		HeapTuple row = rows.table->vals[i];
-		int n;
-		char **exprs = crm_strings(SPI_getbinval(row, rows.desc, 1, &isnull), &n);
-		char **operators = crm_strings(SPI_getbinval(row, rows.desc, 2, &isnull), &n);
-		char *predicate = TextDatumGetCString(SPI_getbinval(row, rows.desc, 3, &isnull));
-		bool nulls_distinct = DatumGetBool(SPI_getbinval(row, rows.desc, 4, &isnull));
-		bool involved = DatumGetBool(SPI_getbinval(row, rows.desc, 5, &isnull));
-		bool again = involved && !isnull;
-
-		/* Folding moves rows, so their places are good for one fold each; then look anew. */
-		while (again)
-		{
-			MergeRows pairs =
-				crm_conflicts(mc, child, exprs, operators, n, predicate, nulls_distinct);
-			List *seen = NIL;
-
-			again = false;
-			for (uint64 j = 0; j < pairs.count; j++)
-			{
-				MergeTid fold = crm_tid(&pairs, j, 1);
-				MergeTid keep = crm_tid(&pairs, j, 3);
-
-				CHECK_FOR_INTERRUPTS();
-				if (crm_tid_known(&seen, &fold, false) || crm_tid_known(&seen, &keep, false))
-					continue;
-				crm_tid_known(&seen, &fold, true);
-				crm_tid_known(&seen, &keep, true);
-				crm_fold(mc, t, &keep, &fold);
-				child->conflicts++;
-				again = true;
-			}
-			crm_merge_free(&pairs);
-		}
-	}
-	crm_merge_free(&rows);
-}
-
-/* ---------------------------------------------------------------------
- * Re-pointing
- * --------------------------------------------------------------------- */
-
-static Jsonb *
-crm_totals_json(MergeTable *t, Datum *totals)
-{
-	JsonbParseState *state = NULL;
-	JsonbValue v;
-	bool any = false;
-
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	for (int c = 0; c < t->ncols; c++)
-	{
-		if (totals[c] == (Datum) 0)
-			continue;
-		any = true;
-		v.type = jbvString;
-		v.val.string.val = t->colname[c];
-		v.val.string.len = strlen(t->colname[c]);
-		pushJsonbValue(&state, WJB_KEY, &v);
-		v.type = jbvNumeric;
-		v.val.numeric = DatumGetNumeric(totals[c]);
-		pushJsonbValue(&state, WJB_VALUE, &v);
-	}
-	v = *pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-	return any ? JsonbValueToJsonb(&v) : NULL;
-}
-
-static void
-crm_report(MergeContext *mc, MergeTable *t, const char *column, int64 rows, int64 conflicts,
-		   Jsonb *totals, const char *note)
-{
-	MemoryContext old = MemoryContextSwitchTo(mc->cxt);
-	MergeReport *r = palloc0(sizeof(MergeReport));
-
-	r->table_name = t->qualified;
-	r->column_name = column ? pstrdup(column) : NULL;
-	r->rows = rows;
-	r->conflicts = conflicts;
-	if (totals != NULL)
-	{
-		r->totals = palloc(VARSIZE(totals));
-		memcpy(r->totals, totals, VARSIZE(totals));
-	}
-	r->note = note ? pstrdup(note) : NULL;
-	mc->reports = lappend(mc->reports, r);
-	MemoryContextSwitchTo(old);
-}
-
-/* Counts, for the report, which references a batch moved, and sums the amounts that went with it.
- */
-static void
-crm_count_moved(MergeChild *child, MergeRows *before, MergeRows *after, Datum *totals)
-{
-	MergeTable *t = child->t;
-	MemoryContext cxt = GetMemoryChunkContext(totals);
-
-	for (uint64 i = 0; i < after->count; i++)
-	{
-		bool isnull;
-		uint64 ord = DatumGetInt32(SPI_getbinval(after->table->vals[i], after->desc, 1, &isnull));
-		ListCell *lc;
-
-		foreach (lc, child->refs)
-		{
-			MergeRef *ref = lfirst(lc);
-
-			for (int k = 0; k < ref->n; k++)
-				if (!crm_merge_same(t, before, ord, after, i, ref->cols[k]))
-				{
-					ref->rows++;
-					break;
-				}
-		}
-		for (int c = 0; c < t->ncols; c++)
-		{
-			Datum value;
-			MemoryContext old;
-
-			if (t->coltype[c] != NUMERICOID || child->replacement[c])
-				continue;
-			value = crm_merge_value(before, ord, c, &isnull);
-			if (isnull)
-				continue;
-			old = MemoryContextSwitchTo(cxt);
-			totals[c] = totals[c] == (Datum) 0 ? PointerGetDatum(PG_DETOAST_DATUM_COPY(value))
-											   : DirectFunctionCall2(numeric_add, totals[c], value);
-			MemoryContextSwitchTo(old);
-		}
-	}
-}
-
-/* Re-points every row of one table, in batches. */
-static void
-crm_move(MergeContext *mc, MergeSet *s, MergeChild *child)
-{
-	MergeTable *t = child->t;
-	Datum *totals = palloc0(t->ncols * sizeof(Datum));
-	MemoryContext batch =
-		AllocSetContextCreate(CurrentMemoryContext, "crm merge batch", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(batch);
-	char *select;
-	StringInfoData update;
-	bool first = true;
-	int64 moved = 0;
-	ListCell *lc;
-
-	MemoryContextSwitchTo(old);
-	select = psprintf("SELECT 0, t.ctid, t.tableoid, t.* FROM %s AS t WHERE %s ORDER BY %s"
-					  " LIMIT %d FOR UPDATE OF t",
-					  t->from, child->condition, crm_order(t), MERGE_BATCH);
-	initStringInfo(&update);
-	appendStringInfo(&update, "UPDATE %s AS t SET ", t->from);
-	for (int c = 0; c < t->ncols; c++)
-	{
-		if (child->replacement[c] == NULL)
-			continue;
-		appendStringInfo(&update, "%s%s = %s", first ? "" : ", ", quote_identifier(t->colname[c]),
-						 child->replacement[c]);
-		first = false;
-	}
-	appendStringInfoString(&update, " FROM crm_rows AS n"
-									" WHERE t.ctid OPERATOR(pg_catalog.=) n.crm_tid"
-									" AND t.tableoid OPERATOR(pg_catalog.=) n.crm_tab"
-									" RETURNING n.crm_ord, t.ctid, t.tableoid, t.*");
-	for (;;)
-	{
-		MergeRows before, after;
-		MergeInput *input;
-
-		MemoryContextSwitchTo(batch);
-		before = crm_merge_run(mc, t, select, &child->params, NULL);
-		if (before.count == 0)
-			break;
-		input = crm_merge_input_tids();
-		for (uint64 i = 0; i < before.count; i++)
-			crm_merge_input_tid(input, &before, i);
-		after = crm_merge_run(mc, t, update.data, &child->params, input);
-		crm_merge_input_end(input);
-		if (after.count != before.count)
-			ereport(ERROR,
-					(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-					 errmsg("rows of \"%s\" could not be re-pointed", t->name),
-					 errdetail("A trigger of the table suppressed the change of " UINT64_FORMAT
-							   " rows.",
-							   before.count - after.count)));
-		moved = 0;
-		foreach (lc, child->refs)
-			moved -= ((MergeRef *) lfirst(lc))->rows;
-		crm_count_moved(child, &before, &after, totals);
-		foreach (lc, child->refs)
-			moved += ((MergeRef *) lfirst(lc))->rows;
-		if (moved == 0)
-			ereport(ERROR, (errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-							errmsg("rows of \"%s\" could not be re-pointed", t->name),
-							errdetail("A trigger of the table put the old values back.")));
-		crm_log_update(mc, t, &before, &after);
-		crm_merge_free(&before);
-		crm_merge_free(&after);
-		MemoryContextReset(batch);
-	}
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(batch);
-
-	foreach (lc, child->refs)
-	{
-		MergeRef *ref = lfirst(lc);
-
-		for (int k = 0; k < ref->n; k++)
-			if (ref->rows > 0 || child->conflicts > 0)
-				crm_report(mc, t, t->colname[ref->cols[k]], ref->rows,
-						   lc == list_head(child->refs) ? child->conflicts : 0,
-						   lc == list_head(child->refs) && k == 0 ? crm_totals_json(t, totals)
-																  : NULL,
-						   child->conflicts > 0 && lc == list_head(child->refs)
-							   ? "conflicting rows are folded into the row that stays"
-							   : NULL);
-	}
-}
-
-/*
- * A transaction with a snapshot of its own age cannot see rows that were
- * committed after it but before the locks: they would be left behind.
- */
-static void
-crm_check_unseen(MergeContext *mc, MergeChild *child)
-{
-	MergeTable *t = child->t;
-	MergeRole saved;
-	SPIPlanPtr plan;
-
-	if (!IsolationUsesXactSnapshot())
-		return;
-	crm_merge_become(&saved, t->owner, t->schema);
-	plan = SPI_prepare(psprintf("SELECT FROM %s AS t WHERE %s LIMIT 1", t->from, child->condition),
-					   child->params.count, child->params.types);
-	if (plan == NULL)
-		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
-	SPI_execute_snapshot(plan, child->params.values, child->params.nulls, GetLatestSnapshot(),
-						 InvalidSnapshot, true, false, 1);
-	if (SPI_processed > 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not serialize access due to concurrent update"),
-				 errdetail(
-					 "A row of \"%s\" that this transaction cannot see refers to a merged record.",
-					 t->name),
-				 errhint("The transaction might succeed if retried.")));
-	SPI_freeplan(plan);
-	crm_merge_return(&saved);
-}
-
 /* ---------------------------------------------------------------------
  * Trees
  * --------------------------------------------------------------------- */
@@ -1305,7 +311,7 @@ crm_tree_parent(MergeContext *mc, MergeSet *s, MergeRef *ref, char *parent)
 		/* A loop that was there before is none of the merge's making. */
 		if (depth > 10000)
 			return NULL;
-		crm_typed_param(t, refcol, parent, &p);
+		crm_merge_typed_param(t, refcol, parent, &p);
 		rows = crm_merge_run(mc, t, sql, &p, NULL);
 		if (rows.count > 0)
 			next = crm_merge_text(t, &rows, 0, col);
@@ -1344,18 +350,18 @@ crm_plan_trees(MergeContext *mc, MergeSet *s, List *children)
 			if (!crm_merge_get(s->set, name, &then))
 				then = now;
 			then = crm_tree_parent(mc, s, ref, then);
-			s->set = crm_jsonb_delete(s->set, name);
+			s->set = crm_merge_jsonb_delete(s->set, name);
 			if (then == NULL ? now != NULL : now == NULL || strcmp(then, now) != 0)
 			{
-				Jsonb *pair = crm_jsonb_pair(name, then);
+				Jsonb *pair = crm_merge_jsonb_pair(name, then);
 
-				early = early ? crm_jsonb_concat(early, pair) : pair;
-				if (!crm_merge_get(s->fields, name, &now))
-					s->fields = crm_jsonb_concat(
-						s->fields, crm_jsonb_object(name, crm_jsonb_pair("strategy", "tree")));
+				early = early ? crm_merge_jsonb_concat(early, pair) : pair;
+				s->fields = crm_merge_jsonb_concat(
+					s->fields,
+					crm_merge_jsonb_object(name, crm_merge_jsonb_pair("strategy", "tree")));
 			}
 			else
-				s->fields = crm_jsonb_delete(s->fields, name);
+				s->fields = crm_merge_jsonb_delete(s->fields, name);
 		}
 	}
 	if (early != NULL)
@@ -1394,11 +400,11 @@ crm_delete_losers(MergeContext *mc, MergeSet *s)
 		ereport(ERROR, (errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 						errmsg("merged rows of \"%s\" could not be removed", t->name),
 						errdetail("A trigger of the table suppressed it.")));
-	log = crm_log_input();
+	log = crm_merge_log_input();
 	for (uint64 i = 0; i < deleted.count; i++)
-		crm_log_row(log, crm_merge_key(t, &deleted, i), crm_merge_image(t, &deleted, i, NULL),
-					NULL);
-	crm_log_write(mc, t, "delete", log);
+		crm_merge_log_row(log, crm_merge_key(t, &deleted, i), crm_merge_image(t, &deleted, i, NULL),
+						  NULL);
+	crm_merge_log_write(mc, t, "delete", log);
 	crm_merge_free(&deleted);
 }
 
@@ -1444,21 +450,24 @@ crm_log_settled(MergeContext *mc, MergeSet *s)
 	for (int c = 0; c < s->t->ncols; c++)
 		if (!s->t->generated[c] && !crm_merge_same(s->t, &s->rows, 0, &now, 0, c))
 			changed = bms_add_member(changed, c);
-	input = crm_log_input();
+	input = crm_merge_log_input();
 	if (changed != NULL)
-		crm_log_row(input, s->keys[0], s->images[0], crm_merge_image(s->t, &now, 0, changed));
+		crm_merge_log_row(input, s->keys[0], s->images[0], crm_merge_image(s->t, &now, 0, changed));
 	for (int i = 1; i < s->n; i++)
-		crm_log_row(input, s->keys[i], s->images[i], NULL);
-	crm_log_write(mc, s->t, "settle", input);
+		crm_merge_log_row(input, s->keys[i], s->images[i], NULL);
+	crm_merge_log_write(mc, s->t, "settle", input);
 	crm_merge_free(&now);
 }
 
 /* Merges rows 1 ... of the given ones into row 0; returns the provenance of its fields. */
-static Jsonb *
+Jsonb *
 crm_merge_set(MergeContext *mc, MergeTable *t, MergeRows rows)
 {
 	MergeSet s = {0};
 	List *children;
+	List *moving = NIL;
+	bool batch = false;
+	bool one_owner = true;
 	ListCell *lc;
 	Jsonb *fields;
 
@@ -1482,18 +491,40 @@ crm_merge_set(MergeContext *mc, MergeTable *t, MergeRows rows)
 	}
 
 	crm_survivorship(mc, &s);
-	children = crm_children(mc, &s);
+	children = crm_merge_children(mc, &s);
 	crm_plan_trees(mc, &s, children);
 	foreach (lc, children)
 	{
 		MergeChild *child = lfirst(lc);
 
-		if (!crm_prepare_child(mc, &s, child))
+		if (!crm_merge_prepare_child(mc, &s, child))
 			continue;
-		crm_resolve_conflicts(mc, child);
-		crm_move(mc, &s, child);
-		crm_check_unseen(mc, child);
+		batch |= crm_merge_needs_batch(mc, child);
+		one_owner &= child->t->owner == t->owner;
+		moving = lappend(moving, child);
 	}
+
+	/*
+	 * Rows whose own key changes take others along.  Tables of several owners
+	 * cannot share a batch, whose triggers run as one of them.
+	 */
+	if (batch && one_owner)
+		crm_merge_batch_begin(mc);
+	foreach (lc, moving)
+	{
+		MergeChild *child = lfirst(lc);
+		bool own = child->referring != NIL && !one_owner;
+
+		crm_merge_resolve_conflicts(mc, child);
+		if (own)
+			crm_merge_batch_begin(mc);
+		crm_merge_move(mc, &s, child);
+		if (own)
+			crm_merge_batch_end(mc, child->t);
+		crm_merge_check_unseen(mc, child);
+	}
+	if (batch && one_owner)
+		crm_merge_batch_end(mc, t);
 	crm_delete_losers(mc, &s);
 	crm_fill_survivor(mc, &s);
 	crm_write_tombstones(mc, &s);
@@ -1503,7 +534,6 @@ crm_merge_set(MergeContext *mc, MergeTable *t, MergeRows rows)
 	fields = s.fields;
 	return fields;
 }
-
 /* ---------------------------------------------------------------------
  * Entry
  * --------------------------------------------------------------------- */
@@ -1679,7 +709,7 @@ crm_load(MergeContext *mc, MergeTable *t, const char *survivor, Datum losers)
 	input = crm_merge_input_values(t, columns);
 	for (int i = 0; i <= n; i++)
 		crm_merge_input_value(input, t, columns, i, NULL, 0,
-							  crm_jsonb_pair(t->colname[col], ids[i]));
+							  crm_merge_jsonb_pair(t->colname[col], ids[i]));
 	rows = crm_merge_run(
 		mc, t,
 		psprintf("SELECT n.crm_ord, t.ctid, t.tableoid, t.* FROM %s AS t JOIN crm_rows AS n"
@@ -1692,80 +722,6 @@ crm_load(MergeContext *mc, MergeTable *t, const char *survivor, Datum losers)
 		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 						errmsg("could not serialize access due to concurrent update")));
 	return rows;
-}
-
-static void
-crm_push_string(JsonbParseState **state, const char *key, const char *value)
-{
-	JsonbValue v;
-
-	if (value == NULL)
-		return;
-	v.type = jbvString;
-	v.val.string.val = unconstify(char *, key);
-	v.val.string.len = strlen(key);
-	pushJsonbValue(state, WJB_KEY, &v);
-	v.val.string.val = unconstify(char *, value);
-	v.val.string.len = strlen(value);
-	pushJsonbValue(state, WJB_VALUE, &v);
-}
-
-static void
-crm_push_int(JsonbParseState **state, const char *key, int64 value)
-{
-	JsonbValue v;
-
-	v.type = jbvString;
-	v.val.string.val = unconstify(char *, key);
-	v.val.string.len = strlen(key);
-	pushJsonbValue(state, WJB_KEY, &v);
-	v.type = jbvNumeric;
-	v.val.numeric = int64_to_numeric(value);
-	pushJsonbValue(state, WJB_VALUE, &v);
-}
-
-static Jsonb *
-crm_effects(MergeContext *mc)
-{
-	JsonbParseState *state = NULL;
-	ListCell *lc;
-
-	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
-	foreach (lc, mc->reports)
-	{
-		MergeReport *r = lfirst(lc);
-
-		pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-		crm_push_string(&state, "table", r->table_name);
-		crm_push_string(&state, "column", r->column_name);
-		crm_push_int(&state, "rows", r->rows);
-		crm_push_int(&state, "conflicts", r->conflicts);
-		if (r->totals != NULL)
-			crm_push_jsonb(&state, "totals", r->totals);
-		crm_push_string(&state, "note", r->note);
-		pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-	}
-	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
-}
-
-/* Adds the fields of the survivor that change to the report. */
-static void
-crm_report_fields(MergeContext *mc, MergeTable *t, Jsonb *fields)
-{
-	JsonbIterator *it = JsonbIteratorInit(&fields->root);
-	JsonbValue v;
-	JsonbIteratorToken token;
-
-	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
-	{
-		char *name;
-
-		if (token != WJB_KEY)
-			continue;
-		name = pnstrdup(v.val.string.val, v.val.string.len);
-		(void) JsonbIteratorNext(&it, &v, true);
-		crm_report(mc, t, name, 1, 0, NULL, JsonbToCString(NULL, &JsonbValueToJsonb(&v)->root, 0));
-	}
 }
 
 /* The merge itself, written down; its number. */
@@ -1788,8 +744,8 @@ crm_merge(MergeContext *mc, const char *kind, const char *survivor, Datum losers
 	crm_merge_param_text(&p, t->schema_oid == mc->workspace ? NULL : t->schema);
 	crm_merge_param_text(&p, t->name);
 	crm_merge_param_text(&p, ids[0]);
-	crm_merge_param(&p, TEXTARRAYOID, PointerGetDatum(crm_text_array(ids + 1, loaded.count - 1)),
-					false);
+	crm_merge_param(&p, TEXTARRAYOID,
+					PointerGetDatum(crm_merge_text_array(ids + 1, loaded.count - 1)), false);
 	crm_merge_param(&p, INT8OID, Int64GetDatum(member), member == 0);
 	crm_merge_param_text(&p, GetUserNameFromId(GetUserId(), false));
 	rows = crm_merge_run_log(mc,
@@ -1798,7 +754,7 @@ crm_merge(MergeContext *mc, const char *kind, const char *survivor, Datum losers
 									  " VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id",
 									  log),
 							 &p, NULL);
-	mc->merge_id = DatumGetInt64(crm_single_datum(&rows, &isnull));
+	mc->merge_id = DatumGetInt64(crm_merge_single_datum(&rows, &isnull));
 	crm_merge_free(&rows);
 
 	fields = crm_merge_set(mc, t, loaded);
@@ -1806,11 +762,11 @@ crm_merge(MergeContext *mc, const char *kind, const char *survivor, Datum losers
 	memset(&p, 0, sizeof(p));
 	crm_merge_param(&p, INT8OID, Int64GetDatum(mc->merge_id), false);
 	crm_merge_param(&p, JSONBOID, JsonbPGetDatum(fields), false);
-	crm_merge_param(&p, JSONBOID, JsonbPGetDatum(crm_effects(mc)), false);
+	crm_merge_param(&p, JSONBOID, JsonbPGetDatum(crm_merge_effects(mc)), false);
 	rows = crm_merge_run_log(
 		mc, psprintf("UPDATE %s SET fields = $2, effects = $3 WHERE id = $1", log), &p, NULL);
 	crm_merge_free(&rows);
-	crm_report_fields(mc, t, fields);
+	crm_merge_report_fields(mc, t, fields);
 	return mc->merge_id;
 }
 

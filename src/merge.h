@@ -85,6 +85,7 @@ typedef struct MergeContext
 	int64 merge_id;
 	int position; /* last one given to a group of changes */
 	int depth;
+	int batch;	   /* > 0: triggers wait */
 	List *tables;  /* of MergeTable */
 	List *reports; /* of MergeReport */
 } MergeContext;
@@ -95,6 +96,43 @@ typedef struct MergeRole
 	int context;
 	int nestlevel;
 } MergeRole;
+
+/* Columns of a table that name a record of the merged table. */
+typedef struct MergeRef
+{
+	int n;
+	int *cols;	  /* in the referring table */
+	int *refcols; /* in the merged table */
+	int kindcol;  /* -1: a foreign key */
+	int64 rows;
+	char *condition; /* on "t": refers to a loser */
+	char **value;	 /* SQL of the survivor's value, for each column */
+} MergeRef;
+
+typedef struct MergeChild
+{
+	MergeTable *t;
+	List *refs;
+	bool self;
+	MergeParams params;
+	char *condition;	/* any of the refs */
+	char **replacement; /* for each column of t: SQL of its new value, or NULL */
+	int64 conflicts;
+	List *referring; /* MergeChild: tables whose foreign keys follow a change of these rows */
+} MergeChild;
+
+/* The records of one merge: the survivor is row 0. */
+typedef struct MergeSet
+{
+	MergeTable *t;
+	MergeRows rows;
+	int n;
+	Jsonb **images;
+	Jsonb **keys;
+	char **ids;
+	Jsonb *set;	   /* new values of the survivor */
+	Jsonb *fields; /* their provenance */
+} MergeSet;
 
 /* merge_row.c */
 extern int64 crm_merge_member(MergeContext *mc);
@@ -114,6 +152,8 @@ extern MergeRows crm_merge_run(MergeContext *mc, MergeTable *t, const char *sql,
 							   MergeInput *input);
 extern MergeRows crm_merge_run_log(MergeContext *mc, const char *sql, MergeParams *p,
 								   MergeInput *input);
+extern void crm_merge_batch_begin(MergeContext *mc);
+extern void crm_merge_batch_end(MergeContext *mc, MergeTable *t);
 extern void crm_merge_free(MergeRows *rows);
 extern uint64 crm_merge_run_quietly(MergeContext *mc, MergeTable *t, const char *sql,
 									MergeInput *input);
@@ -134,7 +174,42 @@ extern void crm_merge_input_end(MergeInput *input);
 
 extern bool crm_merge_get(Jsonb *image, const char *name, char **value);
 
+/* merge_log.c */
+extern MergeInput *crm_merge_log_input(void);
+extern void crm_merge_log_row(MergeInput *input, Jsonb *key, Jsonb *before, Jsonb *after);
+extern void crm_merge_log_write(MergeContext *mc, MergeTable *t, const char *operation,
+								MergeInput *input);
+extern void crm_merge_log_update(MergeContext *mc, MergeTable *t, MergeRows *before,
+								 MergeRows *after);
+extern Datum crm_merge_single_datum(MergeRows *rows, bool *isnull);
+extern Jsonb *crm_merge_single_jsonb(MergeRows *rows);
+extern ArrayType *crm_merge_text_array(char **items, int n);
+extern Jsonb *crm_merge_jsonb_pair(const char *name, const char *value);
+extern void crm_merge_push_jsonb(JsonbParseState **state, const char *key, Jsonb *value);
+extern Jsonb *crm_merge_jsonb_object(const char *name, Jsonb *value);
+extern Jsonb *crm_merge_jsonb_concat(Jsonb *a, Jsonb *b);
+extern Jsonb *crm_merge_jsonb_delete(Jsonb *a, const char *name);
+extern void crm_merge_push_string(JsonbParseState **state, const char *key, const char *value);
+extern void crm_merge_push_int(JsonbParseState **state, const char *key, int64 value);
+extern void crm_merge_report(MergeContext *mc, MergeTable *t, const char *column, int64 rows,
+							 int64 conflicts, Jsonb *totals, const char *note);
+extern Jsonb *crm_merge_effects(MergeContext *mc);
+extern void crm_merge_report_fields(MergeContext *mc, MergeTable *t, Jsonb *fields);
+
+/* merge_ref.c */
+extern char *crm_merge_key_condition(MergeTable *t, Jsonb **images, int n, MergeParams *p);
+extern List *crm_merge_children(MergeContext *mc, MergeSet *s);
+extern int crm_merge_typed_param(MergeTable *t, int col, char *text, MergeParams *p);
+extern bool crm_merge_prepare_child(MergeContext *mc, MergeSet *s, MergeChild *child);
+extern bool crm_merge_needs_batch(MergeContext *mc, MergeChild *child);
+extern void crm_merge_resolve_conflicts(MergeContext *mc, MergeChild *child);
+extern void crm_merge_move(MergeContext *mc, MergeSet *s, MergeChild *child);
+extern void crm_merge_check_unseen(MergeContext *mc, MergeChild *child);
+
 /* merge.c */
+extern Jsonb *crm_merge_set(MergeContext *mc, MergeTable *t, MergeRows rows);
+extern Datum crm_merge_records(PG_FUNCTION_ARGS);
+extern Datum crm_merge_preview(PG_FUNCTION_ARGS);
 extern MergeTable *crm_merge_kind_table(MergeContext *mc, const char *kind);
 extern char *crm_merge_id(MergeTable *t, const char *id);
 extern char *crm_merge_lock(MergeTable *t, char **ids, int n);

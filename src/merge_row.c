@@ -243,8 +243,10 @@ crm_merge_param_text(MergeParams *p, const char *value)
 }
 
 static MergeRows
-crm_merge_run_as(Oid user, const char *schema, const char *sql, MergeParams *p, MergeInput *input)
+crm_merge_run_as(Oid user, const char *schema, const char *sql, MergeParams *p, MergeInput *input,
+				 bool fire_triggers)
 {
+	SPIPlanPtr plan;
 	MergeRole saved;
 	MergeRows rows = {NULL, NULL, 0};
 	EphemeralNamedRelationData enr;
@@ -267,13 +269,17 @@ crm_merge_run_as(Oid user, const char *schema, const char *sql, MergeParams *p, 
 		if (rc != SPI_OK_REL_REGISTER)
 			elog(ERROR, "could not register rows: %s", SPI_result_code_string(rc));
 	}
-	rc = SPI_execute_with_args(sql, p ? p->count : 0, p ? p->types : NULL, p ? p->values : NULL,
-							   p ? p->nulls : NULL, false, 0);
+	plan = SPI_prepare(sql, p ? p->count : 0, p ? p->types : NULL);
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare failed for \"%s\": %s", sql, SPI_result_code_string(SPI_result));
+	rc = SPI_execute_snapshot(plan, p ? p->values : NULL, p ? p->nulls : NULL, InvalidSnapshot,
+							  InvalidSnapshot, false, fire_triggers, 0);
 	if (rc < 0)
-		elog(ERROR, "SPI_execute_with_args failed for \"%s\": %s", sql, SPI_result_code_string(rc));
+		elog(ERROR, "SPI_execute_snapshot failed for \"%s\": %s", sql, SPI_result_code_string(rc));
 	rows.count = SPI_processed;
 	rows.table = SPI_tuptable;
 	rows.desc = SPI_tuptable ? SPI_tuptable->tupdesc : NULL;
+	SPI_freeplan(plan);
 	if (input != NULL)
 		SPI_unregister_relation(MERGE_INPUT);
 	crm_merge_return(&saved);
@@ -284,14 +290,14 @@ crm_merge_run_as(Oid user, const char *schema, const char *sql, MergeParams *p, 
 MergeRows
 crm_merge_run(MergeContext *mc, MergeTable *t, const char *sql, MergeParams *p, MergeInput *input)
 {
-	return crm_merge_run_as(t->owner, t->schema, sql, p, input);
+	return crm_merge_run_as(t->owner, t->schema, sql, p, input, mc->batch == 0);
 }
 
 /* Runs a statement on the workspace's own tables as their owner. */
 MergeRows
 crm_merge_run_log(MergeContext *mc, const char *sql, MergeParams *p, MergeInput *input)
 {
-	return crm_merge_run_as(mc->workspace_owner, mc->workspace_name, sql, p, input);
+	return crm_merge_run_as(mc->workspace_owner, mc->workspace_name, sql, p, input, true);
 }
 
 void
@@ -301,6 +307,39 @@ crm_merge_free(MergeRows *rows)
 		SPI_freetuptable(rows->table);
 	rows->table = NULL;
 	rows->count = 0;
+}
+
+/*
+ * Between these two, the statements on tables count as one: AFTER triggers, and
+ * so the checks and actions of foreign keys, wait for the end of it.  Rows whose
+ * key changes and the rows that refer to them can so change one after the other.
+ */
+void
+crm_merge_batch_begin(MergeContext *mc)
+{
+	if (mc->batch++ == 0)
+		AfterTriggerBeginQuery();
+}
+
+void
+crm_merge_batch_end(MergeContext *mc, MergeTable *t)
+{
+	MergeRole saved;
+	EState *estate;
+
+	if (--mc->batch > 0)
+		return;
+	crm_merge_become(&saved, t->owner, t->schema);
+	CommandCounterIncrement();
+	estate = CreateExecutorState();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	AfterTriggerEndQuery(estate);
+	PopActiveSnapshot();
+	ExecResetTupleTable(estate->es_tupleTable, false);
+	ExecCloseResultRelations(estate);
+	FreeExecutorState(estate);
+	crm_merge_return(&saved);
+	CommandCounterIncrement();
 }
 
 /*
@@ -345,7 +384,7 @@ crm_merge_run_quietly(MergeContext *mc, MergeTable *t, const char *sql, MergeInp
 	PushActiveSnapshot(GetTransactionSnapshot());
 	qd = CreateQueryDesc(plan, sql, GetActiveSnapshot(), InvalidSnapshot, None_Receiver, NULL, env,
 						 0);
-	ExecutorStart(qd, 0);
+	ExecutorStart(qd, mc->batch == 0 ? 0 : EXEC_FLAG_SKIP_TRIGGERS);
 	foreach (lc, qd->estate->es_opened_result_relations)
 	{
 		ResultRelInfo *rri = lfirst(lc);

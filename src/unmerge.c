@@ -563,6 +563,8 @@ crm_undo_changes(UnmergeContext *uc)
 {
 	MergeContext *mc = uc->mc;
 	MergeParams p = {0};
+	MergeTable *first = NULL;
+	bool one_owner = true;
 	MergeRows groups;
 	MemoryContext batch =
 		AllocSetContextCreate(CurrentMemoryContext, "crm unmerge batch", ALLOCSET_DEFAULT_SIZES);
@@ -575,6 +577,15 @@ crm_undo_changes(UnmergeContext *uc)
 				 " GROUP BY c.position ORDER BY c.position DESC",
 				 quote_identifier(mc->workspace_name)),
 		&p, NULL);
+	for (uint64 g = 0; g < groups.count; g++)
+	{
+		MergeTable *t = crm_logged_table(mc, crm_string(&groups, g, 3), crm_string(&groups, g, 4));
+
+		one_owner &= first == NULL || first->owner == t->owner;
+		first = t;
+	}
+	if (one_owner && first != NULL)
+		crm_merge_batch_begin(mc);
 	for (uint64 g = 0; g < groups.count; g++)
 	{
 		bool isnull;
@@ -595,6 +606,8 @@ crm_undo_changes(UnmergeContext *uc)
 	}
 	crm_merge_free(&groups);
 	MemoryContextDelete(batch);
+	if (one_owner && first != NULL)
+		crm_merge_batch_end(mc, first);
 	crm_settle(uc);
 }
 

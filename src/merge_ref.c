@@ -1,0 +1,941 @@
+/*
+ * merge_ref.c
+ *		Finding and re-pointing whatever refers to merged records.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "parser/parse_func.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/regproc.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
+#include "utils/varlena.h"
+
+#include "compat.h"
+#include "crm.h"
+#include "merge.h"
+#include "workspace.h"
+
+/* SQL that identifies rows with the given images by the given columns. */
+char *
+crm_merge_key_condition(MergeTable *t, Jsonb **images, int n, MergeParams *p)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfoChar(&sql, '(');
+	for (int i = 0; i < n; i++)
+	{
+		appendStringInfoString(&sql, i == 0 ? "(" : " OR (");
+		for (int k = 0; k < t->nkey; k++)
+		{
+			int col = t->key[k];
+			char *text = NULL;
+			Oid type = getBaseType(t->coltype[col]);
+
+			(void) crm_merge_get(images[i], t->colname[col], &text);
+			appendStringInfo(&sql, "%st.%s %s $%d", k == 0 ? "" : " AND ",
+							 quote_identifier(t->colname[col]), crm_merge_equality(type),
+							 crm_merge_param(p, type,
+											 InputFunctionCall(&t->in[col], text, t->inparam[col],
+															   t->coltypmod[col]),
+											 text == NULL));
+		}
+		appendStringInfoChar(&sql, ')');
+	}
+	appendStringInfoChar(&sql, ')');
+	return sql.data;
+}
+
+/* ---------------------------------------------------------------------
+ * References
+ * --------------------------------------------------------------------- */
+
+static int *
+crm_columns(MergeTable *t, Datum names, int *n)
+{
+	Datum *d;
+	int *cols;
+
+	deconstruct_array(DatumGetArrayTypeP(names), TEXTOID, -1, false, TYPALIGN_INT, &d, NULL, n);
+	cols = palloc(*n * sizeof(int));
+	for (int i = 0; i < *n; i++)
+		cols[i] = crm_merge_column(t, TextDatumGetCString(d[i]));
+	return cols;
+}
+
+static MergeChild *
+crm_child(MergeContext *mc, List **children, Oid relid)
+{
+	MergeChild *child;
+	ListCell *lc;
+
+	foreach (lc, *children)
+	{
+		child = lfirst(lc);
+		if (child->t->relid == relid)
+			return child;
+	}
+	child = palloc0(sizeof(MergeChild));
+	child->t = crm_merge_table(mc, relid);
+	*children = lappend(*children, child);
+	return child;
+}
+
+/* Whether a column of a link table can hold ids of a type at all. */
+static bool
+crm_can_hold(Oid column, Oid id)
+{
+	char column_category, id_category;
+	bool preferred;
+
+	if (getBaseType(column) == getBaseType(id))
+		return true;
+	get_type_category_preferred(getBaseType(column), &column_category, &preferred);
+	get_type_category_preferred(getBaseType(id), &id_category, &preferred);
+	return column_category == TYPCATEGORY_STRING ||
+		   (column_category == TYPCATEGORY_NUMERIC && id_category == TYPCATEGORY_NUMERIC);
+}
+
+/* The tables with foreign keys to a table, by name. */
+static List *
+crm_foreign_keys(MergeContext *mc, MergeTable *t)
+{
+	static const char *const sql =
+		"SELECT c.conrelid,"
+		" (SELECT array_agg(a.attname::text ORDER BY k.ord)"
+		"  FROM unnest(c.conkey) WITH ORDINALITY AS k (num, ord)"
+		"  JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.num),"
+		" (SELECT array_agg(a.attname::text ORDER BY k.ord)"
+		"  FROM unnest(c.confkey) WITH ORDINALITY AS k (num, ord)"
+		"  JOIN pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = k.num)"
+		" FROM pg_constraint AS c"
+		" JOIN pg_class AS r ON r.oid = c.conrelid"
+		" JOIN pg_namespace AS n ON n.oid = r.relnamespace"
+		" WHERE c.contype = 'f' AND c.confrelid = $1 AND c.conparentid = 0"
+		" ORDER BY n.nspname COLLATE \"C\", r.relname COLLATE \"C\", c.conname COLLATE \"C\"";
+	List *children = NIL;
+	MergeParams p = {0};
+	MergeRows rows;
+
+	crm_merge_param(&p, OIDOID, ObjectIdGetDatum(t->relid), false);
+	rows = crm_merge_run_log(mc, sql, &p, NULL);
+	for (uint64 i = 0; i < rows.count; i++)
+	{
+		HeapTuple row = rows.table->vals[i];
+		bool isnull;
+		MergeChild *child =
+			crm_child(mc, &children, DatumGetObjectId(SPI_getbinval(row, rows.desc, 1, &isnull)));
+		MergeRef *ref = palloc0(sizeof(MergeRef));
+
+		ref->kindcol = -1;
+		ref->cols = crm_columns(child->t, SPI_getbinval(row, rows.desc, 2, &isnull), &ref->n);
+		ref->refcols = crm_columns(t, SPI_getbinval(row, rows.desc, 3, &isnull), &ref->n);
+		child->refs = lappend(child->refs, ref);
+		child->self = child->t == t;
+	}
+	crm_merge_free(&rows);
+	return children;
+}
+
+/* Every table that refers to the merged one: by foreign key, then by kind and id. */
+List *
+crm_merge_children(MergeContext *mc, MergeSet *s)
+{
+	static const char *const links =
+		"SELECT x.relid, x.kind_column, x.id_column FROM ("
+		" SELECT c.oid AS relid, 'kind' AS kind_column, 'record_id' AS id_column"
+		" FROM pg_class AS c"
+		" WHERE c.relnamespace = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
+		" AND EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname = 'kind'"
+		"  AND a.atttypid = 'text'::regtype)"
+		" AND EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname = "
+		"'record_id')"
+		" AND NOT EXISTS (SELECT FROM %1$s.merge_link AS l WHERE to_regclass(l.table_name) = c.oid"
+		"  AND l.kind_column = 'kind' AND l.id_column = 'record_id')"
+		" UNION ALL"
+		" SELECT to_regclass(l.table_name), l.kind_column, l.id_column FROM %1$s.merge_link AS l"
+		" WHERE l.move AND to_regclass(l.table_name) IS NOT NULL) AS x"
+		" ORDER BY x.relid::regclass::text COLLATE \"C\", 2, 3";
+	MergeTable *t = s->t;
+	List *children = crm_foreign_keys(mc, t);
+	MergeParams p = {0};
+	MergeRows rows;
+	bool isnull;
+
+	if (t->nkey != 1)
+		return children;
+	crm_merge_param(&p, OIDOID, ObjectIdGetDatum(mc->workspace), false);
+	rows = crm_merge_run_log(mc, psprintf(links, quote_identifier(mc->workspace_name)), &p, NULL);
+	for (uint64 i = 0; i < rows.count; i++)
+	{
+		HeapTuple row = rows.table->vals[i];
+		Oid relid = DatumGetObjectId(SPI_getbinval(row, rows.desc, 1, &isnull));
+		char *kindcol = TextDatumGetCString(SPI_getbinval(row, rows.desc, 2, &isnull));
+		char *idcol = TextDatumGetCString(SPI_getbinval(row, rows.desc, 3, &isnull));
+		MergeChild *child = crm_child(mc, &children, relid);
+		MergeRef *ref = palloc0(sizeof(MergeRef));
+
+		ref->n = 1;
+		ref->cols = palloc(sizeof(int));
+		ref->refcols = palloc(sizeof(int));
+		ref->cols[0] = crm_merge_column(child->t, idcol);
+		ref->refcols[0] = t->key[0];
+		ref->kindcol = crm_merge_column(child->t, kindcol);
+		if (ref->cols[0] < 0 || ref->kindcol < 0)
+			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
+							errmsg("table \"%s\" has no column \"%s\"", child->t->name,
+								   ref->kindcol < 0 ? kindcol : idcol),
+							errhint("Correct the row of merge_link.")));
+		if (crm_can_hold(child->t->coltype[ref->cols[0]], t->coltype[t->key[0]]))
+			child->refs = lappend(child->refs, ref);
+	}
+	crm_merge_free(&rows);
+	return children;
+}
+
+int
+crm_merge_typed_param(MergeTable *t, int col, char *text, MergeParams *p)
+{
+	return crm_merge_param(p, getBaseType(t->coltype[col]),
+						   InputFunctionCall(&t->in[col], text, t->inparam[col], t->coltypmod[col]),
+						   text == NULL);
+}
+
+/*
+ * Prepares the SQL of one reference: the condition that a row refers to a loser,
+ * and the survivor's value for each column.  False if no row can refer to one.
+ */
+static bool
+crm_prepare_ref(MergeContext *mc, MergeSet *s, MergeChild *child, MergeRef *ref)
+{
+	MergeTable *t = child->t;
+	StringInfoData sql;
+	int terms = 0;
+
+	for (int k = 0; k < ref->n; k++)
+		if (t->generated[ref->cols[k]])
+			return false;
+
+	ref->value = palloc(ref->n * sizeof(char *));
+	for (int k = 0; k < ref->n; k++)
+	{
+		char *text = NULL;
+		char *name = s->t->colname[ref->refcols[k]];
+
+		if (!crm_merge_get(s->set, name, &text))
+			text = crm_merge_text(s->t, &s->rows, 0, ref->refcols[k]);
+		ref->value[k] =
+			psprintf("$%d", crm_merge_typed_param(t, ref->cols[k], text, &child->params));
+	}
+
+	initStringInfo(&sql);
+	if (ref->kindcol >= 0)
+		appendStringInfo(&sql, "t.%s OPERATOR(pg_catalog.=) %s AND ",
+						 quote_identifier(t->colname[ref->kindcol]),
+						 quote_literal_cstr(crm_merge_kind(mc, s->t)));
+	if (ref->n == 1 && OidIsValid(get_array_type(getBaseType(t->coltype[ref->cols[0]]))))
+	{
+		int col = ref->cols[0];
+		Oid type = getBaseType(t->coltype[col]);
+		Datum *items = palloc(s->n * sizeof(Datum));
+		int16 len;
+		bool byval;
+		char align;
+
+		for (int i = 1; i < s->n; i++)
+		{
+			char *text = NULL;
+
+			text = crm_merge_text(s->t, &s->rows, i, ref->refcols[0]);
+			if (text != NULL)
+				items[terms++] =
+					InputFunctionCall(&t->in[col], text, t->inparam[col], t->coltypmod[col]);
+		}
+		get_typlenbyvalalign(type, &len, &byval, &align);
+		appendStringInfo(
+			&sql, "t.%s %s ANY ($%d)", quote_identifier(t->colname[col]), crm_merge_equality(type),
+			crm_merge_param(&child->params, get_array_type(type),
+							PointerGetDatum(construct_array(items, terms, type, len, byval, align)),
+							false));
+	}
+	else
+	{
+		appendStringInfoChar(&sql, '(');
+		for (int i = 1; i < s->n; i++)
+		{
+			StringInfoData term;
+			bool isnull = false;
+
+			initStringInfo(&term);
+			for (int k = 0; k < ref->n; k++)
+			{
+				int col = ref->cols[k];
+				char *text = NULL;
+
+				text = crm_merge_text(s->t, &s->rows, i, ref->refcols[k]);
+				if (text == NULL)
+					isnull = true;
+				else
+					appendStringInfo(&term, "%st.%s %s $%d", k == 0 ? "" : " AND ",
+									 quote_identifier(t->colname[col]),
+									 crm_merge_equality(getBaseType(t->coltype[col])),
+									 crm_merge_typed_param(t, col, text, &child->params));
+			}
+			if (!isnull)
+				appendStringInfo(&sql, "%s(%s)", terms++ == 0 ? "" : " OR ", term.data);
+		}
+		appendStringInfoChar(&sql, ')');
+	}
+	ref->condition = sql.data;
+	return terms > 0;
+}
+
+/* Prepares the one UPDATE of a table: which rows, and what each column becomes. */
+bool
+crm_merge_prepare_child(MergeContext *mc, MergeSet *s, MergeChild *child)
+{
+	MergeTable *t = child->t;
+	StringInfoData condition;
+	List *refs = NIL;
+	ListCell *lc;
+
+	child->params.count = 0;
+	initStringInfo(&condition);
+	foreach (lc, child->refs)
+	{
+		MergeRef *ref = lfirst(lc);
+
+		if (!crm_prepare_ref(mc, s, child, ref))
+			continue;
+		refs = lappend(refs, ref);
+		appendStringInfo(&condition, "%s(%s)", condition.len == 0 ? "" : " OR ", ref->condition);
+	}
+	child->refs = refs;
+	if (refs == NIL)
+		return false;
+	/* The merged rows' own references among themselves go with them. */
+	if (child->self)
+		child->condition = psprintf("(%s) AND NOT %s", condition.data,
+									crm_merge_key_condition(t, s->keys, s->n, &child->params));
+	else
+		child->condition = psprintf("(%s)", condition.data);
+
+	child->replacement = palloc0(t->ncols * sizeof(char *));
+	for (int c = 0; c < t->ncols; c++)
+	{
+		StringInfoData sql;
+
+		initStringInfo(&sql);
+		foreach (lc, refs)
+		{
+			MergeRef *ref = lfirst(lc);
+
+			for (int k = 0; k < ref->n; k++)
+				if (ref->cols[k] == c)
+					appendStringInfo(&sql, " WHEN %s THEN %s", ref->condition, ref->value[k]);
+		}
+		if (sql.len > 0)
+			child->replacement[c] =
+				psprintf("CASE%s ELSE t.%s END", sql.data, quote_identifier(t->colname[c]));
+	}
+	return true;
+}
+
+static char *
+crm_order(MergeTable *t)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	for (int k = 0; k < t->nkey; k++)
+		appendStringInfo(&sql, "%st.%s", k == 0 ? "" : ", ",
+						 quote_identifier(t->colname[t->key[k]]));
+	if (t->nkey == 0)
+		appendStringInfoString(&sql, "t.tableoid, t.ctid");
+	return sql.data;
+}
+
+/* ---------------------------------------------------------------------
+ * Conflicts with unique and exclusion constraints
+ * --------------------------------------------------------------------- */
+
+/*
+ * The rows to be re-pointed that one index would refuse: pairs (row to fold, row
+ * that stays), as ctid and tableoid each, in a defined order.
+ */
+static MergeRows
+crm_conflicts(MergeContext *mc, MergeChild *child, char **exprs, char **operators, int n,
+			  char *predicate, bool nulls_distinct)
+{
+	MergeTable *t = child->t;
+	StringInfoData sql, keys, old, image, with_old, with_moved;
+
+	initStringInfo(&sql);
+	initStringInfo(&keys);
+	initStringInfo(&old);
+	initStringInfo(&image);
+	initStringInfo(&with_old);
+	initStringInfo(&with_moved);
+	for (int k = 0; k < n; k++)
+	{
+		appendStringInfo(&keys, ", %s AS crm_k%d", exprs[k], k);
+		appendStringInfo(&with_old, "%s(m.crm_k%d %s o.crm_k%d", k == 0 ? "" : " AND ", k,
+						 operators[k], k);
+		appendStringInfo(&with_moved, "%s(a.crm_k%d %s b.crm_k%d", k == 0 ? "" : " AND ", k,
+						 operators[k], k);
+		if (!nulls_distinct)
+		{
+			appendStringInfo(&with_old, " OR m.crm_k%d IS NULL AND o.crm_k%d IS NULL", k, k);
+			appendStringInfo(&with_moved, " OR a.crm_k%d IS NULL AND b.crm_k%d IS NULL", k, k);
+		}
+		appendStringInfoChar(&with_old, ')');
+		appendStringInfoChar(&with_moved, ')');
+	}
+	for (int c = 0; c < t->ncols; c++)
+	{
+		char *name = pstrdup(quote_identifier(t->colname[c]));
+
+		if (child->replacement[c])
+			appendStringInfo(&image, ", %s AS %s", child->replacement[c], name);
+		else
+			appendStringInfo(&image, ", t.%s", name);
+	}
+	appendStringInfo(
+		&sql,
+		"WITH m AS MATERIALIZED (SELECT row_number() OVER (ORDER BY %s) AS crm_ord,"
+		" t.crm_tid, t.crm_tab%s"
+		" FROM (SELECT t.ctid AS crm_tid, t.tableoid AS crm_tab%s FROM %s AS t WHERE %s) AS t"
+		" WHERE %s)",
+		t->nkey > 0 ? crm_order(t) : "t.crm_tab, t.crm_tid", keys.data, image.data, t->from,
+		child->condition, predicate);
+	appendStringInfo(
+		&sql,
+		" SELECT m.crm_tid, m.crm_tab, o.crm_tid, o.crm_tab, m.crm_ord, 0 AS other FROM m JOIN"
+		" (SELECT t.ctid AS crm_tid, t.tableoid AS crm_tab%s FROM %s AS t"
+		"  WHERE (%s) IS NOT TRUE AND (%s)) AS o ON %s",
+		keys.data, t->from, child->condition, predicate, with_old.data);
+	appendStringInfo(&sql,
+					 " UNION ALL"
+					 " SELECT b.crm_tid, b.crm_tab, a.crm_tid, a.crm_tab, b.crm_ord, a.crm_ord"
+					 " FROM m AS a JOIN m AS b ON a.crm_ord < b.crm_ord AND %s"
+					 " ORDER BY 5, 6",
+					 with_moved.data);
+	return crm_merge_run(mc, t, sql.data, &child->params, NULL);
+}
+
+typedef struct MergeTid
+{
+	ItemPointerData tid;
+	Oid table;
+} MergeTid;
+
+static MergeTid
+crm_tid(MergeRows *rows, uint64 row, int column)
+{
+	MergeTid result;
+	bool isnull;
+
+	result.tid = *(ItemPointer) DatumGetPointer(
+		SPI_getbinval(rows->table->vals[row], rows->desc, column, &isnull));
+	result.table =
+		DatumGetObjectId(SPI_getbinval(rows->table->vals[row], rows->desc, column + 1, &isnull));
+	return result;
+}
+
+static bool
+crm_tid_known(List **seen, MergeTid *tid, bool add)
+{
+	ListCell *lc;
+	MergeTid *copy;
+
+	foreach (lc, *seen)
+	{
+		MergeTid *other = lfirst(lc);
+
+		if (other->table == tid->table && ItemPointerEquals(&other->tid, &tid->tid))
+			return true;
+	}
+	if (add)
+	{
+		copy = palloc(sizeof(MergeTid));
+		*copy = *tid;
+		*seen = lappend(*seen, copy);
+	}
+	return false;
+}
+
+/* Folds row "fold" into row "keep": a merge of the two, which its own references follow. */
+static void
+crm_fold(MergeContext *mc, MergeTable *t, MergeTid *keep, MergeTid *fold)
+{
+	MergeInput *input = crm_merge_input_tids();
+	MergeTid *tids[2] = {keep, fold};
+	MergeRows rows;
+
+	for (int i = 0; i < 2; i++)
+	{
+		Datum values[MERGE_LEAD];
+		bool nulls[MERGE_LEAD] = {false};
+
+		values[0] = Int32GetDatum(i);
+		values[1] = PointerGetDatum(&tids[i]->tid);
+		values[2] = ObjectIdGetDatum(tids[i]->table);
+		tuplestore_putvalues(input->store, input->desc, values, nulls);
+		input->count++;
+	}
+	rows = crm_merge_run(
+		mc, t,
+		psprintf("SELECT n.crm_ord, t.ctid, t.tableoid, t.* FROM %s AS t JOIN crm_rows AS n"
+				 " ON t.ctid OPERATOR(pg_catalog.=) n.crm_tid"
+				 " AND t.tableoid OPERATOR(pg_catalog.=) n.crm_tab"
+				 " ORDER BY n.crm_ord FOR UPDATE OF t",
+				 t->from),
+		NULL, input);
+	crm_merge_input_end(input);
+	if (rows.count != 2)
+		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+						errmsg("could not serialize access due to concurrent update"),
+						errdetail("A row of \"%s\" changed while records it refers to were merged.",
+								  t->name)));
+	(void) crm_merge_set(mc, t, rows);
+}
+
+static char **
+crm_strings(Datum array, int *n)
+{
+	Datum *d;
+	bool *nulls;
+	char **result;
+
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &d, &nulls, n);
+	result = palloc(Max(*n, 1) * sizeof(char *));
+	for (int i = 0; i < *n; i++)
+		result[i] = nulls[i] ? NULL : TextDatumGetCString(d[i]);
+	return result;
+}
+
+/* Folds every row of the table that some index would refuse once it is re-pointed. */
+void
+crm_merge_resolve_conflicts(MergeContext *mc, MergeChild *child)
+{
+	static const char *const indexes =
+		"SELECT array_agg(pg_get_indexdef(i.indexrelid, k.ord::integer, false) ORDER BY k.ord),"
+		" array_agg(format('OPERATOR(%I.%s)', n.nspname, o.oprname) ORDER BY k.ord),"
+		" coalesce(pg_get_expr(i.indpred, i.indrelid), 'true'),"
+		" NOT i.indnullsnotdistinct,"
+		" bool_or(a.attname = ANY ($2) OR i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)"
+		" FROM pg_index AS i"
+		" LEFT JOIN pg_constraint AS c ON c.conindid = i.indexrelid AND c.conrelid = i.indrelid"
+		"  AND c.contype IN ('p', 'u', 'x')"
+		" CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) WITH ORDINALITY AS k "
+		"(num, class, ord)"
+		" JOIN pg_opclass AS oc ON oc.oid = k.class"
+		" LEFT JOIN pg_amop AS ao ON ao.amopfamily = oc.opcfamily AND ao.amoplefttype = "
+		"oc.opcintype"
+		"  AND ao.amoprighttype = oc.opcintype AND ao.amopstrategy = 3 AND NOT i.indisexclusion"
+		" JOIN pg_operator AS o ON o.oid = coalesce(c.conexclop[k.ord], ao.amopopr)"
+		" JOIN pg_namespace AS n ON n.oid = o.oprnamespace"
+		" LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.num"
+		" WHERE i.indrelid = $1 AND (i.indisunique OR i.indisexclusion) AND i.indisvalid"
+		"  AND k.ord <= i.indnkeyatts"
+		" GROUP BY i.indexrelid, i.indpred, i.indrelid, i.indnullsnotdistinct"
+		" ORDER BY i.indexrelid";
+	MergeTable *t = child->t;
+	MergeParams p = {0};
+	MergeRows rows;
+	char **moved = palloc(t->ncols * sizeof(char *));
+	int nmoved = 0;
+	bool isnull;
+
+	for (int c = 0; c < t->ncols; c++)
+		if (child->replacement[c])
+			moved[nmoved++] = t->colname[c];
+	crm_merge_param(&p, OIDOID, ObjectIdGetDatum(t->relid), false);
+	crm_merge_param(&p, TEXTARRAYOID, PointerGetDatum(crm_merge_text_array(moved, nmoved)), false);
+	rows = crm_merge_run(mc, t, indexes, &p, NULL);
+	for (uint64 i = 0; i < rows.count; i++)
+	{
+		HeapTuple row = rows.table->vals[i];
+		int n;
+		char **exprs = crm_strings(SPI_getbinval(row, rows.desc, 1, &isnull), &n);
+		char **operators = crm_strings(SPI_getbinval(row, rows.desc, 2, &isnull), &n);
+		char *predicate = TextDatumGetCString(SPI_getbinval(row, rows.desc, 3, &isnull));
+		bool nulls_distinct = DatumGetBool(SPI_getbinval(row, rows.desc, 4, &isnull));
+		bool involved = DatumGetBool(SPI_getbinval(row, rows.desc, 5, &isnull));
+		bool again = involved && !isnull;
+
+		/* Folding moves rows, so their places are good for one fold each; then look anew. */
+		while (again)
+		{
+			MergeRows pairs =
+				crm_conflicts(mc, child, exprs, operators, n, predicate, nulls_distinct);
+			List *seen = NIL;
+
+			again = false;
+			for (uint64 j = 0; j < pairs.count; j++)
+			{
+				MergeTid fold = crm_tid(&pairs, j, 1);
+				MergeTid keep = crm_tid(&pairs, j, 3);
+
+				CHECK_FOR_INTERRUPTS();
+				if (crm_tid_known(&seen, &fold, false) || crm_tid_known(&seen, &keep, false))
+					continue;
+				crm_tid_known(&seen, &fold, true);
+				crm_tid_known(&seen, &keep, true);
+				crm_fold(mc, t, &keep, &fold);
+				child->conflicts++;
+				again = true;
+			}
+			crm_merge_free(&pairs);
+		}
+	}
+	crm_merge_free(&rows);
+}
+
+/* ---------------------------------------------------------------------
+ * Re-pointing
+ * --------------------------------------------------------------------- */
+
+static Jsonb *
+crm_totals_json(MergeTable *t, Datum *totals)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue v;
+	bool any = false;
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	for (int c = 0; c < t->ncols; c++)
+	{
+		if (totals[c] == (Datum) 0)
+			continue;
+		any = true;
+		v.type = jbvString;
+		v.val.string.val = t->colname[c];
+		v.val.string.len = strlen(t->colname[c]);
+		pushJsonbValue(&state, WJB_KEY, &v);
+		v.type = jbvNumeric;
+		v.val.numeric = DatumGetNumeric(totals[c]);
+		pushJsonbValue(&state, WJB_VALUE, &v);
+	}
+	v = *pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	return any ? JsonbValueToJsonb(&v) : NULL;
+}
+
+/* Counts the references a batch moved, and sums the amounts that went with them. */
+static int64
+crm_count_moved(MergeChild *child, MergeRows *before, MergeRows *after, Datum *totals)
+{
+	MergeTable *t = child->t;
+	MemoryContext cxt = GetMemoryChunkContext(totals);
+	int64 moved = 0;
+
+	for (uint64 i = 0; i < after->count; i++)
+	{
+		bool isnull;
+		uint64 ord = DatumGetInt32(SPI_getbinval(after->table->vals[i], after->desc, 1, &isnull));
+		ListCell *lc;
+
+		foreach (lc, child->refs)
+		{
+			MergeRef *ref = lfirst(lc);
+
+			for (int k = 0; k < ref->n; k++)
+				if (!crm_merge_same(t, before, ord, after, i, ref->cols[k]))
+				{
+					ref->rows++;
+					moved++;
+					break;
+				}
+		}
+		for (int c = 0; c < t->ncols; c++)
+		{
+			Datum value;
+			MemoryContext old;
+
+			if (t->coltype[c] != NUMERICOID || child->replacement[c])
+				continue;
+			value = crm_merge_value(before, ord, c, &isnull);
+			if (isnull)
+				continue;
+			old = MemoryContextSwitchTo(cxt);
+			totals[c] = totals[c] == (Datum) 0 ? PointerGetDatum(PG_DETOAST_DATUM_COPY(value))
+											   : DirectFunctionCall2(numeric_add, totals[c], value);
+			MemoryContextSwitchTo(old);
+		}
+	}
+	return moved;
+}
+
+/*
+ * Whether the rows of a table change in columns that other tables refer to.
+ * Notes which tables those are.
+ */
+bool
+crm_merge_needs_batch(MergeContext *mc, MergeChild *child)
+{
+	ListCell *lc, *lr;
+
+	foreach (lc, crm_foreign_keys(mc, child->t))
+	{
+		MergeChild *referring = lfirst(lc);
+		bool involved = false;
+
+		foreach (lr, referring->refs)
+		{
+			MergeRef *ref = lfirst(lr);
+
+			for (int k = 0; k < ref->n; k++)
+				involved |= child->replacement[ref->refcols[k]] != NULL;
+		}
+		if (involved)
+			child->referring = lappend(child->referring, referring);
+	}
+	return child->referring != NIL;
+}
+
+/* {column of g: text of the column of t it refers to} */
+static Jsonb *
+crm_reference_image(MergeTable *g, MergeRef *ref, MergeTable *t, MergeRows *rows, uint64 row)
+{
+	Jsonb *image = NULL;
+
+	for (int k = 0; k < ref->n; k++)
+	{
+		Jsonb *pair = crm_merge_jsonb_pair(g->colname[ref->cols[k]],
+										   crm_merge_text(t, rows, row, ref->refcols[k]));
+
+		image = image ? crm_merge_jsonb_concat(image, pair) : pair;
+	}
+	return image;
+}
+
+static void crm_follow(MergeContext *mc, MergeTable *t, List *referring, MergeRows *before,
+					   MergeRows *after);
+
+/* Makes the rows that refer by one foreign key to changed rows of t follow them. */
+static void
+crm_follow_ref(MergeContext *mc, MergeTable *t, MergeTable *g, MergeRef *ref, MergeRows *before,
+			   MergeRows *after)
+{
+	Bitmapset *columns = NULL;
+	StringInfoData join, set;
+	MergeInput *input;
+	MergeRows old, new;
+	bool isnull;
+
+	initStringInfo(&join);
+	initStringInfo(&set);
+	for (int k = 0; k < ref->n; k++)
+	{
+		int col = ref->cols[k];
+		char *name = pstrdup(quote_identifier(g->colname[col]));
+
+		columns = bms_add_member(columns, col);
+		appendStringInfo(&join, "%st.%s %s n.v%d", k == 0 ? "" : " AND ", name,
+						 crm_merge_equality(getBaseType(g->coltype[col])), col);
+		if (!g->generated[col])
+			appendStringInfo(&set, "%s%s = n.v%d", set.len == 0 ? "" : ", ", name, col);
+	}
+	if (set.len == 0)
+		return;
+
+	input = crm_merge_input_values(g, columns);
+	for (uint64 i = 0; i < after->count; i++)
+	{
+		uint64 ord = DatumGetInt32(SPI_getbinval(after->table->vals[i], after->desc, 1, &isnull));
+		bool changed = false;
+
+		for (int k = 0; k < ref->n; k++)
+			changed |= !crm_merge_same(t, before, ord, after, i, ref->refcols[k]);
+		if (changed)
+			crm_merge_input_value(input, g, columns, i, NULL, 0,
+								  crm_reference_image(g, ref, t, before, ord));
+	}
+	if (input->count == 0)
+	{
+		crm_merge_input_end(input);
+		return;
+	}
+	old = crm_merge_run(mc, g,
+						psprintf("SELECT n.crm_ord, t.ctid, t.tableoid, t.* FROM %s AS t"
+								 " JOIN crm_rows AS n ON %s FOR UPDATE OF t",
+								 g->from, join.data),
+						NULL, input);
+	crm_merge_input_end(input);
+	if (old.count == 0)
+	{
+		crm_merge_free(&old);
+		return;
+	}
+	input = crm_merge_input_values(g, columns);
+	for (uint64 r = 0; r < old.count; r++)
+		crm_merge_input_value(input, g, columns, r, &old, r,
+							  crm_reference_image(g, ref, t, after,
+												  DatumGetInt32(SPI_getbinval(
+													  old.table->vals[r], old.desc, 1, &isnull))));
+	new = crm_merge_run(mc, g,
+						psprintf("UPDATE %s AS t SET %s FROM crm_rows AS n"
+								 " WHERE t.ctid OPERATOR(pg_catalog.=) n.crm_tid"
+								 " AND t.tableoid OPERATOR(pg_catalog.=) n.crm_tab"
+								 " RETURNING n.crm_ord, t.ctid, t.tableoid, t.*",
+								 g->from, set.data),
+						NULL, input);
+	crm_merge_input_end(input);
+	crm_merge_log_update(mc, g, &old, &new);
+	crm_follow(mc, g, crm_foreign_keys(mc, g), &old, &new);
+	crm_merge_free(&new);
+	crm_merge_free(&old);
+}
+
+/* Makes the rows that refer to changed ones follow, as ON UPDATE CASCADE would. */
+static void
+crm_follow(MergeContext *mc, MergeTable *t, List *referring, MergeRows *before, MergeRows *after)
+{
+	ListCell *lc, *lr;
+
+	check_stack_depth();
+	foreach (lc, referring)
+	{
+		MergeChild *child = lfirst(lc);
+
+		if (child->t->owner != t->owner)
+			ereport(
+				ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot change the key of rows of \"%s\"", t->name),
+				 errdetail("Table \"%s\" refers to them and has another owner.", child->t->name),
+				 errhint("Give both tables one owner, or merge these records by hand.")));
+		foreach (lr, child->refs)
+			crm_follow_ref(mc, t, child->t, lfirst(lr), before, after);
+	}
+}
+
+/* Re-points every row of one table, in batches. */
+void
+crm_merge_move(MergeContext *mc, MergeSet *s, MergeChild *child)
+{
+	MergeTable *t = child->t;
+	Datum *totals = palloc0(t->ncols * sizeof(Datum));
+	MemoryContext batch =
+		AllocSetContextCreate(CurrentMemoryContext, "crm merge batch", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(batch);
+	char *select;
+	StringInfoData update;
+	bool first = true;
+	ListCell *lc;
+
+	MemoryContextSwitchTo(old);
+	select = psprintf("SELECT 0, t.ctid, t.tableoid, t.* FROM %s AS t WHERE %s ORDER BY %s"
+					  " LIMIT %d FOR UPDATE OF t",
+					  t->from, child->condition, crm_order(t), MERGE_BATCH);
+	initStringInfo(&update);
+	appendStringInfo(&update, "UPDATE %s AS t SET ", t->from);
+	for (int c = 0; c < t->ncols; c++)
+	{
+		if (child->replacement[c] == NULL)
+			continue;
+		appendStringInfo(&update, "%s%s = %s", first ? "" : ", ", quote_identifier(t->colname[c]),
+						 child->replacement[c]);
+		first = false;
+	}
+	appendStringInfoString(&update, " FROM crm_rows AS n"
+									" WHERE t.ctid OPERATOR(pg_catalog.=) n.crm_tid"
+									" AND t.tableoid OPERATOR(pg_catalog.=) n.crm_tab"
+									" RETURNING n.crm_ord, t.ctid, t.tableoid, t.*");
+	for (;;)
+	{
+		MergeRows before, after;
+		MergeInput *input;
+
+		MemoryContextSwitchTo(batch);
+		before = crm_merge_run(mc, t, select, &child->params, NULL);
+		if (before.count == 0)
+			break;
+		input = crm_merge_input_tids();
+		for (uint64 i = 0; i < before.count; i++)
+			crm_merge_input_tid(input, &before, i);
+		after = crm_merge_run(mc, t, update.data, &child->params, input);
+		crm_merge_input_end(input);
+		if (after.count != before.count)
+			ereport(ERROR,
+					(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+					 errmsg("rows of \"%s\" could not be re-pointed", t->name),
+					 errdetail("A trigger of the table suppressed the change of " UINT64_FORMAT
+							   " rows.",
+							   before.count - after.count)));
+		if (crm_count_moved(child, &before, &after, totals) == 0)
+			ereport(ERROR, (errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+							errmsg("rows of \"%s\" could not be re-pointed", t->name),
+							errdetail("A trigger of the table put the old values back.")));
+		crm_merge_log_update(mc, t, &before, &after);
+		crm_follow(mc, t, child->referring, &before, &after);
+		crm_merge_free(&before);
+		crm_merge_free(&after);
+		MemoryContextReset(batch);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(batch);
+
+	foreach (lc, child->refs)
+	{
+		MergeRef *ref = lfirst(lc);
+
+		for (int k = 0; k < ref->n; k++)
+			if (ref->rows > 0 || child->conflicts > 0)
+				crm_merge_report(mc, t, t->colname[ref->cols[k]], ref->rows,
+								 lc == list_head(child->refs) ? child->conflicts : 0,
+								 lc == list_head(child->refs) && k == 0 ? crm_totals_json(t, totals)
+																		: NULL,
+								 child->conflicts > 0 && lc == list_head(child->refs)
+									 ? "conflicting rows are folded into the row that stays"
+									 : NULL);
+	}
+}
+
+/*
+ * A transaction with a snapshot of its own age cannot see rows that were
+ * committed after it but before the locks: they would be left behind.
+ */
+void
+crm_merge_check_unseen(MergeContext *mc, MergeChild *child)
+{
+	MergeTable *t = child->t;
+	MergeRole saved;
+	SPIPlanPtr plan;
+
+	if (!IsolationUsesXactSnapshot())
+		return;
+	crm_merge_become(&saved, t->owner, t->schema);
+	plan = SPI_prepare(psprintf("SELECT FROM %s AS t WHERE %s LIMIT 1", t->from, child->condition),
+					   child->params.count, child->params.types);
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+	SPI_execute_snapshot(plan, child->params.values, child->params.nulls, GetLatestSnapshot(),
+						 InvalidSnapshot, true, false, 1);
+	if (SPI_processed > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent update"),
+				 errdetail(
+					 "A row of \"%s\" that this transaction cannot see refers to a merged record.",
+					 t->name),
+				 errhint("The transaction might succeed if retried.")));
+	SPI_freeplan(plan);
+	crm_merge_return(&saved);
+}
