@@ -156,6 +156,13 @@ crm_get_shared(const char *name, Size size, void (*init)(void *))
 #define CRM_EXECUTOR_RUN(qd) ExecutorRun(qd, ForwardScanDirection, 0, true)
 #endif
 
+/* Stands before the declaration of a function that does not return. */
+#if PG_VERSION_NUM >= 180000
+#define CRM_NORETURN pg_noreturn
+#else
+#define CRM_NORETURN pg_attribute_noreturn()
+#endif
+
 #ifdef PG_MODULE_MAGIC_EXT
 #define CRM_MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "crm", .version = "1.0")
 #else

@@ -213,7 +213,6 @@ extern Datum crm_merge_preview(PG_FUNCTION_ARGS);
 extern MergeTable *crm_merge_kind_table(MergeContext *mc, const char *kind);
 extern char *crm_merge_id(MergeTable *t, const char *id);
 extern char *crm_merge_lock(MergeTable *t, char **ids, int n);
-extern void crm_merge_missing(MergeContext *mc, MergeTable *t, const char *id)
-	pg_attribute_noreturn();
+CRM_NORETURN extern void crm_merge_missing(MergeContext *mc, MergeTable *t, const char *id);
 
 #endif /* CRM_MERGE_H */

@@ -559,9 +559,8 @@ crm_stage_headline(StageRules *rules, StageStep *step)
 }
 
 /* One error for all faults. */
-static void
-pg_attribute_noreturn()
-	crm_stage_refuse(StageRules *rules, Relation rel, StageStep *step, List *faults)
+CRM_NORETURN static void
+crm_stage_refuse(StageRules *rules, Relation rel, StageStep *step, List *faults)
 {
 	StringInfoData detail;
 	StringInfoData hint;
