@@ -402,11 +402,38 @@ joins_initials(const Parser *p, const unsigned char *s, size_t len)
 	return c >= 0x2E80 || !is_letter(c);
 }
 
-static void
-add_characters(Parser *p, const unsigned char *s, size_t len, int depth)
+/*
+ * Adds a Hangul syllable, or a legal form that begins with it and is written
+ * without a space; returns how many bytes after the syllable it took.
+ */
+static size_t
+add_hangul_form(Parser *p, uint32_t c, const unsigned char *s, size_t len)
 {
 	static const uint32_t jusikhoesa[] = {0xC8FC, 0xC2DD, 0xD68C, 0xC0AC}; /* 주식회사 */
 	static const uint32_t yuhanhoesa[] = {0xC720, 0xD55C, 0xD68C, 0xC0AC}; /* 유한회사 */
+	const uint32_t *form = c == jusikhoesa[0] ? jusikhoesa : yuhanhoesa;
+	size_t at = 0;
+	int n = c == form[0] ? 1 : 0;
+	int size;
+
+	for (; n > 0 && n < 4 && at < len; n++, at += size)
+		if (decode(s + at, len - at, &size) != form[n])
+			break;
+	if (n < 4)
+	{
+		add_hangul(p, c);
+		return 0;
+	}
+	end_word(p);
+	for (n = 0; n < 4; n++)
+		add_hangul(p, form[n]);
+	end_word(p);
+	return at;
+}
+
+static void
+add_characters(Parser *p, const unsigned char *s, size_t len, int depth)
+{
 	size_t i = 0;
 
 	while (i < len && !p->full)
@@ -431,26 +458,7 @@ add_characters(Parser *p, const unsigned char *s, size_t len, int depth)
 		}
 		if (c >= 0xAC00 && c <= 0xD7A3)
 		{
-			if (c == jusikhoesa[0] || c == yuhanhoesa[0])
-			{
-				const uint32_t *form = c == jusikhoesa[0] ? jusikhoesa : yuhanhoesa;
-				size_t at = i;
-				int n = 1;
-
-				for (; n < 4 && at < len; n++, at += size)
-					if (decode(s + at, len - at, &size) != form[n])
-						break;
-				if (n == 4)
-				{
-					end_word(p);
-					for (n = 0; n < 4; n++)
-						add_hangul(p, form[n]);
-					end_word(p);
-					i = at;
-					continue;
-				}
-			}
-			add_hangul(p, c);
+			i += add_hangul_form(p, c, s + i, len - i);
 			continue;
 		}
 		c = widen_kana(c);
