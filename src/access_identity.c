@@ -16,7 +16,11 @@
 #include "compat.h"
 #include "crm.h"
 
+/* Longer ones are no tokens; it bounds what is decoded at each statement. */
+#define CRM_MAX_TOKEN 8192
+
 static char *crm_member_setting = NULL;
+static char *crm_token_setting = NULL;
 
 /*
  * Whom the session's cached plans were made for: a setting as "sales/42", or
@@ -28,7 +32,7 @@ static char *crm_member_setting = NULL;
 static char crm_plans_for[NAMEDATALEN + 21] = "";
 
 /* Reads "workspace/id".  The name of a schema may contain a slash, an id does not. */
-static bool
+bool
 crm_parse_member(const char *text, char *schema, int64 *member)
 {
 	const char *slash = strrchr(text, '/');
@@ -82,11 +86,33 @@ crm_member_assign_hook(const char *newval, void *extra)
 		crm_plans_are_for(newval);
 }
 
+static bool
+crm_token_check_hook(char **newval, void **extra, GucSource source)
+{
+	if (*newval == NULL || strlen(*newval) <= CRM_MAX_TOKEN)
+		return true;
+	GUC_check_errmsg("invalid value for parameter \"crm.token\"");
+	GUC_check_errdetail("A token has at most %d bytes.", CRM_MAX_TOKEN);
+	return false;
+}
+
+/* Not what it is, lest it be copied. */
+static const char *
+crm_token_show_hook(void)
+{
+	return crm_token_setting != NULL && *crm_token_setting != '\0' ? "********" : "";
+}
+
 CrmClaim
 crm_identity_claim(Oid workspace, int64 *member)
 {
 	char schema[NAMEDATALEN];
 
+	if (crm_token_setting != NULL && *crm_token_setting != '\0')
+	{
+		crm_token_subject(crm_token_setting, schema, member);
+		return get_namespace_oid(schema, true) == workspace ? CRM_CLAIM_TOKEN : CRM_CLAIM_ELSEWHERE;
+	}
 	if (crm_member_setting != NULL && *crm_member_setting != '\0')
 	{
 		if (!crm_parse_member(crm_member_setting, schema, member))
@@ -97,9 +123,16 @@ crm_identity_claim(Oid workspace, int64 *member)
 	return CRM_CLAIM_NONE;
 }
 
+/* Errors unless the token is good; returns when it ends. */
+TimestampTz
+crm_identity_verify(Datum *keys, int nkeys)
+{
+	return crm_token_verify(crm_token_setting, keys, nkeys);
+}
+
 /*
  * crm.member is PGC_SUSET: only a superuser, and whoever was granted SET on
- * the parameter, can say who they are.
+ * the parameter, can say who they are.  crm.token is for everybody, because it proves itself.
  */
 void
 crm_identity_init(void)
@@ -110,4 +143,10 @@ crm_identity_init(void)
 		"with SET LOCAL by a gateway that connects for many people.",
 		&crm_member_setting, "", PGC_SUSET, GUC_NOT_IN_SAMPLE, crm_member_check_hook,
 		crm_member_assign_hook, NULL);
+	DefineCustomStringVariable(
+		"crm.token", "A signed token that says which member this session acts for.",
+		"A JSON Web Token, HS256. Anybody may set it; it counts before crm.member "
+		"and is checked when it is used.",
+		&crm_token_setting, "", PGC_USERSET, GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL,
+		crm_token_check_hook, crm_member_assign_hook, crm_token_show_hook);
 }

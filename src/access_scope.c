@@ -62,9 +62,10 @@ typedef enum CrmQuery
 	CRM_QUERY_REPORTS,
 	CRM_QUERY_TEAMMATES,
 	CRM_QUERY_SHARES,
+	CRM_QUERY_KEYS,
 } CrmQuery;
 
-#define CRM_QUERIES (CRM_QUERY_SHARES + 1)
+#define CRM_QUERIES (CRM_QUERY_KEYS + 1)
 
 static const struct
 {
@@ -78,6 +79,9 @@ static const struct
 						 "WHERE m.login_role = $1 AND m.active",
 						 TEXTOID},
 	[CRM_QUERY_SETTING] = {"SELECT s.value FROM %1$s.setting AS s WHERE s.name = $1", TEXTOID},
+	[CRM_QUERY_KEYS] =
+		{"SELECT k.secret FROM %1$s.token_key AS k WHERE $1 > 0 ORDER BY k.id DESC LIMIT 8",
+		 INT8OID},
 	/* UNION, not UNION ALL, so that a cycle ends. */
 	[CRM_QUERY_REPORTS] =
 		{"WITH RECURSIVE below (id) AS (SELECT $1 UNION "
@@ -351,7 +355,34 @@ crm_reader_datum(uint64 row, int column, bool *isnull)
 	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, isnull);
 }
 
-/* What a member is, as crm.member or the login role say. */
+/*
+ * Errors unless the token is good.  Whoever logs in as a member cannot act for
+ * another one with that one's token.
+ */
+static TimestampTz
+crm_identity_check_token(CrmWorkspaceAccess *entry, const CrmIdentity *identity)
+{
+	Datum keys[8];
+	int nkeys;
+	bool isnull;
+	TimestampTz valid_until;
+
+	crm_reader_query(entry, CRM_QUERY_KEYS, Int64GetDatum(identity->member));
+	nkeys = Min((int) SPI_processed, lengthof(keys));
+	for (int i = 0; i < nkeys; i++)
+		keys[i] = crm_reader_datum(i, 1, &isnull);
+	valid_until = crm_identity_verify(keys, nkeys);
+
+	crm_reader_query(entry, CRM_QUERY_LOGIN,
+					 CStringGetTextDatum(GetUserNameFromId(identity->session_user, false)));
+	if (SPI_processed > 0 && DatumGetInt64(crm_reader_datum(0, 1, &isnull)) != identity->member)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION), errmsg("invalid crm.token"),
+				 errdetail("The session's user is the login role of another member.")));
+	return valid_until;
+}
+
+/* Who the session acts for, as the token, crm.member or the login role say. */
 static void
 crm_identity_find(CrmWorkspaceAccess *entry)
 {
@@ -375,6 +406,8 @@ crm_identity_find(CrmWorkspaceAccess *entry)
 	else
 	{
 		crm_reader_begin(&reader, entry->workspace);
+		if (claim == CRM_CLAIM_TOKEN)
+			identity.valid_until = crm_identity_check_token(entry, &identity);
 		if (claim == CRM_CLAIM_NONE)
 			crm_reader_query(entry, CRM_QUERY_LOGIN, CStringGetTextDatum(login));
 		else

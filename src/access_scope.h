@@ -112,6 +112,12 @@ typedef enum CrmClaim
 } CrmClaim;
 
 extern CrmClaim crm_identity_claim(Oid workspace, int64 *member);
+extern TimestampTz crm_identity_verify(Datum *keys, int nkeys);
+extern bool crm_parse_member(const char *text, char *schema, int64 *member);
 extern void crm_identity_changed(void);
+
+/* access_token.c */
+extern void crm_token_subject(const char *token, char *schema, int64 *member);
+extern TimestampTz crm_token_verify(const char *token, Datum *keys, int nkeys);
 
 #endif /* CRM_ACCESS_SCOPE_H */

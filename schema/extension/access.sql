@@ -18,6 +18,77 @@ LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'crm_scopes
 COMMENT ON FUNCTION crm._scopes_built() IS
 'How often this session computed what a member may see.';
 
+-- Tokens.
+
+CREATE FUNCTION crm._token_signature(secret bytea, content text) RETURNS bytea
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_token_signature';
+COMMENT ON FUNCTION crm._token_signature(bytea, text) IS
+'HMAC-SHA-256 (RFC 2104) of the text in UTF-8.';
+
+CREATE FUNCTION crm._token_secret() RETURNS bytea
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+RETURN uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid());
+COMMENT ON FUNCTION crm._token_secret() IS
+'A new secret of 48 bytes, 366 of its bits from the server''s strong random source.';
+
+CREATE FUNCTION crm._base64url(data bytea) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+RETURN translate(encode(data, 'base64'), E'+/=\n', '-_');
+COMMENT ON FUNCTION crm._base64url(bytea) IS
+'Unpadded base64url (RFC 4648 section 5).';
+
+CREATE FUNCTION crm.issue_token(workspace regnamespace, member_id bigint, lifetime interval DEFAULT '15 minutes', role name DEFAULT NULL)
+RETURNS text LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    secret bytea;
+    content text;
+BEGIN
+    IF workspace IS NULL OR member_id IS NULL OR lifetime IS NULL THEN
+        RAISE EXCEPTION 'workspace, member and lifetime must not be null'
+            USING ERRCODE = 'null_value_not_allowed';
+    ELSIF lifetime <= interval '0' OR lifetime > interval '30 days' THEN
+        RAISE EXCEPTION 'lifetime of a token must be between 0 and 30 days'
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF NOT crm.is_workspace(workspace) THEN
+        RAISE EXCEPTION 'schema "%" is not a crm workspace', workspace
+            USING ERRCODE = 'invalid_schema_name';
+    END IF;
+    EXECUTE format('SELECT k.secret FROM %s.token_key AS k ORDER BY k.id DESC LIMIT 1', workspace) INTO secret;
+    IF secret IS NULL THEN
+        RAISE EXCEPTION 'workspace "%" has no key to sign tokens with', workspace
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'The owner of the workspace makes one with crm.rotate_token_key().';
+    END IF;
+    content := crm._base64url(convert_to('{"alg":"HS256","typ":"JWT"}', 'UTF8')) || '.'
+               || crm._base64url(convert_to(jsonb_strip_nulls(jsonb_build_object(
+                      'sub', (SELECT n.nspname FROM pg_namespace AS n WHERE n.oid = workspace) || '/' || member_id,
+                      'aud', current_database(),
+                      'iat', floor(extract(epoch FROM statement_timestamp())),
+                      'exp', ceil(extract(epoch FROM statement_timestamp() + lifetime)),
+                      'role', role))::text, 'UTF8'));
+    RETURN content || '.' || crm._base64url(crm._token_signature(secret, content));
+END
+$$;
+COMMENT ON FUNCTION crm.issue_token(regnamespace, bigint, interval, name) IS
+'A signed token for crm.token: the session that sets it acts for the member until lifetime is over (at most 30 days); with role, only a session with that user or current role. For the owner of the workspace, who alone reads the key.';
+
+CREATE FUNCTION crm.rotate_token_key(workspace regnamespace, keep_previous boolean DEFAULT false)
+RETURNS void LANGUAGE plpgsql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format('DELETE FROM %1$s.token_key AS k WHERE NOT $1 OR k.id < (SELECT max(l.id) FROM %1$s.token_key AS l)', workspace)
+    USING keep_previous;
+    EXECUTE format('INSERT INTO %s.token_key (secret) VALUES (crm._token_secret())', workspace);
+END
+$$;
+COMMENT ON FUNCTION crm.rotate_token_key(regnamespace, boolean) IS
+'Makes a new key to sign tokens with. Tokens signed with earlier keys are no longer good, but for those of the last one if keep_previous is true. For the owner of the workspace, and after a database was copied.';
+
 -- The rule, for policies: what the session's member may do with a record, by its
 -- owner, hierarchy, teams and shares.  STABLE and never IMMUTABLE: the answer is
 -- another one for the next person on the same connection.

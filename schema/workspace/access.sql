@@ -99,6 +99,7 @@ COMMENT ON TABLE @workspace@.token_key IS 'Secrets that sign and verify crm.toke
 COMMENT ON COLUMN @workspace@.token_key.id IS 'Identifier, which a token names.';
 COMMENT ON COLUMN @workspace@.token_key.created_at IS 'When the key was made.';
 COMMENT ON COLUMN @workspace@.token_key.secret IS 'HMAC-SHA-256 key, 32 to 64 bytes.';
+INSERT INTO @workspace@.token_key (secret) VALUES (crm._token_secret());
 
 -- @repeatable
 
