@@ -2,7 +2,7 @@
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
 CREATE ROLE regress_merge_owner;
-CREATE ROLE regress_merge_app;
+CREATE ROLE regress_merge_app LOGIN;
 GRANT CREATE ON DATABASE contrib_regression TO regress_merge_owner;
 SELECT crm.grant_toolkit('regress_merge_owner');
 SET ROLE regress_merge_owner;
@@ -152,6 +152,65 @@ SELECT * FROM regress_merge_user.stock ORDER BY sku, place, pieces;
 SELECT * FROM regress_merge_user.remark ORDER BY about;
 SELECT * FROM regress_merge.unmerge(:merge_id);
 SELECT regress_merge_user.state() = :'before' AS exact;
+
+-- what a scan found and people decided goes along, and comes back
+INSERT INTO regress_merge.account (id, name, city) VALUES (20, 'Beta', NULL), (21, 'Beta', 'Rome'), (22, 'Beta', NULL), (23, 'Betamax', NULL), (24, 'Gamma', NULL), (25, 'Gamma', 'Oslo');
+INSERT INTO regress_merge.duplicate_pair (kind, left_id, right_id, score, state) VALUES
+    ('account', 20, 21, 0.99, 'open'), ('account', 21, 22, 0.98, 'open'), ('account', 20, 23, 0.6, 'open'), ('account', 21, 23, 0.7, 'not_duplicate'),
+    ('account', 23, 24, 0.6, 'ignored'), ('account', 24, 25, 0.9, 'open'), ('contact', 20, 21, 0.9, 'open');
+INSERT INTO regress_merge.duplicate_cluster (kind, cluster_id, record_id) VALUES
+    ('account', 20, 20), ('account', 20, 21), ('account', 20, 22), ('account', 24, 24), ('account', 24, 25);
+SELECT md5(string_agg(p::text, ',' ORDER BY id)) AS pairs FROM regress_merge.duplicate_pair AS p \gset
+SELECT md5(string_agg(c::text, ',' ORDER BY id)) AS clusters FROM regress_merge.duplicate_cluster AS c \gset
+SELECT regress_merge.merge_records('account', 20, '{21}') AS merge_id \gset
+SELECT kind, left_id, right_id, state FROM regress_merge.duplicate_pair ORDER BY 1, 2, 3;
+SELECT record_id, state FROM regress_merge.duplicate_cluster ORDER BY 1;
+SELECT * FROM regress_merge.unmerge(:merge_id);
+SELECT left_id, right_id, state FROM regress_merge.duplicate_pair WHERE state = 'not_duplicate' ORDER BY 1, 2;
+UPDATE regress_merge.duplicate_pair SET state = 'open', decided_at = NULL WHERE left_id = 20 AND right_id = 21;
+SELECT md5(string_agg(p::text, ',' ORDER BY id)) = :'pairs' AS pairs FROM regress_merge.duplicate_pair AS p;
+SELECT md5(string_agg(c::text, ',' ORDER BY id)) = :'clusters' AS clusters FROM regress_merge.duplicate_cluster AS c;
+
+-- whole clusters at once; the fullest record survives
+SELECT cluster_id, survivor, losers, note FROM regress_merge.merge_clusters('account', 0.95);
+SELECT cluster_id, survivor, losers, note FROM regress_merge.merge_clusters('account', 0.9);
+SELECT record_id, state FROM regress_merge.duplicate_cluster ORDER BY 1;
+-- fails: not a probability
+SELECT * FROM regress_merge.merge_clusters('account', 2);
+
+-- permission: who merges must see and be allowed to change every record, and what
+-- refers to them follows whether they see it or not
+RESET ROLE;
+INSERT INTO regress_merge.member (id, name, login_role, manager_id) VALUES (10, 'Boss', NULL, NULL), (11, 'Rep', 'regress_merge_app', 10), (12, 'Peer', NULL, 10);
+UPDATE regress_merge.setting SET value = 'none' WHERE name = 'unowned_access';
+INSERT INTO regress_merge.account (id, name, owner_id) VALUES (30, 'mine', 11), (31, 'mine too', 11), (32, 'theirs', 12);
+INSERT INTO regress_merge.contact (id, account_id, full_name, owner_id) VALUES (30, 31, 'Hidden', 12);
+SET SESSION AUTHORIZATION regress_merge_app;
+SELECT id FROM regress_merge.account ORDER BY id;
+SELECT count(*) FROM regress_merge.contact WHERE id = 30;
+-- fails: not theirs to change, not theirs to see
+SELECT regress_merge.merge_records('account', 30, '{32}');
+SELECT regress_merge.merge_records('account', 32, '{30}');
+SELECT * FROM regress_merge.merge_preview('account', 30, '{32}');
+SELECT regress_merge.merge_records('member', 10, '{12}');
+SELECT * FROM regress_merge.merge_change;
+SELECT record FROM regress_merge.merged_record;
+SELECT regress_merge.merge_records('account', 30, '{31}') AS merge_id \gset
+SELECT id, account_id FROM regress_merge.contact WHERE id = 30;
+SELECT survivor_id, loser_ids, merged_by FROM regress_merge.merge_log WHERE id = :merge_id;
+RESET SESSION AUTHORIZATION;
+SELECT id, account_id FROM regress_merge.contact WHERE id = 30;
+UPDATE regress_merge.account SET owner_id = 12 WHERE id = 30;
+SET SESSION AUTHORIZATION regress_merge_app;
+-- fails: the survivor is theirs no more
+SELECT * FROM regress_merge.unmerge(:merge_id);
+RESET SESSION AUTHORIZATION;
+UPDATE regress_merge.account SET owner_id = 11 WHERE id = 30;
+SET SESSION AUTHORIZATION regress_merge_app;
+SELECT * FROM regress_merge.unmerge(:merge_id);
+RESET SESSION AUTHORIZATION;
+SELECT id, account_id FROM regress_merge.contact WHERE id = 30;
+SELECT member_id, operation, kind, record_id FROM regress_merge.audit_log WHERE kind IN ('account', 'contact') AND member_id = 11 ORDER BY id;
 
 RESET ROLE;
 DROP SCHEMA regress_merge, regress_merge_user CASCADE;

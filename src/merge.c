@@ -425,9 +425,13 @@ crm_write_tombstones(MergeContext *mc, MergeSet *s)
 		crm_merge_param(&p, JSONBOID, JsonbPGetDatum(s->images[i]), false);
 		rows = crm_merge_run_log(
 			mc,
-			psprintf("INSERT INTO %s.merged_record (kind, record_id, survivor_id, merge_id, record)"
-					 " VALUES ($1, $2, $3, $4, $5)",
-					 quote_identifier(mc->workspace_name)),
+			psprintf(
+				"INSERT INTO %s.merged_record (kind, record_id, survivor_id, merge_id, record)"
+				" VALUES ($1, $2, $3, $4, $5)"
+				" ON CONFLICT (kind, record_id) DO UPDATE SET survivor_id = excluded.survivor_id,"
+				" merge_id = excluded.merge_id, merged_at = excluded.merged_at, record = "
+				"excluded.record",
+				quote_identifier(mc->workspace_name)),
 			&p, NULL);
 		crm_merge_free(&rows);
 	}
@@ -528,6 +532,7 @@ crm_merge_set(MergeContext *mc, MergeTable *t, MergeRows rows)
 	crm_delete_losers(mc, &s);
 	crm_fill_survivor(mc, &s);
 	crm_write_tombstones(mc, &s);
+	crm_merge_pairs(mc, &s);
 	crm_log_settled(mc, &s);
 	crm_merge_free(&s.rows);
 	mc->depth--;
@@ -779,10 +784,26 @@ crm_merge_dry(MergeContext *mc, const char *kind, const char *survivor, Datum lo
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(cxt);
-	(void) crm_merge(mc, kind, survivor, losers);
-	RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(cxt);
-	CurrentResourceOwner = owner;
+	PG_TRY();
+	{
+		(void) crm_merge(mc, kind, survivor, losers);
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(cxt);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		ErrorData *error;
+
+		MemoryContextSwitchTo(cxt);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(cxt);
+		CurrentResourceOwner = owner;
+		ReThrowError(error);
+	}
+	PG_END_TRY();
 }
 
 static void

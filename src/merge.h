@@ -206,6 +206,10 @@ extern void crm_merge_resolve_conflicts(MergeContext *mc, MergeChild *child);
 extern void crm_merge_move(MergeContext *mc, MergeSet *s, MergeChild *child);
 extern void crm_merge_check_unseen(MergeContext *mc, MergeChild *child);
 
+/* merge_pair.c */
+extern void crm_merge_pairs(MergeContext *mc, MergeSet *s);
+extern void crm_merge_forbid_pairs(MergeContext *mc, MergeTable *t, char **ids, int n);
+
 /* merge.c */
 extern Jsonb *crm_merge_set(MergeContext *mc, MergeTable *t, MergeRows rows);
 extern Datum crm_merge_records(PG_FUNCTION_ARGS);

@@ -756,6 +756,7 @@ crm_unmerge(PG_FUNCTION_ARGS)
 						errmsg("permission denied to undo merge " INT64_FORMAT, mc->merge_id),
 						errdetail("You may not see and change %s %s.", t->name, missing)));
 	crm_write_undone(&uc, crm_kept_json(&uc));
+	crm_merge_forbid_pairs(mc, t, ids, n + 1);
 
 	foreach (lc, uc.kept)
 	{

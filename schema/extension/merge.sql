@@ -226,3 +226,70 @@ $$;
 
 COMMENT ON FUNCTION crm._survivorship(regclass, text[], jsonb[], text[], jsonb, jsonb) IS
 'The survivor''s new values and where they come from. Takes the table, its key columns, images of the records (the survivor first), their ids, the rows of merge_rule that apply, and the systems each record is known in. Typed comparisons run as the caller, the table''s owner.';
+
+CREATE FUNCTION crm.merge_clusters(workspace regnamespace, kind text, threshold real,
+    OUT cluster_id bigint, OUT merge_id bigint, OUT survivor bigint, OUT losers bigint[], OUT note text)
+RETURNS SETOF record LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    members bigint[];
+BEGIN
+    IF workspace IS NULL OR kind IS NULL OR threshold IS NULL THEN
+        RAISE EXCEPTION 'workspace, kind and threshold must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    IF NOT threshold BETWEEN 0 AND 1 THEN
+        RAISE EXCEPTION 'threshold must be between 0 and 1' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF to_regclass(format('%s.%I', workspace, kind)) IS NULL THEN
+        RAISE EXCEPTION 'kind "%" does not exist', kind USING ERRCODE = 'undefined_table';
+    END IF;
+
+    -- A cluster as sure as its weakest pair, in which nobody has doubts.
+    FOR cluster_id, members IN EXECUTE format(
+        'SELECT c.cluster_id, array_agg(c.record_id ORDER BY c.record_id)
+         FROM %1$s.duplicate_cluster AS c
+         WHERE c.kind = $1
+         GROUP BY c.cluster_id
+         HAVING count(*) > 1 AND bool_and(c.state = ''open'')
+         ORDER BY c.cluster_id', workspace) USING kind
+    LOOP
+        merge_id := NULL;
+        survivor := NULL;
+        losers := NULL;
+        note := NULL;
+        EXECUTE format(
+            'SELECT CASE WHEN count(*) = 0 THEN ''no pair of it is known''
+                         WHEN bool_or(p.state <> ''open'') THEN ''a pair of it was decided''
+                         WHEN min(p.score) < $3 THEN ''below the threshold''
+                         WHEN (SELECT count(DISTINCT r.id) FROM %1$s.duplicate_pair AS q, unnest(ARRAY[q.left_id, q.right_id]) AS r (id)
+                               WHERE q.kind = $1 AND q.left_id = ANY ($2) AND q.right_id = ANY ($2)) < cardinality($2)
+                         THEN ''a record of it is in no pair'' END
+             FROM %1$s.duplicate_pair AS p
+             WHERE p.kind = $1 AND p.left_id = ANY ($2) AND p.right_id = ANY ($2)', workspace)
+        INTO note USING kind, members, threshold;
+        IF note IS NULL THEN
+            -- The fullest record survives, among equals the oldest.
+            EXECUTE format(
+                'SELECT t.id
+                 FROM %s.%I AS t
+                 WHERE t.id = ANY ($1)
+                 ORDER BY (SELECT count(*) FROM jsonb_each_text(to_jsonb(t)) AS f WHERE btrim(f.value) <> '''') DESC, t.id
+                 LIMIT 1', workspace, kind) INTO survivor USING members;
+            losers := array_remove(members, survivor);
+            BEGIN
+                merge_id := crm.merge_records(workspace, kind, survivor::text, losers::text[], false);
+            EXCEPTION
+                WHEN serialization_failure OR deadlock_detected THEN
+                    RAISE;
+                WHEN OTHERS THEN
+                    note := SQLERRM;
+            END;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION crm.merge_clusters(regnamespace, text, real) IS
+'Merges each open cluster of a kind whose weakest pair has at least the given score (0 to 1) into its fullest record. Returns a row a cluster: the merge, or in note why it was left alone; one that fails does not stop the others. The caller must see duplicate_pair and duplicate_cluster and be allowed to merge the records.';

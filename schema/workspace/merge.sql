@@ -168,6 +168,14 @@ AS $$ SELECT * FROM crm.unmerge(@workspace_literal@::regnamespace, merge_id) $$;
 COMMENT ON FUNCTION @workspace@.unmerge(bigint) IS
 'Undoes a merge. Fields not edited since get back exactly what they had; each edited one keeps its value and is returned. No row means that the merge left no trace.';
 
+CREATE OR REPLACE FUNCTION @workspace@.merge_clusters(kind text, threshold real,
+    OUT cluster_id bigint, OUT merge_id bigint, OUT survivor bigint, OUT losers bigint[], OUT note text)
+RETURNS SETOF record LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT * FROM crm.merge_clusters(@workspace_literal@::regnamespace, kind, threshold) $$;
+COMMENT ON FUNCTION @workspace@.merge_clusters(text, real) IS
+'Merges each open cluster that scan_duplicates() found whose weakest pair has at least the given score, 0 to 1, into its fullest record. Returns a row a cluster: the merge, or in note why it was left alone.';
+
 CREATE OR REPLACE FUNCTION @workspace@.resolve(kind text, id text)
 RETURNS text LANGUAGE sql STABLE STRICT SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
