@@ -214,12 +214,13 @@ crm_canonical_argument(CanonicalPlan *plan, Relation rel, const char *trigger, c
 	char *kind = strchr(column, '=');
 	char *comma;
 
-	if (kind == NULL)
+	if (kind != NULL)
+		*kind++ = '\0';
+	else
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("invalid argument \"%s\" of trigger \"%s\"", argument, trigger),
 						errhint("Write each argument as 'column=kind', or as "
 								"'full_name=given_name,family_name'.")));
-	*kind++ = '\0';
 	comma = strchr(kind, ',');
 	if (comma != NULL)
 	{
