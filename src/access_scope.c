@@ -232,6 +232,12 @@ crm_access_entry(Oid workspace)
 	CrmWorkspaceAccess *entry;
 	bool found;
 
+	/*
+	 * In a transaction that holds its locks already, nobody else would look for
+	 * messages, and a right that was taken away would last as long as it does.
+	 */
+	AcceptInvalidationMessages();
+
 	crm_access_create_caches();
 	entry = hash_search(crm_access_workspaces, &workspace, HASH_FIND, NULL);
 	if (entry != NULL && entry->name_epoch == crm_name_epoch)
