@@ -1904,10 +1904,16 @@ CREATE TABLE @workspace@.reminder (
     kind text,
     record_id bigint,
     payload jsonb,
+    recurrence text CONSTRAINT reminder_recurrence_valid CHECK (crm.recurrence(recurrence) IS NOT NULL OR recurrence IS NULL),
+    time_zone text,
+    starts_at timestamp,
+    occurs_at timestamptz,
+    catch_up text NOT NULL DEFAULT 'once' CONSTRAINT reminder_catch_up_known CHECK (catch_up IN ('once', 'all')),
     snoozed_event_id bigint,
     failed_at timestamptz,
     failure text,
     created_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT reminder_recurrence_whole CHECK (recurrence IS NULL OR (time_zone IS NOT NULL AND starts_at IS NOT NULL AND occurs_at IS NOT NULL)),
     CONSTRAINT reminder_record CHECK ((kind IS NULL) = (record_id IS NULL))
 ) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 10000);
@@ -1922,6 +1928,11 @@ COMMENT ON COLUMN @workspace@.reminder.title IS 'What the member reads.';
 COMMENT ON COLUMN @workspace@.reminder.kind IS 'Kind of the record it is about, such as account; NULL if it is about none.';
 COMMENT ON COLUMN @workspace@.reminder.record_id IS 'The record it is about. The reminder fires even if the record is gone.';
 COMMENT ON COLUMN @workspace@.reminder.payload IS 'Anything an application wants to find in the event.';
+COMMENT ON COLUMN @workspace@.reminder.recurrence IS 'Rule of RFC 5545 by which it recurs, see crm.recurrence(); NULL: once.';
+COMMENT ON COLUMN @workspace@.reminder.time_zone IS 'IANA time zone by whose clock it recurs; default: the member''s.';
+COMMENT ON COLUMN @workspace@.reminder.starts_at IS 'Start of the rule on that clock; default: due_at.';
+COMMENT ON COLUMN @workspace@.reminder.occurs_at IS 'When the rule says this occurrence is; due_at differs from it if somebody moved the occurrence.';
+COMMENT ON COLUMN @workspace@.reminder.catch_up IS 'What becomes of occurrences missed while nothing fired: once, one event for all of them; all, an event each.';
 COMMENT ON COLUMN @workspace@.reminder.snoozed_event_id IS 'The event whose snoozing made this reminder. Old events may be gone.';
 COMMENT ON COLUMN @workspace@.reminder.failed_at IS 'When firing it failed for a reason of its own, such as a trigger that raised an error. It is not tried again until this is set to NULL.';
 COMMENT ON COLUMN @workspace@.reminder.failure IS 'Why firing it failed: SQLSTATE and message.';
@@ -1947,7 +1958,7 @@ CREATE TABLE @workspace@.event (
 );
 CREATE INDEX event_inbox ON @workspace@.event (member_id, id) WHERE state IN ('new', 'seen');
 CREATE INDEX ON @workspace@.event (kind, record_id) WHERE record_id IS NOT NULL;
-COMMENT ON TABLE @workspace@.event IS 'Reminders that fired: each member''s inbox, and the feed for other systems. A reminder has exactly one event. A row becomes visible only after all rows with lesser ids.';
+COMMENT ON TABLE @workspace@.event IS 'Reminders that fired: each member''s inbox, and the feed for other systems. A reminder has exactly one event for each time it is due. A row becomes visible only after all rows with lesser ids.';
 COMMENT ON COLUMN @workspace@.event.id IS 'Identifier, in order of firing.';
 COMMENT ON COLUMN @workspace@.event.reminder_id IS 'Identifier the reminder had.';
 COMMENT ON COLUMN @workspace@.event.member_id IS 'Who is reminded.';
@@ -1963,6 +1974,26 @@ COMMENT ON COLUMN @workspace@.event.snoozed_until IS 'When the reminder made by 
 
 $_ddl_$),
 (NULL::integer, 'reminder', $_ddl_$
+
+CREATE OR REPLACE FUNCTION @workspace@.reminder_recurrence() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    new.time_zone := coalesce(new.time_zone, (SELECT m.time_zone FROM @workspace@.member AS m WHERE m.id = new.member_id), 'UTC');
+    IF tg_op = 'INSERT' OR new.starts_at IS NULL THEN
+        new.starts_at := coalesce(new.starts_at, new.due_at AT TIME ZONE new.time_zone);
+    END IF;
+    new.occurs_at := new.due_at;
+    -- A rule that cannot be evaluated is refused here, not when it is due.
+    PERFORM crm.next_occurrence(new.recurrence, new.starts_at, new.time_zone, new.due_at);
+    RETURN new;
+END
+$$;
+COMMENT ON FUNCTION @workspace@.reminder_recurrence() IS 'Fills in what a recurring reminder needs: time zone, start of the rule, and when it occurs.';
+
+CREATE OR REPLACE TRIGGER recurrence BEFORE INSERT OR UPDATE OF recurrence, starts_at, time_zone ON @workspace@.reminder
+    FOR EACH ROW WHEN (new.recurrence IS NOT NULL) EXECUTE FUNCTION @workspace@.reminder_recurrence();
 
 -- Named to run last: it must see the due time that is stored.
 CREATE OR REPLACE TRIGGER zz_wake BEFORE INSERT OR UPDATE OF due_at, failed_at ON @workspace@.reminder
@@ -4162,6 +4193,28 @@ COMMENT ON FUNCTION crm.merge_clusters(regnamespace, text, real) IS
 'Merges each open cluster of a kind whose weakest pair has at least the given score (0 to 1) into its fullest record. Returns a row a cluster: the merge, or in note why it was left alone; one that fails does not stop the others. The caller must see duplicate_pair and duplicate_cluster and be allowed to merge the records.';
 
 ---------------------------------------------------------------------
+-- recurrence
+---------------------------------------------------------------------
+
+CREATE FUNCTION crm.recurrence(rule text) RETURNS text
+LANGUAGE C IMMUTABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'crm_recurrence';
+
+COMMENT ON FUNCTION crm.recurrence(text) IS
+'The recurrence rule, or an error (22023) that says what is wrong with it. A rule is an RRULE value of RFC 5545, such as FREQ=MONTHLY;BYDAY=-1FR, and may be followed by lines EXDATE:... and RDATE:... of local times such as 20261231T090000, of UTC times with a Z, or of dates. COUNT and INTERVAL are at most 1,000,000, a rule at most 8,192 bytes.';
+
+CREATE FUNCTION crm.next_occurrence(rule text, starts_at timestamp, time_zone text, after timestamptz) RETURNS timestamptz
+LANGUAGE C STABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'crm_next_occurrence';
+
+COMMENT ON FUNCTION crm.next_occurrence(text, timestamp, text, timestamptz) IS
+'The first occurrence of a recurrence rule after an instant; NULL if there is none. The rule begins at starts_at, a wall-clock time in the IANA time zone, and keeps to the wall clock: a time that a transition skips occurs as much later, one that comes twice occurs the first time. Occurrences end with the year 9999; a rule that yields nothing in 1,000,000 periods is an error (54000).';
+
+CREATE FUNCTION crm.occurrences(rule text, starts_at timestamp, time_zone text DEFAULT 'UTC', after timestamptz DEFAULT '-infinity', max integer DEFAULT 100) RETURNS SETOF timestamptz
+LANGUAGE C STABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'crm_occurrences';
+
+COMMENT ON FUNCTION crm.occurrences(text, timestamp, text, timestamptz, integer) IS
+'The first max occurrences of a recurrence rule after an instant, as crm.next_occurrence() finds them one by one.';
+
+---------------------------------------------------------------------
 -- reminder
 ---------------------------------------------------------------------
 
@@ -4721,6 +4774,8 @@ SELECT * FROM (VALUES
     ('toolkit', '_scope_owners', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', '_scope_records', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', 'now', 'EXECUTE', 'EXECUTE', NULL),
+    ('toolkit', 'next_occurrence', 'EXECUTE', 'EXECUTE', NULL),
+    ('toolkit', 'occurrences', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', 'find_matches', 'EXECUTE', NULL, NULL),
     ('toolkit', 'find_duplicates', 'EXECUTE', NULL, NULL),
     ('toolkit', '_match_table', 'EXECUTE', NULL, NULL),

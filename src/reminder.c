@@ -2,9 +2,10 @@
  * reminder.c
  *		Firing: reminders that are due become events.
  *
- * A reminder leaves its table and its event is written by one statement, so no
- * state of being fired is ever visible or survives a crash: a reminder is
- * pending or has exactly one event.
+ * A reminder leaves its table, or moves to its next occurrence, and its event is
+ * written by one statement.  So no state of being fired is ever visible or
+ * survives a crash: a reminder is pending or has exactly one event, and one that
+ * recurs has one for each time it was due.
  *
  * One transaction at a time fires a workspace, under a lock that ends after the
  * transaction has become visible.  Events therefore become visible in the order
@@ -137,23 +138,33 @@ crm_get_fire_plans(Oid workspace)
 
 	/*
 	 * The rows to fire are found in index order from the low-water mark and
-	 * deleted by their physical address.
+	 * deleted or moved by their physical address.
 	 */
 	appendStringInfo(
 		&sql,
 		"WITH due AS MATERIALIZED ("
-		"SELECT r.ctid AS tid FROM %1$s.reminder AS r"
+		"SELECT r.ctid AS tid, r.id, r.member_id, r.due_at, r.title, r.kind, r.record_id, "
+		"r.payload,"
+		" CASE WHEN r.recurrence IS NOT NULL THEN crm.next_occurrence(r.recurrence, r.starts_at, "
+		"r.time_zone,"
+		" CASE WHEN r.catch_up OPERATOR(pg_catalog.=) 'all' THEN r.occurs_at ELSE "
+		"GREATEST(r.occurs_at, $3) END)"
+		" END AS next_due FROM %1$s.reminder AS r"
 		" WHERE (r.due_at, r.id) OPERATOR(pg_catalog.>=) ($1, $2)"
 		" AND r.due_at OPERATOR(pg_catalog.<=) $3 AND r.failed_at IS NULL"
 		" AND ($5 OPERATOR(pg_catalog.=) 0 OR r.id OPERATOR(pg_catalog.=) $5)"
 		" ORDER BY r.due_at, r.id LIMIT $4 FOR UPDATE OF r SKIP LOCKED), "
-		"gone AS (DELETE FROM %1$s.reminder AS r USING due WHERE r.ctid OPERATOR(pg_catalog.=) "
-		"due.tid"
-		" RETURNING r.id, r.member_id, r.due_at, r.title, r.kind, r.record_id, r.payload) "
+		"gone AS (DELETE FROM %1$s.reminder AS r USING due"
+		" WHERE r.ctid OPERATOR(pg_catalog.=) due.tid AND due.next_due IS NULL RETURNING due.*), "
+		"moved AS (UPDATE %1$s.reminder AS r SET due_at = due.next_due, occurs_at = due.next_due "
+		"FROM due"
+		" WHERE r.ctid OPERATOR(pg_catalog.=) due.tid AND due.next_due IS NOT NULL RETURNING "
+		"due.*) "
 		"INSERT INTO %1$s.event (reminder_id, member_id, due_at, fired_at, title, kind, record_id, "
 		"payload)"
-		" SELECT g.id, g.member_id, g.due_at, $3, g.title, g.kind, g.record_id, g.payload"
-		" FROM gone AS g ORDER BY g.due_at, g.id RETURNING due_at, id",
+		" SELECT f.id, f.member_id, f.due_at, $3, f.title, f.kind, f.record_id, f.payload"
+		" FROM (SELECT * FROM gone UNION ALL SELECT * FROM moved) AS f"
+		" ORDER BY f.due_at, f.id RETURNING due_at, id",
 		schema);
 	plans->fire = crm_prepare(sql.data, 5,
 							  (Oid[]){TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID});

@@ -53,6 +53,8 @@ SELECT * FROM (VALUES
     ('toolkit', '_scope_owners', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', '_scope_records', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', 'now', 'EXECUTE', 'EXECUTE', NULL),
+    ('toolkit', 'next_occurrence', 'EXECUTE', 'EXECUTE', NULL),
+    ('toolkit', 'occurrences', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', 'find_matches', 'EXECUTE', NULL, NULL),
     ('toolkit', 'find_duplicates', 'EXECUTE', NULL, NULL),
     ('toolkit', '_match_table', 'EXECUTE', NULL, NULL),
