@@ -55,7 +55,7 @@ typedef enum MatchItem
 	ITEM_DOMAIN, /* registrable domain that is no free-mail provider */
 	ITEM_TAX_ID,
 	ITEM_STREET,
-	ITEM_HOUSE, /* the numbers in the street */
+	ITEM_HOUSE, /* the first number in the street */
 	ITEM_CITY,
 	ITEM_REGION,
 	ITEM_POSTCODE,
@@ -87,9 +87,11 @@ typedef enum MatchText
 	TEXT_LOCAL_PART,
 	TEXT_GIVEN_NAME,
 	TEXT_FAMILY_NAME,
-	TEXT_NATIONAL_ID
+	TEXT_NATIONAL_ID,
+	TEXT_CITY,
+	TEXT_COMPANY /* what distinguishes it: a letter a byte, a Han syllable a byte above 127 */
 } MatchText;
-#define MATCH_NTEXTS (TEXT_NATIONAL_ID + 1)
+#define MATCH_NTEXTS (TEXT_COMPANY + 1)
 
 #define MATCH_MAX_GRAMS	 160 /* of a name or of an address; the rest is not compared */
 #define MATCH_MAX_KEYS	 400
@@ -121,7 +123,7 @@ typedef struct MatchRecord
 	uint16 name_bits; /* sum of the rarities of the grams */
 	uint16 street_bits;
 	uint8 text_len[MATCH_NTEXTS];
-	uint8 text_start[MATCH_NTEXTS];
+	uint16 text_start[MATCH_NTEXTS];
 } MatchRecord;
 
 #define MATCH_NAME_GRAMS(r)		  ((uint32 *) ((char *) (r) + MAXALIGN(sizeof(MatchRecord))))
@@ -135,15 +137,20 @@ typedef struct MatchKey
 {
 	uint32 hash;
 	uint8 default_bits; /* rarity assumed when nothing is known, in eighths of a bit */
-	uint8 exact;		/* an identifier or conjunction: evidence by itself */
+	uint8 strength;		/* MATCH_KEY_* */
 } MatchKey;
+
+#define MATCH_KEY_PIECE		 0 /* a piece of a name: others share it by chance */
+#define MATCH_KEY_VARIANT	 1 /* a whole name up to a slip */
+#define MATCH_KEY_IDENTIFIER 2 /* an identifier or a conjunction: evidence by itself */
 
 /* Where match_record.c works; about 40 kB, kept by callers that handle many records. */
 typedef struct MatchScratch MatchScratch;
 
 extern MatchScratch *crm_match_scratch(void);
 
-/* The features of a record, palloc'd in the current context.  *keys points into the scratch. */
+/* The features of a record, palloc'd in the current context.  *keys points into the scratch;
+ * without keys (NULL) it is quicker. */
 extern MatchRecord *crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *scratch,
 									 const MatchKey **keys, int *nkeys);
 extern uint32 crm_match_hash(int key_class, const void *data, size_t len);

@@ -47,13 +47,22 @@
 #define MAX_CANDIDATES 2000 /* rows scored for one record */
 #define EVIDENCE_BITS  6.0	/* a row with less evidence than this is not reported */
 
-/* Rows that the keys of each tier may bring. */
 #define QUERY_THRESHOLD 6
-#define EXACT_ROWS		400
-#define ALONE_ROWS		60
-#define PAIR_ROWS		1200
-#define TRIPLE_ROWS		5000
-#define QUERY_KEYS		40
+#define QUERY_KEYS		64
+
+/* How many rows the keys of each tier may bring; see crm_find_query(). */
+typedef struct Effort
+{
+	double exact;  /* rows of one identifier */
+	double alone;  /* all rows of keys that suffice alone */
+	double pair;   /* ... of which two are needed */
+	double triple; /* ... of which three are needed */
+} Effort;
+
+/* First a quick look; only if it finds nothing convincing, a thorough one. */
+static const Effort efforts[] = {{100, 40, 250, 250}, {400, 60, 800, 2500}};
+
+#define CONVINCING 0.7 /* of the evidence that the record itself would give */
 
 /* What is prepared for a table, until its definition changes. */
 typedef struct FindPlan
@@ -236,7 +245,7 @@ crm_cmp_ranked(const void *a, const void *b)
  */
 static ArrayType *
 crm_find_query(const MatchKey *keys, int nkeys, const MatchStats *stats, double table_rows,
-			   bool *truncated)
+			   const Effort *effort, bool *truncated)
 {
 	RankedKey ranked[MATCH_MAX_KEYS];
 	Datum out[1 + 2 * QUERY_KEYS];
@@ -248,7 +257,7 @@ crm_find_query(const MatchKey *keys, int nkeys, const MatchStats *stats, double 
 	for (int i = 0; i < nkeys; i++)
 	{
 		ranked[i].hash = keys[i].hash;
-		ranked[i].exact = keys[i].exact;
+		ranked[i].exact = keys[i].strength == MATCH_KEY_IDENTIFIER;
 		if (crm_match_rows(stats) > 0)
 			ranked[i].rows = crm_match_count(stats, keys[i].hash) * growth;
 		else
@@ -261,16 +270,16 @@ crm_find_query(const MatchKey *keys, int nkeys, const MatchStats *stats, double 
 	{
 		int weight;
 
-		if (ranked[i].exact && ranked[i].rows <= EXACT_ROWS)
+		if (ranked[i].exact && ranked[i].rows <= effort->exact)
 			weight = QUERY_THRESHOLD;
 		else
 		{
 			total += ranked[i].rows;
-			if (total <= ALONE_ROWS)
+			if (total <= effort->alone)
 				weight = QUERY_THRESHOLD;
-			else if (total <= PAIR_ROWS || taken < 2)
+			else if (total <= effort->pair || taken < 2)
 				weight = QUERY_THRESHOLD / 2;
-			else if (total <= TRIPLE_ROWS || taken < 3)
+			else if (total <= effort->triple || taken < 3)
 				weight = QUERY_THRESHOLD / 3;
 			else
 			{
@@ -371,6 +380,52 @@ crm_match_reasons(const MatchScore *score, bool truncated)
 	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
 }
 
+/* Features of a fetched row, of the fields that the searched record has too. */
+static MatchRecord *
+crm_candidate(HeapTuple row, TupleDesc desc, const MatchColumns *columns, uint32 roles,
+			  MatchScratch *scratch, const MatchStats *stats)
+{
+	MatchValue values[MATCH_NROLES] = {0};
+	MatchRecord *record;
+
+	for (int c = 0; c < columns->ncolumns; c++)
+	{
+		bool isnull;
+		Datum datum;
+		MatchValue value;
+
+		if ((roles & (1u << columns->role[c])) == 0)
+			continue;
+		datum = heap_getattr(row, c + 2, desc, &isnull);
+		if (!isnull && crm_match_value(datum, columns->type[c], &value))
+			values[columns->role[c]] = value;
+	}
+	record = crm_match_record(values, scratch, NULL, NULL);
+	crm_match_weigh(record, stats);
+	return record;
+}
+
+/* Roles whose values can agree with those of the record. */
+static uint32
+crm_comparable(const MatchValue values[MATCH_NROLES])
+{
+	static const uint32 groups[] = {
+		1u << MATCH_GIVEN_NAME | 1u << MATCH_FAMILY_NAME | 1u << MATCH_PERSON,
+		1u << MATCH_EMAIL | 1u << MATCH_WEBSITE,
+	};
+	uint32 roles = 0;
+
+	for (int i = 0; i < MATCH_NROLES; i++)
+		if (values[i].data != NULL)
+		{
+			roles |= 1u << i;
+			for (int g = 0; g < (int) lengthof(groups); g++)
+				if ((groups[g] & (1u << i)) != 0)
+					roles |= groups[g];
+		}
+	return roles;
+}
+
 static int
 crm_cmp_candidate(const void *a, const void *b)
 {
@@ -387,7 +442,7 @@ crm_cmp_candidate(const void *a, const void *b)
  */
 static Candidate *
 crm_rank(const MatchRecord *record, const FindPlan *plan, MatchScratch *scratch,
-		 const MatchStats *stats, const char *self, int *n)
+		 const MatchStats *stats, uint32 roles, const char *self, int *n)
 {
 	SPITupleTable *rows = SPI_tuptable;
 	Candidate *result = palloc(sizeof(Candidate) * Max(SPI_processed, 1));
@@ -399,23 +454,10 @@ crm_rank(const MatchRecord *record, const FindPlan *plan, MatchScratch *scratch,
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(row_context);
-		MatchValue values[MATCH_NROLES] = {0};
-		const MatchKey *keys;
-		int nkeys;
 		MatchRecord *other;
 
 		CHECK_FOR_INTERRUPTS();
-		for (int c = 0; c < plan->columns->ncolumns; c++)
-		{
-			bool isnull;
-			Datum datum = heap_getattr(rows->vals[i], c + 2, rows->tupdesc, &isnull);
-			MatchValue value;
-
-			if (!isnull && crm_match_value(datum, plan->columns->type[c], &value))
-				values[plan->columns->role[c]] = value;
-		}
-		other = crm_match_record(values, scratch, &keys, &nkeys);
-		crm_match_weigh(other, stats);
+		other = crm_candidate(rows->vals[i], rows->tupdesc, plan->columns, roles, scratch, stats);
 		crm_match_score(record, other, crm_match_rows(stats), &score);
 		if (score.bits - score.weight[FIELD_PRIOR] >= EVIDENCE_BITS)
 		{
@@ -451,9 +493,11 @@ crm_find_matches(PG_FUNCTION_ARGS)
 	MatchRecord *record;
 	const MatchKey *keys;
 	int nkeys, n;
-	ArrayType *query;
-	bool truncated;
-	Candidate *best;
+	bool truncated = false;
+	uint32 roles;
+	Candidate *best = NULL;
+	MatchScore score;
+	double enough;
 	Relation rel;
 	double table_rows;
 
@@ -472,48 +516,48 @@ crm_find_matches(PG_FUNCTION_ARGS)
 
 	plan = crm_find_plan(relid);
 	crm_json_values(json, plan->columns, values);
+	roles = crm_comparable(values);
 	scratch = crm_match_scratch();
 	record = crm_match_record(values, scratch, &keys, &nkeys);
 	stats = crm_match_stats(relid);
 	crm_match_weigh(record, stats);
-	query = crm_find_query(keys, nkeys, stats, table_rows, &truncated);
-	if (query != NULL)
+	n = 0;
+	if (nkeys > 0)
 	{
-		Datum arg = PointerGetDatum(query);
+		MatchKey *own_keys = palloc(sizeof(MatchKey) * nkeys);
 		Relation key_rel = table_open(relid, AccessShareLock);
 		char *self = crm_json_id(json, crm_key_column(key_rel));
 
 		table_close(key_rel, NoLock);
-		if (SPI_execute_plan(plan->plan, &arg, NULL, true, MAX_CANDIDATES) != SPI_OK_SELECT)
-			elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(SPI_result));
-		truncated = truncated || SPI_processed == MAX_CANDIDATES;
-		best = crm_rank(record, plan, scratch, stats, self, &n);
-		for (int i = 0; i < Min(n, max_results); i++)
+		memcpy(own_keys, keys, sizeof(MatchKey) * nkeys);
+		crm_match_score(record, record, crm_match_rows(stats), &score);
+		enough = CONVINCING * (score.bits - score.weight[FIELD_PRIOR]) + score.weight[FIELD_PRIOR];
+		for (int i = 0; i < (int) lengthof(efforts); i++)
 		{
-			HeapTuple row = SPI_tuptable->vals[best[i].row];
-			MatchValue other[MATCH_NROLES] = {0};
-			MatchRecord *match;
-			MatchScore score;
-			Datum out[3];
-			bool nulls[3] = {false, false, false};
+			Datum arg = PointerGetDatum(
+				crm_find_query(own_keys, nkeys, stats, table_rows, &efforts[i], &truncated));
 
-			for (int c = 0; c < plan->columns->ncolumns; c++)
-			{
-				bool isnull;
-				Datum datum = heap_getattr(row, c + 2, SPI_tuptable->tupdesc, &isnull);
-				MatchValue value;
-
-				if (!isnull && crm_match_value(datum, plan->columns->type[c], &value))
-					other[plan->columns->role[c]] = value;
-			}
-			match = crm_match_record(other, scratch, &keys, &nkeys);
-			crm_match_weigh(match, stats);
-			crm_match_score(record, match, crm_match_rows(stats), &score);
-			out[0] = heap_getattr(row, 1, SPI_tuptable->tupdesc, &nulls[0]);
-			out[1] = Float4GetDatum((float4) crm_match_probability(score.bits));
-			out[2] = JsonbPGetDatum(crm_match_reasons(&score, truncated));
-			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, out, nulls);
+			if (SPI_execute_plan(plan->plan, &arg, NULL, true, MAX_CANDIDATES) != SPI_OK_SELECT)
+				elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(SPI_result));
+			truncated = truncated || SPI_processed == MAX_CANDIDATES;
+			best = crm_rank(record, plan, scratch, stats, roles, self, &n);
+			if (n > 0 && best[0].bits >= enough)
+				break;
 		}
+	}
+	for (int i = 0; i < Min(n, max_results); i++)
+	{
+		HeapTuple row = SPI_tuptable->vals[best[i].row];
+		MatchRecord *match =
+			crm_candidate(row, SPI_tuptable->tupdesc, plan->columns, roles, scratch, stats);
+		Datum out[3];
+		bool nulls[3] = {false, false, false};
+
+		crm_match_score(record, match, crm_match_rows(stats), &score);
+		out[0] = heap_getattr(row, 1, SPI_tuptable->tupdesc, &nulls[0]);
+		out[1] = Float4GetDatum((float4) crm_match_probability(score.bits));
+		out[2] = JsonbPGetDatum(crm_match_reasons(&score, truncated));
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, out, nulls);
 	}
 	SPI_finish();
 	return (Datum) 0;

@@ -31,6 +31,7 @@ struct MatchScratch
 	char text[MATCH_NTEXTS][MATCH_TEXT_MAX];
 	MatchKey key[MATCH_MAX_KEYS];
 	int nkeys;
+	bool want_keys;
 	char buffer[CRM_NAME_MAX_TEXT + MATCH_MAX_VALUE];
 };
 
@@ -82,16 +83,16 @@ crm_match_scratch(void)
 }
 
 static void
-crm_add_key(MatchScratch *s, uint32 hash, int default_bits, bool exact)
+crm_add_key(MatchScratch *s, uint32 hash, int default_bits, int strength)
 {
 	MatchKey *key;
 
-	if (hash == 0 || s->nkeys == MATCH_MAX_KEYS)
+	if (hash == 0 || !s->want_keys || s->nkeys == MATCH_MAX_KEYS)
 		return;
 	key = &s->key[s->nkeys++];
 	key->hash = hash;
 	key->default_bits = (uint8) (default_bits * MATCH_BITS_SCALE);
-	key->exact = exact;
+	key->strength = (uint8) strength;
 }
 
 static void
@@ -115,7 +116,7 @@ static void
 crm_add_pair(MatchScratch *s, uint32 a, uint32 b)
 {
 	if (a != 0 && b != 0)
-		crm_add_key(s, crm_hash_pair(KEY_PAIR, a, b), GRAM_BITS_PAIR, true);
+		crm_add_key(s, crm_hash_pair(KEY_PAIR, a, b), GRAM_BITS_PAIR, MATCH_KEY_IDENTIFIER);
 }
 
 typedef struct GramSink
@@ -206,18 +207,18 @@ crm_token_grams(MatchScratch *s, const CrmName *name, GramSink *sink, bool wide)
 				int bits = Max(crm_token_bits(token), crm_token_bits(last[0]));
 
 				crm_add_gram(sink, joined, crm_join_tokens(joined, last[0], token, NULL), bits);
-				if (wide && run > 1)
+				if (wide && s->want_keys && run > 1)
 				{
 					crm_add_key(s,
 								crm_match_hash(KEY_NAME_WIDE, joined,
 											   crm_join_tokens(joined, last[1], last[0], token)),
-								GRAM_BITS_WIDE, false);
+								GRAM_BITS_WIDE, MATCH_KEY_PIECE);
 					joined[0] = '*';
 					crm_add_key(
 						s,
 						crm_match_hash(KEY_NAME_WIDE, joined,
 									   1 + crm_join_tokens(joined + 1, last[1], token, NULL)),
-						GRAM_BITS_CORE, false);
+						GRAM_BITS_CORE, MATCH_KEY_PIECE);
 				}
 			}
 			run++;
@@ -228,11 +229,11 @@ crm_token_grams(MatchScratch *s, const CrmName *name, GramSink *sink, bool wide)
 				crm_add_gram(sink, token->text, token->len, GRAM_BITS_INDUSTRY);
 			else
 				crm_word_grams(sink, token);
-			if (wide)
+			if (wide && s->want_keys)
 			{
 				crm_add_key(s, crm_match_hash(KEY_NAME_WIDE, token->text, token->len),
 							token->kind == CRM_NAME_CORE ? GRAM_BITS_CORE : GRAM_BITS_INDUSTRY,
-							false);
+							MATCH_KEY_PIECE);
 				if (last[0] != NULL)
 				{
 					/* Words change places, so their pair has no order. */
@@ -240,7 +241,7 @@ crm_token_grams(MatchScratch *s, const CrmName *name, GramSink *sink, bool wide)
 					uint32 b = crm_match_hash(KEY_NAME_WIDE, last[0]->text, last[0]->len);
 
 					crm_add_key(s, crm_hash_pair(KEY_NAME_WIDE, Min(a, b), Max(a, b)),
-								GRAM_BITS_WIDE, false);
+								GRAM_BITS_WIDE, MATCH_KEY_PIECE);
 				}
 			}
 			run = 0;
@@ -253,14 +254,19 @@ crm_token_grams(MatchScratch *s, const CrmName *name, GramSink *sink, bool wide)
 		crm_add_gram(sink, last[0]->text, last[0]->len, GRAM_BITS_CORE);
 }
 
-static int
-crm_cmp_gram(const void *a, const void *b)
-{
-	uint64 x = *(const uint64 *) a;
-	uint64 y = *(const uint64 *) b;
+#define ST_SORT			 crm_sort_uint64
+#define ST_ELEMENT_TYPE	 uint64
+#define ST_COMPARE(a, b) (*(a) < *(b) ? -1 : *(a) > *(b))
+#define ST_SCOPE		 static
+#define ST_DEFINE
+#include "lib/sort_template.h"
 
-	return x < y ? -1 : x > y;
-}
+#define ST_SORT			 crm_sort_match_keys
+#define ST_ELEMENT_TYPE	 MatchKey
+#define ST_COMPARE(a, b) ((a)->hash < (b)->hash ? -1 : (a)->hash > (b)->hash)
+#define ST_SCOPE		 static
+#define ST_DEFINE
+#include "lib/sort_template.h"
 
 /* Orders grams by hash and drops repeated ones. */
 static void
@@ -271,7 +277,7 @@ crm_sort_grams(GramSink *sink)
 
 	for (int i = 0; i < sink->n; i++)
 		both[i] = ((uint64) sink->gram[i] << 8) | sink->bits[i];
-	qsort(both, sink->n, sizeof(uint64), crm_cmp_gram);
+	crm_sort_uint64(both, sink->n);
 	for (int i = 0; i < sink->n; i++)
 	{
 		if (n > 0 && sink->gram[n - 1] == (uint32) (both[i] >> 8))
@@ -292,6 +298,52 @@ crm_append_token(char *out, size_t n, const CrmNameToken *token)
 	return n + token->len;
 }
 
+/* "Spago (Los Angeles)" in Los Angeles is Spago: the words of the record's own city are a region.
+ */
+static void
+crm_mark_city(MatchScratch *s, CrmName *name)
+{
+	const char *city = s->text[TEXT_CITY];
+	int length = s->head.text_len[TEXT_CITY];
+
+	for (int start = 0; start < length;)
+	{
+		int end = start;
+
+		while (end < length && city[end] != ' ')
+			end++;
+		for (int i = 0; i < name->ntokens; i++)
+			if (name->tokens[i].kind == CRM_NAME_CORE && name->tokens[i].script != CRM_SCRIPT_HAN &&
+				name->tokens[i].len == end - start &&
+				memcmp(name->tokens[i].text, city + start, end - start) == 0)
+				name->tokens[i].kind = CRM_NAME_REGION;
+		start = end + 1;
+	}
+}
+
+/* The words that distinguish a company, for comparison letter by letter. */
+static void
+crm_company_text(MatchScratch *s, const CrmName *name, int end)
+{
+	char *out = s->text[TEXT_COMPANY];
+	int n = 0;
+
+	for (int i = 0; i < end && n < MATCH_TEXT_MAX; i++)
+	{
+		const CrmNameToken *token = &name->tokens[i];
+
+		if (token->kind != CRM_NAME_CORE)
+			continue;
+		if (token->script == CRM_SCRIPT_HAN)
+			out[n++] =
+				(char) (0x80 | (crm_match_hash(KEY_NAME_GRAM, token->text, token->len) & 0x7F));
+		else
+			for (int j = 0; j < token->len && n < MATCH_TEXT_MAX; j++)
+				out[n++] = token->text[j];
+	}
+	s->head.text_len[TEXT_COMPANY] = (uint8) n;
+}
+
 /*
  * The company's name.  A branch is named by what follows the last legal form
  * before its marker ("... Co., Ltd. West Branch"), or by the marker alone.
@@ -308,6 +360,7 @@ crm_company(MatchScratch *s, const MatchValue *value)
 
 	if (crm_match_is_placeholder(value->data, value->len))
 		return;
+	crm_mark_city(s, name);
 	if (name->flags & CRM_NAME_HAS_BRANCH)
 	{
 		int marker = 0;
@@ -340,6 +393,7 @@ crm_company(MatchScratch *s, const MatchValue *value)
 		else if (token->kind == CRM_NAME_CORE || token->kind == CRM_NAME_INDUSTRY)
 			core = crm_append_token(core_text, core, token);
 	}
+	crm_company_text(s, name, branch_start);
 	crm_set_item(s, ITEM_COMPANY, all_text, all);
 	crm_set_item(s, ITEM_CORE, core_text, core);
 	if (branch > 0)
@@ -352,9 +406,10 @@ crm_company(MatchScratch *s, const MatchValue *value)
 	crm_sort_grams(&sink);
 	s->head.nname = (uint16) sink.n;
 	for (int i = 0; i < sink.n; i++)
-		crm_add_key(s, sink.gram[i], sink.bits[i] / MATCH_BITS_SCALE, false);
-	crm_add_key(s, s->head.item[ITEM_COMPANY], item_default_bits[ITEM_COMPANY], true);
-	crm_add_key(s, s->head.item[ITEM_CORE], item_default_bits[ITEM_CORE], true);
+		crm_add_key(s, sink.gram[i], sink.bits[i] / MATCH_BITS_SCALE, MATCH_KEY_PIECE);
+	crm_add_key(s, s->head.item[ITEM_COMPANY], item_default_bits[ITEM_COMPANY],
+				MATCH_KEY_IDENTIFIER);
+	crm_add_key(s, s->head.item[ITEM_CORE], item_default_bits[ITEM_CORE], MATCH_KEY_IDENTIFIER);
 }
 
 /* A person's words: what is left when titles are taken away, joined without spaces. */
@@ -450,8 +505,9 @@ crm_person(MatchScratch *s, const MatchValue values[MATCH_NROLES], bool has_comp
 	s->head.item[ITEM_PERSON] =
 		crm_hash_pair(ITEM_PERSON, Min(parts[0], parts[1]), Max(parts[0], parts[1]));
 	if (ngiven > 1 || han)
-		crm_add_key(s, s->head.item[ITEM_PERSON], item_default_bits[ITEM_PERSON], true);
-	if (has_company)
+		crm_add_key(s, s->head.item[ITEM_PERSON], item_default_bits[ITEM_PERSON],
+					MATCH_KEY_IDENTIFIER);
+	if (has_company || !s->want_keys)
 		return;
 
 	/* Every form with one letter left out: two names one slip apart share one. */
@@ -468,7 +524,8 @@ crm_person(MatchScratch *s, const MatchValue values[MATCH_NROLES], bool has_comp
 	{
 		char variant[2 * MATCH_TEXT_MAX];
 
-		crm_add_key(s, crm_match_hash(KEY_PERSON_VARIANT, both, n), GRAM_BITS_WIDE, false);
+		crm_add_key(s, crm_match_hash(KEY_PERSON_VARIANT, both, n), GRAM_BITS_WIDE,
+					MATCH_KEY_VARIANT);
 		for (size_t i = 0; i < n; i++)
 		{
 			if (i > 0 && both[i] == both[i - 1])
@@ -476,7 +533,7 @@ crm_person(MatchScratch *s, const MatchValue values[MATCH_NROLES], bool has_comp
 			memcpy(variant, both, i);
 			memcpy(variant + i, both + i + 1, n - i - 1);
 			crm_add_key(s, crm_match_hash(KEY_PERSON_VARIANT, variant, n - 1), GRAM_BITS_WIDE,
-						false);
+						MATCH_KEY_VARIANT);
 		}
 	}
 }
@@ -508,6 +565,8 @@ crm_address(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 			for (int j = 0; j < end; j++)
 				n = crm_append_token(s->buffer, n, &name->tokens[j]);
 			crm_set_item(s, places[i].item, s->buffer, n);
+			if (places[i].item == ITEM_CITY)
+				crm_set_text(s, TEXT_CITY, s->buffer, n);
 		}
 	}
 	if (values[MATCH_POSTCODE].data != NULL)
@@ -529,11 +588,12 @@ crm_address(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 		for (int i = 0; i < name->ntokens; i++)
 			n = crm_append_token(s->buffer, n, &name->tokens[i]);
 		crm_set_item(s, ITEM_STREET, s->buffer, n);
-		n = 0;
 		for (int i = 0; i < name->ntokens; i++)
 			if (name->tokens[i].script == CRM_SCRIPT_DIGITS)
-				n = crm_append_token(s->buffer, n, &name->tokens[i]);
-		crm_set_item(s, ITEM_HOUSE, s->buffer, n);
+			{
+				crm_set_item(s, ITEM_HOUSE, name->tokens[i].text, name->tokens[i].len);
+				break;
+			}
 	}
 }
 
@@ -601,7 +661,8 @@ crm_index_keys(MatchScratch *s, bool has_company)
 	const uint32 *item = s->head.item;
 
 	for (int i = 0; i < (int) lengthof(identifiers); i++)
-		crm_add_key(s, item[identifiers[i]], item_default_bits[identifiers[i]], true);
+		crm_add_key(s, item[identifiers[i]], item_default_bits[identifiers[i]],
+					MATCH_KEY_IDENTIFIER);
 	crm_add_pair(s, item[ITEM_STREET], item[ITEM_CITY]);
 	crm_add_pair(s, item[ITEM_STREET], item[ITEM_POSTCODE]);
 	if (has_company)
@@ -621,18 +682,11 @@ crm_index_keys(MatchScratch *s, bool has_company)
 	crm_add_pair(s, item[ITEM_GIVEN_NAME], item[ITEM_STREET]);
 	crm_add_pair(s, item[ITEM_FAMILY_NAME], item[ITEM_STREET]);
 	if (item[ITEM_LOCAL_PART] != 0 && s->head.text_len[TEXT_LOCAL_PART] >= 5)
-		crm_add_key(s, crm_hash_pair(KEY_PAIR, item[ITEM_LOCAL_PART], 0), GRAM_BITS_WIDE, false);
+		crm_add_key(s, crm_hash_pair(KEY_PAIR, item[ITEM_LOCAL_PART], 0), GRAM_BITS_WIDE,
+					MATCH_KEY_VARIANT);
 	if (item[ITEM_BIRTH_DATE] != 0)
-		crm_add_key(s, crm_hash_pair(KEY_PAIR, item[ITEM_BIRTH_DATE], 0), GRAM_BITS_WIDE, false);
-}
-
-static int
-crm_cmp_key(const void *a, const void *b)
-{
-	uint32 x = ((const MatchKey *) a)->hash;
-	uint32 y = ((const MatchKey *) b)->hash;
-
-	return x < y ? -1 : x > y;
+		crm_add_key(s, crm_hash_pair(KEY_PAIR, item[ITEM_BIRTH_DATE], 0), GRAM_BITS_WIDE,
+					MATCH_KEY_PIECE);
 }
 
 static MatchRecord *
@@ -656,7 +710,7 @@ crm_pack(const MatchScratch *s)
 	texts = 0;
 	for (int i = 0; i < MATCH_NTEXTS; i++)
 	{
-		record->text_start[i] = (uint8) texts;
+		record->text_start[i] = (uint16) texts;
 		memcpy(MATCH_TEXT(record, i), s->text[i], s->head.text_len[i]);
 		texts += s->head.text_len[i];
 	}
@@ -672,16 +726,19 @@ crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *s, const M
 
 	memset(&s->head, 0, sizeof(s->head));
 	s->nkeys = 0;
+	s->want_keys = keys != NULL;
 	for (int i = 0; i < MATCH_NITEMS; i++)
 		s->head.item_bits[i] = item_default_bits[i] * MATCH_BITS_SCALE;
+	crm_address(s, values);
 	if (has_company)
 		crm_company(s, &values[MATCH_COMPANY]);
 	crm_person(s, values, has_company);
-	crm_address(s, values);
 	crm_identifiers(s, values);
-	crm_index_keys(s, has_company);
+	if (keys == NULL)
+		return crm_pack(s);
 
-	qsort(s->key, s->nkeys, sizeof(MatchKey), crm_cmp_key);
+	crm_index_keys(s, has_company);
+	crm_sort_match_keys(s->key, s->nkeys);
 	for (int i = 0; i < s->nkeys; i++)
 		if (n == 0 || s->key[n - 1].hash != s->key[i].hash)
 			s->key[n++] = s->key[i];

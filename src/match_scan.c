@@ -40,6 +40,7 @@
 #define ARENA_CHUNK	  (8 * 1024 * 1024)
 #define BLOCK_EXACT	  200 /* records that share an identifier and are still compared */
 #define BLOCK_GRAM	  300 /* records that share a piece of a name */
+#define BLOCK_RARE	  4	  /* so few share it that it counts as an identifier */
 #define GRAMS_USED	  8	  /* rarest pieces of a name that count */
 #define NEEDED_WEIGHT 2	  /* an identifier has 2, a piece of a name 1 */
 #define DEFAULT_BITS  0.0 /* log-odds from which a pair is reported */
@@ -123,8 +124,8 @@ crm_scan_add(TableMatch *scan, int64 id, const MatchRecord *record, const MatchK
 		scan->key = repalloc_huge(scan->key, sizeof(uint64) * scan->key_capacity);
 	}
 	for (int i = 0; i < nkeys; i++)
-		scan->key[scan->nkeys++] =
-			((uint64) keys[i].hash << 32) | ((uint64) number << 1) | keys[i].exact;
+		scan->key[scan->nkeys++] = ((uint64) keys[i].hash << 32) | ((uint64) number << 1) |
+								   (keys[i].strength > MATCH_KEY_PIECE);
 	crm_match_count_record(scan->counts, record, keys, nkeys);
 }
 
@@ -241,7 +242,7 @@ crm_scan_blocks(TableMatch *scan)
 				if (pass == 1)
 				{
 					scan->block_start[scan->nblocks] = (uint32) postings;
-					scan->block_weight[scan->nblocks] = exact ? 2 : 1;
+					scan->block_weight[scan->nblocks] = exact || j - i <= BLOCK_RARE ? 2 : 1;
 					for (Size k = i; k < j; k++)
 						scan->member[postings + (k - i)] =
 							(uint32) (scan->key[k] & 0xFFFFFFFF) >> 1;

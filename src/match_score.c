@@ -99,18 +99,53 @@ crm_clamp(double x, double low, double high)
 	return x < low ? low : x > high ? high : x;
 }
 
-#define NAME_SHARED	   0.40 /* of the rarity of the grams in common; they overlap */
-#define NAME_MISSING   0.35 /* of what the shorter name has alone */
-#define NAME_EXTRA	   0.08 /* of what the longer name has alone */
-#define NAME_WORST	   (-9.0)
-#define NAME_BEST	   16.0
-#define NAME_FORM	   (-1.5) /* same words, another legal form */
-#define BRANCH_DIFFERS (-12.0)
+#define SAME_NAME		5.0	 /* bits from which a company's name is taken to agree */
+#define NAME_SHARED		0.40 /* of the rarity of the grams in common; they overlap */
+#define NAME_MISSING	0.40 /* of what the shorter name has alone */
+#define NAME_EXTRA		0.08 /* of what the longer name has alone */
+#define NAME_EXTRA_MOST 4.0
+#define NAME_WORST		(-9.0)
+#define NAME_CERTAIN	0.9	   /* of the prior: what a similar name weighs at most */
+#define NAME_FORM		(-1.5) /* same words, another legal form */
+#define SLIP_NONE		0.85 /* of the rarity of the name, for no difference but in common words */
+#define SLIP_ONE		0.65 /* ... for one letter wrong, missing or moved */
+#define SLIP_TWO		0.45 /* ... for two */
+#define SLIP_SHORT		0.7	 /* of that again, for short names */
+#define BRANCH_DIFFERS	(-12.0)
+
+/*
+ * Names one or two slips of the hand apart.  Two short words that differ in a
+ * letter are mostly two words, so the shorter the name, the less it counts.
+ */
+static double
+crm_score_slip(const MatchRecord *a, const MatchRecord *b)
+{
+	const char *x = MATCH_TEXT(a, TEXT_COMPANY), *y = MATCH_TEXT(b, TEXT_COMPANY);
+	int nx = a->text_len[TEXT_COMPANY], ny = b->text_len[TEXT_COMPANY];
+	int n = Min(nx, ny), most, edits;
+	double rarity;
+
+	/* A Han syllable says as much as two letters. */
+	bool han = n > 0 && ((unsigned char) x[0] & (unsigned char) y[0] & 0x80) != 0;
+
+	if (n < (han ? 2 : 4))
+		return NAME_WORST;
+	most = n >= (han ? 5 : 9) ? 2 : 1;
+	edits = crm_match_edits(x, nx, y, ny, most);
+	if (edits > most)
+		return NAME_WORST;
+	if (han && n == 2 && (nx != ny || x[0] != y[1] || x[1] != y[0]))
+		return NAME_WORST;
+	rarity = (double) Max(a->item_bits[ITEM_CORE], b->item_bits[ITEM_CORE]) / MATCH_BITS_SCALE;
+	rarity *= edits == 0 ? SLIP_NONE : edits == 1 ? SLIP_ONE : SLIP_TWO;
+	return n <= (han ? 3 : 6) ? rarity * SLIP_SHORT : rarity;
+}
 
 static void
 crm_score_name(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
 {
-	double shared, alone_a, alone_b, bits;
+	const char *level;
+	double shared, alone_a, alone_b, bits, best = -NAME_CERTAIN * score->weight[FIELD_PRIOR];
 
 	if (!crm_both(a, b, ITEM_COMPANY))
 		return;
@@ -123,26 +158,33 @@ crm_score_name(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
 			crm_say(score, FIELD_NAME, "equal", bits);
 		return;
 	}
-	if (crm_same(a, b, ITEM_CORE))
-	{
-		bits = crm_item_bits(a, b, ITEM_CORE) - 1.0;
-		crm_say(score, FIELD_NAME, "equal core", bits);
-	}
-	else
-		bits = -100;
 	shared = crm_overlap(MATCH_NAME_GRAMS(a), MATCH_NAME_GRAM_BITS(a), a->nname,
 						 MATCH_NAME_GRAMS(b), b->nname);
 	alone_a = a->name_bits / (double) MATCH_BITS_SCALE - shared;
 	alone_b = b->name_bits / (double) MATCH_BITS_SCALE - shared;
-	shared = NAME_SHARED * shared - NAME_MISSING * Min(alone_a, alone_b) -
-			 NAME_EXTRA * Max(alone_a, alone_b);
-	shared = crm_clamp(shared, NAME_WORST, NAME_BEST);
-	if (shared > bits)
-		crm_say(score, FIELD_NAME,
-				shared >= 8	  ? "similar"
-				: shared >= 0 ? "partly similar"
-							  : "different",
-				shared);
+	bits = Min(NAME_SHARED * shared, best) - NAME_MISSING * Min(alone_a, alone_b) -
+		   Min(NAME_EXTRA * Max(alone_a, alone_b), NAME_EXTRA_MOST);
+	bits = Max(bits, NAME_WORST);
+	level = bits >= 8 ? "similar" : bits >= 0 ? "partly similar" : "different";
+	if (crm_same(a, b, ITEM_CORE))
+	{
+		if (crm_item_bits(a, b, ITEM_CORE) - 1.0 > bits)
+		{
+			bits = crm_item_bits(a, b, ITEM_CORE) - 1.0;
+			level = "equal core";
+		}
+	}
+	else if (bits < best)
+	{
+		double slip = crm_score_slip(a, b);
+
+		if (slip > bits)
+		{
+			bits = slip;
+			level = "slip";
+		}
+	}
+	crm_say(score, FIELD_NAME, level, bits);
 }
 
 static void
@@ -250,6 +292,24 @@ crm_score_part(const MatchRecord *a, MatchText at, MatchItem ai, const MatchReco
 	return PART_DIFFERS;
 }
 
+/* Exactly one of the two names is known. */
+static bool
+crm_one_name(const MatchRecord *r)
+{
+	return (r->item[ITEM_GIVEN_NAME] != 0) != (r->item[ITEM_FAMILY_NAME] != 0);
+}
+
+/* The given name of one as the family name of the other. */
+static double
+crm_score_crossed(const MatchRecord *a, const MatchRecord *b, const char **level)
+{
+	if (a->item[ITEM_GIVEN_NAME] == 0 || b->item[ITEM_FAMILY_NAME] == 0)
+		return -100.0;
+	return crm_score_part(a, TEXT_GIVEN_NAME, ITEM_GIVEN_NAME, b, TEXT_FAMILY_NAME,
+						  ITEM_FAMILY_NAME, level) -
+		   1.0;
+}
+
 static void
 crm_score_person(const MatchRecord *a, const MatchRecord *b, bool company, MatchScore *score)
 {
@@ -269,7 +329,7 @@ crm_score_person(const MatchRecord *a, const MatchRecord *b, bool company, Match
 							   ITEM_FAMILY_NAME, &family);
 		known = true;
 	}
-	if (a->item[ITEM_PERSON] != 0 && b->item[ITEM_PERSON] != 0)
+	if (crm_both(a, b, ITEM_PERSON))
 	{
 		swapped = crm_score_part(a, TEXT_GIVEN_NAME, ITEM_GIVEN_NAME, b, TEXT_FAMILY_NAME,
 								 ITEM_FAMILY_NAME, &swap1) +
@@ -280,6 +340,16 @@ crm_score_person(const MatchRecord *a, const MatchRecord *b, bool company, Match
 		{
 			bits = swapped;
 			given = family = "swapped";
+		}
+	}
+	else if ((crm_one_name(a) || crm_one_name(b)) && bits <= 0)
+	{
+		swapped = Max(crm_score_crossed(a, b, &swap1), crm_score_crossed(b, a, &swap2));
+		if (swapped > bits)
+		{
+			bits = swapped;
+			given = family = "swapped";
+			known = true;
 		}
 	}
 	if (!known)
@@ -297,6 +367,13 @@ crm_score_person(const MatchRecord *a, const MatchRecord *b, bool company, Match
 				: bits >= 0 ? "partly similar"
 							: "different",
 				bits);
+}
+
+/* A day count good enough for differences. */
+static int
+crm_day_number(int32 date)
+{
+	return date / 10000 * 365 + date / 100 % 100 * 30 + date % 100;
 }
 
 static void
@@ -326,10 +403,17 @@ crm_score_birth_date(const MatchRecord *a, const MatchRecord *b, MatchScore *sco
 		(differ == 2 && last == first + 1 && x[first] == y[last] && x[last] == y[first]) ||
 		(memcmp(x, y, 4) == 0 && memcmp(x + 4, y + 6, 2) == 0 && memcmp(x + 6, y + 4, 2) == 0))
 		crm_say(score, FIELD_BIRTH_DATE, "one slip", 5.0);
-	else if (differ == 2 || memcmp(x, y, 4) == 0 || memcmp(x + 4, y + 4, 4) == 0)
-		crm_say(score, FIELD_BIRTH_DATE, "near", 0.0);
 	else
-		crm_say(score, FIELD_BIRTH_DATE, "different", -5.0);
+	{
+		int days = abs(crm_day_number(a->birth_date) - crm_day_number(b->birth_date));
+
+		if (differ == 2 || days <= 31)
+			crm_say(score, FIELD_BIRTH_DATE, "near", 2.0);
+		else if (days <= 366 || memcmp(x + 4, y + 4, 4) == 0)
+			crm_say(score, FIELD_BIRTH_DATE, "near", 0.0);
+		else
+			crm_say(score, FIELD_BIRTH_DATE, "different", -4.0);
+	}
 }
 
 static void
@@ -351,7 +435,7 @@ crm_score_numbers(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
 			else if (edits == 2)
 				crm_say(score, FIELD_NATIONAL_ID, "two slips", 3.0);
 			else
-				crm_say(score, FIELD_NATIONAL_ID, "different", -6.0);
+				crm_say(score, FIELD_NATIONAL_ID, "different", -4.5);
 		}
 	}
 	if (crm_both(a, b, ITEM_TAX_ID))
@@ -377,15 +461,19 @@ crm_score_numbers(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
 			edits = crm_match_edits(MATCH_TEXT(a, TEXT_PHONE), a->text_len[TEXT_PHONE],
 									MATCH_TEXT(b, TEXT_PHONE), b->text_len[TEXT_PHONE], 1);
 			crm_say(score, FIELD_PHONE, edits == 1 ? "one slip" : "different",
-					edits == 1 ? 7.0 : -0.8);
+					edits == 1 ? 7.0 : -1.2);
 		}
 	}
 }
+
+#define DOMAIN_EQUAL 0.7 /* of its rarity */
+#define DOMAIN_NAMED 0.3 /* ... when the names agree too: the domain is made from the name */
 
 static void
 crm_score_email(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
 {
 	bool equal = false;
+	bool named = score->level[FIELD_NAME] != NULL && score->weight[FIELD_NAME] >= SAME_NAME;
 
 	if (crm_both(a, b, ITEM_EMAIL))
 	{
@@ -412,11 +500,34 @@ crm_score_email(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
 	if (!equal && crm_both(a, b, ITEM_DOMAIN))
 	{
 		if (crm_same(a, b, ITEM_DOMAIN))
-			crm_say(score, FIELD_DOMAIN, "equal", 0.7 * crm_item_bits(a, b, ITEM_DOMAIN));
+			crm_say(score, FIELD_DOMAIN, "equal",
+					(named ? DOMAIN_NAMED : DOMAIN_EQUAL) * crm_item_bits(a, b, ITEM_DOMAIN));
 		else
 			crm_say(score, FIELD_DOMAIN, "different", -2.0);
 	}
 }
+
+/* Cities: equal, misspelt, one within the other ("New York", "New York City"), or different. */
+static double
+crm_score_city(const MatchRecord *a, const MatchRecord *b)
+{
+	const char *x = MATCH_TEXT(a, TEXT_CITY), *y = MATCH_TEXT(b, TEXT_CITY);
+	int nx = a->text_len[TEXT_CITY], ny = b->text_len[TEXT_CITY];
+	int n = Min(nx, ny);
+	double rarity =
+		Max(a->item_bits[ITEM_CITY], b->item_bits[ITEM_CITY]) / (double) MATCH_BITS_SCALE;
+
+	if (crm_same(a, b, ITEM_CITY))
+		return 0.9 * crm_item_bits(a, b, ITEM_CITY);
+	if (n >= 4 && memcmp(x, y, n) == 0 && (nx == ny || (nx > ny ? x : y)[n] == ' '))
+		return 0.5 * crm_item_bits(a, b, ITEM_CITY);
+	if (n >= 4 && crm_match_edits(x, nx, y, ny, n >= 8 ? 2 : 1) <= (n >= 8 ? 2 : 1))
+		return 0.5 * Min(rarity, 8.0);
+	return -2.5;
+}
+
+#define ADDRESS_WORST (-3.5) /* people and firms move */
+#define OTHER_HOUSE	  4.0	 /* at most, for a street alike with another first number */
 
 static void
 crm_score_address(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
@@ -433,7 +544,7 @@ crm_score_address(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
 	}
 	if (crm_both(a, b, ITEM_CITY))
 	{
-		bits = crm_same(a, b, ITEM_CITY) ? 0.9 * crm_item_bits(a, b, ITEM_CITY) : -2.5;
+		bits = crm_score_city(a, b);
 		place = known && place > 0 ? Max(place, bits) : place + bits;
 		known = true;
 	}
@@ -456,7 +567,12 @@ crm_score_address(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
 			alone_a = a->street_bits / (double) MATCH_BITS_SCALE - shared;
 			alone_b = b->street_bits / (double) MATCH_BITS_SCALE - shared;
 			likeness = 0.25 * shared - 0.25 * Min(alone_a, alone_b) - 0.04 * Max(alone_a, alone_b);
-			likeness = crm_clamp(likeness, -3.0, 12.0);
+			likeness = crm_clamp(likeness, -3.0,
+								 Max(a->item_bits[ITEM_STREET], b->item_bits[ITEM_STREET]) /
+										 (double) MATCH_BITS_SCALE -
+									 1.5);
+			if (crm_both(a, b, ITEM_HOUSE) && !crm_same(a, b, ITEM_HOUSE))
+				likeness = Min(likeness, OTHER_HOUSE);
 			if (likeness > 2.0)
 			{
 				bits = Max(likeness, place + 0.3 * likeness);
@@ -467,19 +583,44 @@ crm_score_address(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
 		}
 	}
 	if (known)
-		crm_say(score, FIELD_ADDRESS, level, crm_clamp(bits, -5.0, 16.0));
+		crm_say(score, FIELD_ADDRESS, level, crm_clamp(bits, ADDRESS_WORST, 16.0));
 }
 
-/* Expected duplicates of a record, the prior before anything is compared. */
-#define EXPECTED_DUPLICATES 0.5
+/* Duplicates of a record expected before anything is compared. */
+#define EXPECTED_COMPANIES 1.0
+#define EXPECTED_PERSONS   8.0
+
+#define SHARED_CONTACT 0.5 /* of what else is shared counts beside the strongest when it does not \
+							*/
+
+/*
+ * Firms of one house share address, switchboard and domain all at once.  When
+ * the names disagree, the strongest of these counts whole and the others half.
+ */
+static void
+crm_weaken_contact(MatchScore *score)
+{
+	static const MatchField contact[] = {FIELD_PHONE, FIELD_EMAIL, FIELD_DOMAIN, FIELD_ADDRESS};
+	int strongest = 0;
+
+	if (score->level[FIELD_NAME] == NULL || score->weight[FIELD_NAME] >= SAME_NAME)
+		return;
+	for (int i = 1; i < (int) lengthof(contact); i++)
+		if (score->weight[contact[i]] > score->weight[contact[strongest]])
+			strongest = i;
+	for (int i = 0; i < (int) lengthof(contact); i++)
+		if (i != strongest && score->weight[contact[i]] > 0)
+			score->weight[contact[i]] *= SHARED_CONTACT;
+}
 
 void
 crm_match_score(const MatchRecord *a, const MatchRecord *b, double rows, MatchScore *score)
 {
 	bool company = crm_both(a, b, ITEM_COMPANY);
+	double expected = company ? EXPECTED_COMPANIES : EXPECTED_PERSONS;
 
 	memset(score, 0, sizeof(*score));
-	crm_say(score, FIELD_PRIOR, "rows", log2(EXPECTED_DUPLICATES / (rows + MATCH_PRIOR_ROWS)));
+	crm_say(score, FIELD_PRIOR, "rows", log2(expected / (rows + MATCH_PRIOR_ROWS)));
 	crm_score_name(a, b, score);
 	crm_score_branch(a, b, score);
 	crm_score_person(a, b, company, score);
@@ -487,6 +628,7 @@ crm_match_score(const MatchRecord *a, const MatchRecord *b, double rows, MatchSc
 	crm_score_numbers(a, b, score);
 	crm_score_email(a, b, score);
 	crm_score_address(a, b, score);
+	crm_weaken_contact(score);
 	for (int i = 0; i < MATCH_NFIELDS; i++)
 		score->bits += score->weight[i];
 }
