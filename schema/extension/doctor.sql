@@ -6,7 +6,7 @@ AS $$
 SELECT t.name, f.name
 FROM (VALUES
     ('touch', '{account,contact,lead,opportunity,activity,setting,member,team}'::text[]),
-    ('audit', '{account,contact,lead,opportunity,activity,external_reference,setting,member,team,team_member,share,pipeline,stage}'),
+    ('audit', '{account,contact,lead,opportunity,activity,external_reference,setting,member,team,team_member,share,pipeline,stage,stage_transition,stage_rule,exchange_rate}'),
     ('append_only', '{audit_log,audit_seal}'),
     ('stage_guard', '{lead,opportunity}'),
     ('canonicalize', '{account,contact,lead,member}'),

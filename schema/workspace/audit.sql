@@ -84,3 +84,6 @@ SELECT crm.enable_audit((@workspace_literal@ || '.team_member')::regclass, 'team
 SELECT crm.enable_audit((@workspace_literal@ || '.share')::regclass, 'share');
 SELECT crm.enable_audit((@workspace_literal@ || '.pipeline')::regclass, 'pipeline');
 SELECT crm.enable_audit((@workspace_literal@ || '.stage')::regclass, 'stage');
+SELECT crm.enable_audit((@workspace_literal@ || '.stage_transition')::regclass, 'stage_transition');
+SELECT crm.enable_audit((@workspace_literal@ || '.stage_rule')::regclass, 'stage_rule');
+SELECT crm.enable_audit((@workspace_literal@ || '.exchange_rate')::regclass, 'exchange_rate');
