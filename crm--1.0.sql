@@ -1545,7 +1545,7 @@ CREATE TABLE @workspace@.audit_log (
     new jsonb
 );
 CREATE INDEX ON @workspace@.audit_log (kind, record_id);
-CREATE INDEX ON @workspace@.audit_log (changed_at);
+CREATE INDEX ON @workspace@.audit_log USING brin (changed_at);
 CREATE INDEX ON @workspace@.audit_log (member_id);
 COMMENT ON TABLE @workspace@.audit_log IS 'Who changed what, when and through which client. Written by the trigger crm.audit() alone, and append-only.';
 COMMENT ON COLUMN @workspace@.audit_log.id IS 'Order of writing.';
@@ -1609,6 +1609,9 @@ SELECT crm.enable_audit((@workspace_literal@ || '.team_member')::regclass, 'team
 SELECT crm.enable_audit((@workspace_literal@ || '.share')::regclass, 'share');
 SELECT crm.enable_audit((@workspace_literal@ || '.pipeline')::regclass, 'pipeline');
 SELECT crm.enable_audit((@workspace_literal@ || '.stage')::regclass, 'stage');
+SELECT crm.enable_audit((@workspace_literal@ || '.stage_transition')::regclass, 'stage_transition');
+SELECT crm.enable_audit((@workspace_literal@ || '.stage_rule')::regclass, 'stage_rule');
+SELECT crm.enable_audit((@workspace_literal@ || '.exchange_rate')::regclass, 'exchange_rate');
 $_ddl_$),
 (1::integer, 'match', $_ddl_$
 
@@ -4508,7 +4511,7 @@ AS $$
 SELECT t.name, f.name
 FROM (VALUES
     ('touch', '{account,contact,lead,opportunity,activity,setting,member,team}'::text[]),
-    ('audit', '{account,contact,lead,opportunity,activity,external_reference,setting,member,team,team_member,share,pipeline,stage}'),
+    ('audit', '{account,contact,lead,opportunity,activity,external_reference,setting,member,team,team_member,share,pipeline,stage,stage_transition,stage_rule,exchange_rate}'),
     ('append_only', '{audit_log,audit_seal}'),
     ('stage_guard', '{lead,opportunity}'),
     ('canonicalize', '{account,contact,lead,member}'),
