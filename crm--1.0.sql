@@ -2891,7 +2891,7 @@ BEGIN
         FROM (VALUES ('stage_history', false), ('external_reference', true), ('duplicate_cluster', true)) AS w (name, writable)
         JOIN pg_class AS c ON c.relname = w.name AND c.relnamespace = workspace
     LOOP
-        PERFORM crm._policy(item.rel, 'crm_read', 'SELECT', crm._record_rule(workspace, item.name, 'record_id', 'read'), NULL);
+        PERFORM crm._policy(item.rel, 'crm_read', 'SELECT', format('%s OR %s', everything, crm._record_rule(workspace, item.name, 'record_id', 'read')), NULL);
         IF item.writable THEN
             pair := crm._record_rule(workspace, item.name, 'record_id', 'edit');
             PERFORM crm._policy(item.rel, 'crm_write', 'ALL', pair, pair);
@@ -4785,16 +4785,16 @@ SELECT * FROM (VALUES
 
     -- tables and views of the workspace
     ('table', 'crm_meta', 'SELECT', 'SELECT', 'SELECT'),
-    ('table', 'account', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
-    ('table', 'contact', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
-    ('table', 'lead', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
-    ('table', 'opportunity', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
-    ('table', 'activity', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
+    ('table', 'account', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', 'SELECT (id)'),
+    ('table', 'contact', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', 'SELECT (id)'),
+    ('table', 'lead', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', 'SELECT (id)'),
+    ('table', 'opportunity', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', 'SELECT (id)'),
+    ('table', 'activity', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', 'SELECT (id)'),
     ('table', 'external_reference', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
     ('table', 'lead_source', 'SELECT', 'SELECT', NULL),
     ('table', 'activity_type', 'SELECT', 'SELECT', NULL),
     ('table', 'setting', 'SELECT', 'SELECT', NULL),
-    ('table', 'reminder', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
+    ('table', 'reminder', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', 'SELECT (id)'),
     ('table', 'event', 'SELECT, UPDATE (state, handled_at, snoozed_until)', 'SELECT', NULL),
     ('table', 'inbox', 'SELECT', NULL, NULL),
     ('table', 'team', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),

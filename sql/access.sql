@@ -188,6 +188,14 @@ SELECT regress_access.transfer('account', '{1}', 1);
 SELECT regress_access.share_record('account', 1, 1);
 SELECT regress_access.can(1, 'read', 'account', 1);
 RESET SESSION AUTHORIZATION;
+-- but an auditor, who is no member, reads the history
+INSERT INTO opportunity (name, pipeline, owner_id) VALUES ('deal', 'sales', 1);
+CREATE ROLE regress_access_auditor LOGIN;
+SELECT crm.grant_access('regress_access', 'regress_access_auditor', 'auditor');
+SET SESSION AUTHORIZATION regress_access_auditor;
+SELECT count(*) > 0 AS history FROM regress_access.stage_history;
+SELECT count(id) AS accounts FROM regress_access.account;
+RESET SESSION AUTHORIZATION;
 -- and no table that roles are given is without row security
 SELECT c.relname FROM pg_class AS c
 WHERE c.relnamespace = 'regress_access'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relrowsecurity
@@ -196,6 +204,6 @@ ORDER BY 1;
 
 SET client_min_messages = warning;
 DROP SCHEMA regress_access CASCADE;
-DROP OWNED BY regress_access_gateway, regress_access_nobody;
+DROP OWNED BY regress_access_gateway, regress_access_nobody, regress_access_auditor;
 REVOKE SET ON PARAMETER crm.member FROM regress_access_gateway;
-DROP ROLE regress_access_gateway, regress_access_nobody;
+DROP ROLE regress_access_gateway, regress_access_nobody, regress_access_auditor;

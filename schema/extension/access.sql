@@ -328,7 +328,7 @@ BEGIN
         FROM (VALUES ('stage_history', false), ('external_reference', true), ('duplicate_cluster', true)) AS w (name, writable)
         JOIN pg_class AS c ON c.relname = w.name AND c.relnamespace = workspace
     LOOP
-        PERFORM crm._policy(item.rel, 'crm_read', 'SELECT', crm._record_rule(workspace, item.name, 'record_id', 'read'), NULL);
+        PERFORM crm._policy(item.rel, 'crm_read', 'SELECT', format('%s OR %s', everything, crm._record_rule(workspace, item.name, 'record_id', 'read')), NULL);
         IF item.writable THEN
             pair := crm._record_rule(workspace, item.name, 'record_id', 'edit');
             PERFORM crm._policy(item.rel, 'crm_write', 'ALL', pair, pair);
