@@ -4148,7 +4148,7 @@ BEGIN
             chosen := ARRAY[(blocks ->> rule.block)::integer];
             value := images[chosen[1]] ->> column_.name;
             IF coalesce(btrim(value), '') = '' THEN
-                -- A blank in the block is filled from a record whose block does not contradict it.
+                -- A blank in the block is filled from a record whose block agrees in another field and contradicts none.
                 SELECT ARRAY[c.i] INTO chosen
                 FROM unnest(candidates) WITH ORDINALITY AS c (i, ord)
                 WHERE NOT EXISTS (
@@ -4157,6 +4157,11 @@ BEGIN
                       AND btrim(images[c.i] ->> r.field) <> ''
                       AND btrim(images[(blocks ->> rule.block)::integer] ->> r.field) <> ''
                       AND lower(btrim(images[c.i] ->> r.field)) <> lower(btrim(images[(blocks ->> rule.block)::integer] ->> r.field)))
+                  AND EXISTS (
+                    SELECT FROM jsonb_to_recordset(rules) AS r (kind text, field text, block text)
+                    WHERE r.block = rule.block
+                      AND lower(btrim(images[c.i] ->> r.field)) = lower(btrim(images[(blocks ->> rule.block)::integer] ->> r.field))
+                      AND btrim(images[c.i] ->> r.field) <> '')
                 ORDER BY c.ord
                 LIMIT 1;
                 IF chosen IS NULL THEN

@@ -373,39 +373,88 @@ crm_plan_trees(MergeContext *mc, MergeSet *s, List *children)
  * --------------------------------------------------------------------- */
 
 static void
-crm_delete_losers(MergeContext *mc, MergeSet *s)
+crm_delete_losers(MergeContext *mc, MergeSet *s, bool keys_pass)
 {
 	MergeTable *t = s->t;
-	MergeInput *input;
-	MergeInput *log;
-	MergeRows deleted;
+	MergeInput *input = crm_merge_input_tids();
+	MergeInput *log = crm_merge_log_input();
+	uint64 deleted;
 	char *sql;
 
-	input = crm_merge_input_tids();
 	for (int i = 1; i < s->n; i++)
 	{
 		MergeRows now = crm_current(mc, s, i);
 
 		crm_merge_input_tid(input, &now, 0);
+		crm_merge_log_row(log, s->keys[i], crm_merge_image(t, &now, 0, NULL), NULL);
 		crm_merge_free(&now);
 	}
 	sql = psprintf("DELETE FROM %s AS t USING crm_rows AS n"
 				   " WHERE t.ctid OPERATOR(pg_catalog.=) n.crm_tid"
-				   " AND t.tableoid OPERATOR(pg_catalog.=) n.crm_tab"
-				   " RETURNING n.crm_ord, t.ctid, t.tableoid, t.*",
+				   " AND t.tableoid OPERATOR(pg_catalog.=) n.crm_tab",
 				   t->from);
-	deleted = crm_merge_run(mc, t, sql, NULL, input);
+	if (keys_pass)
+		deleted = crm_merge_run_quietly(mc, t, sql, input, false, true);
+	else
+		deleted = crm_merge_run(mc, t, sql, NULL, input).count;
 	crm_merge_input_end(input);
-	if (deleted.count != s->n - 1)
+	if (deleted != s->n - 1)
 		ereport(ERROR, (errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 						errmsg("merged rows of \"%s\" could not be removed", t->name),
 						errdetail("A trigger of the table suppressed it.")));
-	log = crm_merge_log_input();
-	for (uint64 i = 0; i < deleted.count; i++)
-		crm_merge_log_row(log, crm_merge_key(t, &deleted, i), crm_merge_image(t, &deleted, i, NULL),
-						  NULL);
 	crm_merge_log_write(mc, t, "delete", log);
-	crm_merge_free(&deleted);
+}
+
+/*
+ * The survivor takes over keys by which other rows refer to the losers, or to
+ * itself.  Losers, survivor and those rows change as if in one statement.
+ */
+static void
+crm_pass_keys(MergeContext *mc, MergeSet *s, List *late)
+{
+	MergeTable *t = s->t;
+	Jsonb *keys = NULL;
+	MergeParams p = {0};
+	MergeInput *input = crm_merge_input_tids();
+	MergeRows after;
+	ListCell *lc, *lr;
+
+	foreach (lc, late)
+	{
+		MergeChild *child = lfirst(lc);
+
+		foreach (lr, child->refs)
+		{
+			MergeRef *ref = lfirst(lr);
+
+			for (int k = 0; k < ref->n; k++)
+			{
+				char *name = t->colname[ref->refcols[k]];
+				char *value;
+
+				if (!crm_merge_get(s->set, name, &value))
+					continue;
+				keys = keys ? crm_merge_jsonb_concat(keys, crm_merge_jsonb_pair(name, value))
+							: crm_merge_jsonb_pair(name, value);
+				s->set = crm_merge_jsonb_delete(s->set, name);
+			}
+		}
+	}
+	crm_merge_batch_begin(mc);
+	crm_delete_losers(mc, s, true);
+	crm_update_survivor(mc, s, keys);
+	for (int i = 0; i < s->n; i++)
+		crm_merge_input_tid(input, &s->rows, i);
+	after = crm_merge_run(
+		mc, t,
+		psprintf("SELECT n.crm_ord, t.ctid, t.tableoid, t.* FROM %s AS t, crm_rows AS n"
+				 " WHERE %s",
+				 t->from, crm_merge_key_condition(t, &s->keys[0], 1, &p)),
+		&p, input);
+	crm_merge_input_end(input);
+	crm_merge_follow(mc, t, late, &s->rows, &after);
+	crm_merge_free(&after);
+	crm_merge_batch_end(mc, t);
 }
 
 static void
@@ -470,6 +519,7 @@ crm_merge_set(MergeContext *mc, MergeTable *t, MergeRows rows)
 	MergeSet s = {0};
 	List *children;
 	List *moving = NIL;
+	List *late;
 	bool batch = false;
 	bool one_owner = true;
 	ListCell *lc;
@@ -497,6 +547,7 @@ crm_merge_set(MergeContext *mc, MergeTable *t, MergeRows rows)
 	crm_survivorship(mc, &s);
 	children = crm_merge_children(mc, &s);
 	crm_plan_trees(mc, &s, children);
+	late = crm_merge_late_children(&s, children);
 	foreach (lc, children)
 	{
 		MergeChild *child = lfirst(lc);
@@ -529,7 +580,10 @@ crm_merge_set(MergeContext *mc, MergeTable *t, MergeRows rows)
 	}
 	if (batch && one_owner)
 		crm_merge_batch_end(mc, t);
-	crm_delete_losers(mc, &s);
+	if (late != NIL)
+		crm_pass_keys(mc, &s, late);
+	else
+		crm_delete_losers(mc, &s, false);
 	crm_fill_survivor(mc, &s);
 	crm_write_tombstones(mc, &s);
 	crm_merge_pairs(mc, &s);

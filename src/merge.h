@@ -156,7 +156,7 @@ extern void crm_merge_batch_begin(MergeContext *mc);
 extern void crm_merge_batch_end(MergeContext *mc, MergeTable *t);
 extern void crm_merge_free(MergeRows *rows);
 extern uint64 crm_merge_run_quietly(MergeContext *mc, MergeTable *t, const char *sql,
-									MergeInput *input);
+									MergeInput *input, bool before, bool actions);
 
 extern Datum crm_merge_value(MergeRows *rows, uint64 row, int column, bool *isnull);
 extern char *crm_merge_text(MergeTable *t, MergeRows *rows, uint64 row, int column);
@@ -202,6 +202,10 @@ extern List *crm_merge_children(MergeContext *mc, MergeSet *s);
 extern int crm_merge_typed_param(MergeTable *t, int col, char *text, MergeParams *p);
 extern bool crm_merge_prepare_child(MergeContext *mc, MergeSet *s, MergeChild *child);
 extern bool crm_merge_needs_batch(MergeContext *mc, MergeChild *child);
+extern List *crm_merge_late_children(MergeSet *s, List *children);
+extern void crm_merge_follow(MergeContext *mc, MergeTable *t, List *referring, MergeRows *before,
+							 MergeRows *after);
+extern void crm_merge_check_orphans(MergeContext *mc, MergeTable *t);
 extern void crm_merge_resolve_conflicts(MergeContext *mc, MergeChild *child);
 extern void crm_merge_move(MergeContext *mc, MergeSet *s, MergeChild *child);
 extern void crm_merge_check_unseen(MergeContext *mc, MergeChild *child);

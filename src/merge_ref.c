@@ -683,6 +683,98 @@ crm_count_moved(MergeChild *child, MergeRows *before, MergeRows *after, Datum *t
 }
 
 /*
+ * Takes out of the tables the references by a key that the survivor does not have
+ * yet, because it takes it over from a loser.  They follow when it has.
+ */
+List *
+crm_merge_late_children(MergeSet *s, List *children)
+{
+	List *result = NIL;
+	ListCell *lc, *lr;
+
+	foreach (lc, children)
+	{
+		MergeChild *child = lfirst(lc);
+		MergeChild *late = NULL;
+		List *refs = NIL;
+
+		foreach (lr, child->refs)
+		{
+			MergeRef *ref = lfirst(lr);
+			bool changes = false;
+			char *text;
+
+			for (int k = 0; k < ref->n; k++)
+				changes |= crm_merge_get(s->set, s->t->colname[ref->refcols[k]], &text);
+			if (!changes)
+			{
+				refs = lappend(refs, ref);
+				continue;
+			}
+			if (late == NULL)
+			{
+				late = palloc0(sizeof(MergeChild));
+				late->t = child->t;
+				result = lappend(result, late);
+			}
+			late->refs = lappend(late->refs, ref);
+		}
+		child->refs = refs;
+	}
+	return result;
+}
+
+/*
+ * Undoing a merge passes keys back without referential actions; what came to refer
+ * to a key in the meantime must still find it.
+ */
+void
+crm_merge_check_orphans(MergeContext *mc, MergeTable *t)
+{
+	ListCell *lc, *lr;
+
+	foreach (lc, crm_foreign_keys(mc, t))
+	{
+		MergeChild *child = lfirst(lc);
+
+		foreach (lr, child->refs)
+		{
+			MergeRef *ref = lfirst(lr);
+			StringInfoData known, join;
+			MergeRows rows;
+
+			if (ref->n == 1 && t->nkey == 1 && ref->refcols[0] == t->key[0])
+				continue;
+			initStringInfo(&known);
+			initStringInfo(&join);
+			for (int k = 0; k < ref->n; k++)
+			{
+				char *col = pstrdup(quote_identifier(child->t->colname[ref->cols[k]]));
+
+				appendStringInfo(&known, "%st.%s IS NOT NULL", k == 0 ? "" : " AND ", col);
+				appendStringInfo(&join, "%sp.%s %s t.%s", k == 0 ? "" : " AND ",
+								 quote_identifier(t->colname[ref->refcols[k]]),
+								 crm_merge_equality(getBaseType(t->coltype[ref->refcols[k]])), col);
+			}
+			if (child->t->owner != t->owner)
+				continue;
+			rows = crm_merge_run(mc, child->t,
+								 psprintf("SELECT FROM %s AS t WHERE %s AND NOT EXISTS"
+										  " (SELECT FROM %s AS p WHERE %s) LIMIT 1",
+										  child->t->from, known.data, t->from, join.data),
+								 NULL, NULL);
+			if (rows.count > 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_FOREIGN_KEY_VIOLATION),
+						 errmsg("merge " INT64_FORMAT " cannot be undone", mc->merge_id),
+						 errdetail("Rows of \"%s\" refer to a key of \"%s\" that the merge made.",
+								   child->t->name, t->name)));
+			crm_merge_free(&rows);
+		}
+	}
+}
+
+/*
  * Whether the rows of a table change in columns that other tables refer to.
  * Notes which tables those are.
  */
@@ -724,9 +816,6 @@ crm_reference_image(MergeTable *g, MergeRef *ref, MergeTable *t, MergeRows *rows
 	}
 	return image;
 }
-
-static void crm_follow(MergeContext *mc, MergeTable *t, List *referring, MergeRows *before,
-					   MergeRows *after);
 
 /* Makes the rows that refer by one foreign key to changed rows of t follow them. */
 static void
@@ -798,14 +887,15 @@ crm_follow_ref(MergeContext *mc, MergeTable *t, MergeTable *g, MergeRef *ref, Me
 						NULL, input);
 	crm_merge_input_end(input);
 	crm_merge_log_update(mc, g, &old, &new);
-	crm_follow(mc, g, crm_foreign_keys(mc, g), &old, &new);
+	crm_merge_follow(mc, g, crm_foreign_keys(mc, g), &old, &new);
 	crm_merge_free(&new);
 	crm_merge_free(&old);
 }
 
 /* Makes the rows that refer to changed ones follow, as ON UPDATE CASCADE would. */
-static void
-crm_follow(MergeContext *mc, MergeTable *t, List *referring, MergeRows *before, MergeRows *after)
+void
+crm_merge_follow(MergeContext *mc, MergeTable *t, List *referring, MergeRows *before,
+				 MergeRows *after)
 {
 	ListCell *lc, *lr;
 
@@ -884,7 +974,7 @@ crm_merge_move(MergeContext *mc, MergeSet *s, MergeChild *child)
 							errmsg("rows of \"%s\" could not be re-pointed", t->name),
 							errdetail("A trigger of the table put the old values back.")));
 		crm_merge_log_update(mc, t, &before, &after);
-		crm_follow(mc, t, child->referring, &before, &after);
+		crm_merge_follow(mc, t, child->referring, &before, &after);
 		crm_merge_free(&before);
 		crm_merge_free(&after);
 		MemoryContextReset(batch);

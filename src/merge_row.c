@@ -32,6 +32,7 @@
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
@@ -243,29 +244,33 @@ crm_merge_param_text(MergeParams *p, const char *value)
 }
 
 static MergeRows
-crm_merge_run_as(Oid user, const char *schema, const char *sql, MergeParams *p, MergeInput *input,
-				 bool fire_triggers)
+crm_merge_run_as(MergeContext *mc, Oid user, const char *schema, const char *sql, MergeParams *p,
+				 MergeInput *input, bool fire_triggers)
 {
 	SPIPlanPtr plan;
 	MergeRole saved;
 	MergeRows rows = {NULL, NULL, 0};
-	EphemeralNamedRelationData enr;
+	EphemeralNamedRelation enr = NULL;
 	int rc;
 
 	CHECK_FOR_INTERRUPTS();
 	crm_merge_become(&saved, user, schema);
+
+	/*
+	 * A statement that failed in a subtransaction leaves its input registered,
+	 * which is why the registration lives as long as the call.
+	 */
+	(void) SPI_unregister_relation(MERGE_INPUT);
 	if (input != NULL)
 	{
-		memset(&enr, 0, sizeof(enr));
-		enr.md.name = MERGE_INPUT;
-		enr.md.reliddesc = InvalidOid;
-		enr.md.tupdesc = input->desc;
-		enr.md.enrtype = ENR_NAMED_TUPLESTORE;
-		enr.md.enrtuples = input->count;
-		enr.reldata = input->store;
-		/* A statement that failed in a subtransaction leaves its input registered. */
-		(void) SPI_unregister_relation(MERGE_INPUT);
-		rc = SPI_register_relation(&enr);
+		enr = MemoryContextAllocZero(mc->cxt, sizeof(EphemeralNamedRelationData));
+		enr->md.name = MERGE_INPUT;
+		enr->md.reliddesc = InvalidOid;
+		enr->md.tupdesc = input->desc;
+		enr->md.enrtype = ENR_NAMED_TUPLESTORE;
+		enr->md.enrtuples = input->count;
+		enr->reldata = input->store;
+		rc = SPI_register_relation(enr);
 		if (rc != SPI_OK_REL_REGISTER)
 			elog(ERROR, "could not register rows: %s", SPI_result_code_string(rc));
 	}
@@ -280,8 +285,11 @@ crm_merge_run_as(Oid user, const char *schema, const char *sql, MergeParams *p, 
 	rows.table = SPI_tuptable;
 	rows.desc = SPI_tuptable ? SPI_tuptable->tupdesc : NULL;
 	SPI_freeplan(plan);
-	if (input != NULL)
+	if (enr != NULL)
+	{
 		SPI_unregister_relation(MERGE_INPUT);
+		pfree(enr);
+	}
 	crm_merge_return(&saved);
 	return rows;
 }
@@ -290,14 +298,14 @@ crm_merge_run_as(Oid user, const char *schema, const char *sql, MergeParams *p, 
 MergeRows
 crm_merge_run(MergeContext *mc, MergeTable *t, const char *sql, MergeParams *p, MergeInput *input)
 {
-	return crm_merge_run_as(t->owner, t->schema, sql, p, input, mc->batch == 0);
+	return crm_merge_run_as(mc, t->owner, t->schema, sql, p, input, mc->batch == 0);
 }
 
 /* Runs a statement on the workspace's own tables as their owner. */
 MergeRows
 crm_merge_run_log(MergeContext *mc, const char *sql, MergeParams *p, MergeInput *input)
 {
-	return crm_merge_run_as(mc->workspace_owner, mc->workspace_name, sql, p, input, true);
+	return crm_merge_run_as(mc, mc->workspace_owner, mc->workspace_name, sql, p, input, true);
 }
 
 void
@@ -342,15 +350,26 @@ crm_merge_batch_end(MergeContext *mc, MergeTable *t)
 	CommandCounterIncrement();
 }
 
+/* ON DELETE and ON UPDATE of a foreign key, other than NO ACTION and RESTRICT. */
+static bool
+crm_is_referential_action(Oid function)
+{
+	return function == F_RI_FKEY_CASCADE_DEL || function == F_RI_FKEY_CASCADE_UPD ||
+		   function == F_RI_FKEY_SETNULL_DEL || function == F_RI_FKEY_SETNULL_UPD ||
+		   function == F_RI_FKEY_SETDEFAULT_DEL || function == F_RI_FKEY_SETDEFAULT_UPD;
+}
+
 /*
- * Runs an INSERT or UPDATE without the table's BEFORE triggers, so that a row
- * gets back exactly the values it had, time stamps and versions included.
- * Constraints hold, and AFTER triggers fire: foreign keys are checked and the
- * change is audited.  The triggers are switched off in this one query's own copy
- * of the trigger descriptor, which nothing else sees.
+ * Runs a statement without some of the table's triggers: the BEFORE triggers, so
+ * that a row gets back exactly the values it had, time stamps and versions
+ * included; or the referential actions, where a key passes from one row to another
+ * and what refers to it stays.  Constraints hold, and other AFTER triggers fire:
+ * foreign keys are checked and the change is audited.  The triggers are switched off
+ * in this one query's own copy of the trigger descriptor, which nothing else sees.
  */
 uint64
-crm_merge_run_quietly(MergeContext *mc, MergeTable *t, const char *sql, MergeInput *input)
+crm_merge_run_quietly(MergeContext *mc, MergeTable *t, const char *sql, MergeInput *input,
+					  bool before, bool actions)
 {
 	MergeRole saved;
 	QueryEnvironment *env = create_queryEnv();
@@ -391,7 +410,8 @@ crm_merge_run_quietly(MergeContext *mc, MergeTable *t, const char *sql, MergeInp
 		TriggerDesc *triggers = rri->ri_TrigDesc;
 
 		for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-			if (TRIGGER_FOR_BEFORE(triggers->triggers[i].tgtype))
+			if ((before && TRIGGER_FOR_BEFORE(triggers->triggers[i].tgtype)) ||
+				(actions && crm_is_referential_action(triggers->triggers[i].tgfoid)))
 				triggers->triggers[i].tgenabled = TRIGGER_DISABLED;
 	}
 	CRM_EXECUTOR_RUN(qd);

@@ -79,6 +79,7 @@ typedef struct UnmergeWrite
 {
 	Bitmapset *columns;
 	bool edited;
+	bool record; /* of the merge itself */
 	MergeInput *input;
 } UnmergeWrite;
 
@@ -267,7 +268,7 @@ crm_entries(MergeContext *mc, int position)
  * --------------------------------------------------------------------- */
 
 static UnmergeWrite *
-crm_write_for(MergeTable *t, List **writes, Bitmapset *columns, bool edited)
+crm_write_for(MergeTable *t, List **writes, Bitmapset *columns, bool edited, bool record)
 {
 	UnmergeWrite *w;
 	ListCell *lc;
@@ -275,12 +276,13 @@ crm_write_for(MergeTable *t, List **writes, Bitmapset *columns, bool edited)
 	foreach (lc, *writes)
 	{
 		w = lfirst(lc);
-		if (w->edited == edited && bms_equal(w->columns, columns))
+		if (w->edited == edited && w->record == record && bms_equal(w->columns, columns))
 			return w;
 	}
 	w = palloc(sizeof(UnmergeWrite));
 	w->columns = bms_copy(columns);
 	w->edited = edited;
+	w->record = record;
 	w->input = crm_merge_input_values(t, columns);
 	*writes = lappend(*writes, w);
 	return w;
@@ -306,7 +308,7 @@ crm_write(MergeContext *mc, MergeTable *t, List *writes)
 		appendStringInfoString(&sql,
 							   " FROM crm_rows AS n WHERE t.ctid OPERATOR(pg_catalog.=) n.crm_tid"
 							   " AND t.tableoid OPERATOR(pg_catalog.=) n.crm_tab");
-		if (w->edited)
+		if (w->edited && !w->record)
 		{
 			MergeRows rows = crm_merge_run(mc, t, sql.data, NULL, w->input);
 
@@ -314,7 +316,7 @@ crm_write(MergeContext *mc, MergeTable *t, List *writes)
 			crm_merge_free(&rows);
 		}
 		else
-			written = crm_merge_run_quietly(mc, t, sql.data, w->input);
+			written = crm_merge_run_quietly(mc, t, sql.data, w->input, !w->edited, w->record);
 		if (written != w->input->count)
 			ereport(ERROR, (errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 							errmsg("rows of \"%s\" could not be put back", t->name),
@@ -386,7 +388,7 @@ crm_undo_updates(UnmergeContext *uc, MergeTable *t, UnmergeEntries *e)
 			edited = settle->edited;
 		if (columns != NULL)
 		{
-			UnmergeWrite *w = crm_write_for(t, &writes, columns, edited);
+			UnmergeWrite *w = crm_write_for(t, &writes, columns, edited, settle != NULL);
 
 			crm_merge_input_value(w->input, t, columns, i, &rows, r, e->before[i]);
 		}
@@ -436,7 +438,7 @@ crm_undo_deletes(UnmergeContext *uc, MergeTable *t, UnmergeEntries *e)
 		uc->mc, t,
 		psprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM crm_rows AS n",
 				 t->qualified, names.data, values.data),
-		input);
+		input, true, false);
 	crm_merge_input_end(input);
 }
 
@@ -522,7 +524,7 @@ crm_settle(UnmergeContext *uc)
 		}
 		if (wrong != NULL)
 		{
-			UnmergeWrite *w = crm_write_for(s->t, &writes, wrong, s->edited);
+			UnmergeWrite *w = crm_write_for(s->t, &writes, wrong, s->edited, true);
 
 			crm_merge_input_value(w->input, s->t, wrong, 0, &rows, 0, s->before);
 			crm_write(uc->mc, s->t, writes);
@@ -750,6 +752,7 @@ crm_unmerge(PG_FUNCTION_ARGS)
 		crm_merge_missing(mc, t, ids[0]);
 	}
 	crm_undo_changes(&uc);
+	crm_merge_check_orphans(mc, t);
 	missing = crm_merge_lock(t, ids, n + 1);
 	if (missing != NULL)
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
