@@ -96,8 +96,14 @@ static void
 crm_keep(UnmergeContext *uc, MergeTable *t, Jsonb *record, const char *field, const char *merged,
 		 const char *kept, const char *note)
 {
-	MemoryContext old = MemoryContextSwitchTo(uc->mc->cxt);
-	UnmergeKept *k = palloc0(sizeof(UnmergeKept));
+	MemoryContext old;
+	UnmergeKept *k;
+
+	/* What is known about pairs moves on with scans and decisions; nobody edits it by hand. */
+	if (t->schema_oid == uc->mc->workspace && strncmp(t->name, "duplicate_", 10) == 0)
+		return;
+	old = MemoryContextSwitchTo(uc->mc->cxt);
+	k = palloc0(sizeof(UnmergeKept));
 
 	k->table = t->qualified;
 	k->record = crm_copy_jsonb(record);
