@@ -19,7 +19,6 @@
 #include "match_scan.h"
 
 #define LARGEST_COMPONENT 300
-#define WORST_BITS		  (-8.0f) /* one strong disagreement does not outweigh everything */
 
 static uint32
 crm_root(uint32 *parent, uint32 x)
@@ -74,10 +73,8 @@ crm_split(const MatchScan *scan, const Member *member, int n, float threshold, u
 		owner[i] = i;
 		for (int j = 0; j < i; j++)
 		{
-			float bits = crm_scan_score(scan, member[i].record, member[j].record);
+			float bits = crm_scan_link(scan, member[i].record, member[j].record) - threshold;
 
-			if (bits > -1e6f)
-				bits = Max(bits, WORST_BITS) - threshold;
 			link[i * n + j] = link[j * n + i] = bits;
 		}
 	}

@@ -45,7 +45,7 @@
 
 #define MAX_RESULTS	   1000
 #define MAX_CANDIDATES 2000 /* rows scored for one record */
-#define EVIDENCE_BITS  6.0	/* a row with less evidence than this is not reported */
+#define EVIDENCE_BITS  3.0	/* a row with less evidence than this is not reported */
 
 #define QUERY_THRESHOLD 6
 #define QUERY_KEYS		64

@@ -185,6 +185,28 @@ crm_join_tokens(char *out, const CrmNameToken *a, const CrmNameToken *b, const C
 	return n;
 }
 
+/* Neighbours of a short Han name under the key that two syllables with one between them have. */
+static void
+crm_picked_keys(MatchScratch *s, const CrmName *name)
+{
+	const CrmNameToken *last = NULL;
+	char joined[2 * CRM_NAME_MAX_WORD + 2] = "*";
+
+	for (int i = 0; i < name->ntokens; i++)
+	{
+		const CrmNameToken *token = &name->tokens[i];
+
+		if (token->kind == CRM_NAME_LEGAL_FORM)
+			continue;
+		if (token->script == CRM_SCRIPT_HAN && last != NULL)
+			crm_add_key(s,
+						crm_match_hash(KEY_NAME_WIDE, joined,
+									   1 + crm_join_tokens(joined + 1, last, token, NULL)),
+						GRAM_BITS_CORE, MATCH_KEY_PIECE);
+		last = token->script == CRM_SCRIPT_HAN ? token : NULL;
+	}
+}
+
 /* Grams of the tokens; for names (wide) also the keys of longer pieces. */
 static void
 crm_token_grams(MatchScratch *s, const CrmName *name, GramSink *sink, bool wide)
@@ -249,6 +271,9 @@ crm_token_grams(MatchScratch *s, const CrmName *name, GramSink *sink, bool wide)
 		last[1] = last[0];
 		last[0] = token;
 	}
+	/* A short name may be picked from a longer one, 浦发银行 from 浦东发展银行. */
+	if (wide && s->want_keys && sink->n <= 5)
+		crm_picked_keys(s, name);
 	/* One Han character stands alone; elsewhere its pairs say more. */
 	if (sink->n == 0 && last[0] != NULL)
 		crm_add_gram(sink, last[0]->text, last[0]->len, GRAM_BITS_CORE);
@@ -321,6 +346,32 @@ crm_mark_city(MatchScratch *s, CrmName *name)
 	}
 }
 
+static bool
+crm_token_is(const CrmNameToken *token, const char *text)
+{
+	return token->len == strlen(text) && memcmp(token->text, text, token->len) == 0;
+}
+
+/*
+ * Short names of listed firms: 可靠股份 says 股份 for its legal form; *ST before
+ * the name and A or B after it mark the share.
+ */
+static void
+crm_mark_listed(CrmName *name)
+{
+	int n = name->ntokens;
+
+	if (n > 2 && name->tokens[n - 2].simplified == 0x80A1 &&
+		name->tokens[n - 1].simplified == 0x4EFD)
+		name->tokens[n - 2].kind = name->tokens[n - 1].kind = CRM_NAME_LEGAL_FORM;
+	if (n > 1 && name->tokens[0].script == CRM_SCRIPT_LATIN &&
+		name->tokens[1].script == CRM_SCRIPT_HAN && crm_token_is(&name->tokens[0], "st"))
+		name->tokens[0].kind = CRM_NAME_LEGAL_FORM;
+	if (n > 2 && name->tokens[n - 2].script == CRM_SCRIPT_HAN &&
+		(crm_token_is(&name->tokens[n - 1], "a") || crm_token_is(&name->tokens[n - 1], "b")))
+		name->tokens[n - 1].kind = CRM_NAME_LEGAL_FORM;
+}
+
 /* The words that distinguish a company, for comparison letter by letter. */
 static void
 crm_company_text(MatchScratch *s, const CrmName *name, int end)
@@ -336,7 +387,8 @@ crm_company_text(MatchScratch *s, const CrmName *name, int end)
 			continue;
 		if (token->script == CRM_SCRIPT_HAN)
 			out[n++] =
-				(char) (0x80 | (crm_match_hash(KEY_NAME_GRAM, token->text, token->len) & 0x7F));
+				(char) (0x80 |
+						(crm_match_hash(KEY_NAME_GRAM, &token->simplified, sizeof(uint32)) & 0x7F));
 		else
 			for (int j = 0; j < token->len && n < MATCH_TEXT_MAX; j++)
 				out[n++] = token->text[j];
@@ -361,6 +413,7 @@ crm_company(MatchScratch *s, const MatchValue *value)
 	if (crm_match_is_placeholder(value->data, value->len))
 		return;
 	crm_mark_city(s, name);
+	crm_mark_listed(name);
 	if (name->flags & CRM_NAME_HAS_BRANCH)
 	{
 		int marker = 0;

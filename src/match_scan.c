@@ -298,10 +298,9 @@ crm_add_edge(TableMatch *scan, uint32 a, uint32 b, float bits)
 	scan->edge[scan->nedges++].bits = bits;
 }
 
-float
-crm_scan_score(const MatchScan *scan, uint32 a, uint32 b)
+static bool
+crm_told_apart(const MatchScan *scan, uint32 a, uint32 b)
 {
-	MatchScore score;
 	uint64 pair = ((uint64) Min(a, b) << 32) | Max(a, b);
 	uint32 low = 0, high = scan->cannot->n;
 
@@ -310,14 +309,37 @@ crm_scan_score(const MatchScan *scan, uint32 a, uint32 b)
 		uint32 mid = low + (high - low) / 2;
 
 		if (scan->cannot->pair[mid] == pair)
-			return CANNOT_LINK_BITS;
+			return true;
 		if (scan->cannot->pair[mid] < pair)
 			low = mid + 1;
 		else
 			high = mid;
 	}
+	return false;
+}
+
+float
+crm_scan_score(const MatchScan *scan, uint32 a, uint32 b)
+{
+	MatchScore score;
+
+	if (crm_told_apart(scan, a, b))
+		return CANNOT_LINK_BITS;
 	crm_match_score(scan->record[a], scan->record[b], scan->rows, &score);
 	return (float) score.bits;
+}
+
+float
+crm_scan_link(const MatchScan *scan, uint32 a, uint32 b)
+{
+	MatchScore score;
+
+	if (crm_told_apart(scan, a, b))
+		return CANNOT_LINK_BITS;
+	crm_match_score(scan->record[a], scan->record[b], scan->rows, &score);
+	if (score.weight[FIELD_TAX_ID] < 0)
+		return CONFLICT_BITS;
+	return Max((float) score.bits, WORST_LINK_BITS);
 }
 
 /* Scores every two records that share enough blocks. */

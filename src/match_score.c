@@ -64,6 +64,13 @@ crm_same(const MatchRecord *a, const MatchRecord *b, MatchItem item)
 	return a->item[item] != 0 && a->item[item] == b->item[item];
 }
 
+static bool
+crm_same_text(const MatchRecord *a, const MatchRecord *b, MatchText text)
+{
+	return a->text_len[text] == b->text_len[text] &&
+		   memcmp(MATCH_TEXT(a, text), MATCH_TEXT(b, text), a->text_len[text]) == 0;
+}
+
 static void
 crm_say(MatchScore *score, MatchField field, const char *level, double weight)
 {
@@ -71,11 +78,11 @@ crm_say(MatchScore *score, MatchField field, const char *level, double weight)
 	score->level[field] = level;
 }
 
-/* Rarity of the grams two ascending lists have in common, in bits. */
+/* Rarity of the grams two ascending lists have in common, in bits, and of the rarest of them. */
 static double
-crm_overlap(const uint32 *a, const uint8 *abits, int na, const uint32 *b, int nb)
+crm_overlap(const uint32 *a, const uint8 *abits, int na, const uint32 *b, int nb, double *rarest)
 {
-	int i = 0, j = 0, sum = 0;
+	int i = 0, j = 0, sum = 0, most = 0;
 
 	while (i < na && j < nb)
 	{
@@ -86,10 +93,12 @@ crm_overlap(const uint32 *a, const uint8 *abits, int na, const uint32 *b, int nb
 		else
 		{
 			sum += abits[i];
+			most = Max(most, abits[i]);
 			i++;
 			j++;
 		}
 	}
+	*rarest = (double) most / MATCH_BITS_SCALE;
 	return (double) sum / MATCH_BITS_SCALE;
 }
 
@@ -99,19 +108,47 @@ crm_clamp(double x, double low, double high)
 	return x < low ? low : x > high ? high : x;
 }
 
-#define SAME_NAME		5.0	 /* bits from which a company's name is taken to agree */
-#define NAME_SHARED		0.40 /* of the rarity of the grams in common; they overlap */
-#define NAME_MISSING	0.40 /* of what the shorter name has alone */
-#define NAME_EXTRA		0.08 /* of what the longer name has alone */
-#define NAME_EXTRA_MOST 4.0
-#define NAME_WORST		(-9.0)
-#define NAME_CERTAIN	0.9	   /* of the prior: what a similar name weighs at most */
-#define NAME_FORM		(-1.5) /* same words, another legal form */
-#define SLIP_NONE		0.85 /* of the rarity of the name, for no difference but in common words */
-#define SLIP_ONE		0.65 /* ... for one letter wrong, missing or moved */
-#define SLIP_TWO		0.45 /* ... for two */
-#define SLIP_SHORT		0.7	 /* of that again, for short names */
-#define BRANCH_DIFFERS	(-12.0)
+#define SAME_NAME		  5.0  /* bits from which a company's name is taken to agree */
+#define NAME_SHARED		  0.40 /* of the rarity of the grams in common; they overlap */
+#define NAME_RAREST		  0.35 /* of the rarest gram in common: one is no overlap */
+#define NAME_MISSING	  0.40 /* of what the shorter name has alone */
+#define NAME_EXTRA		  0.08 /* of what the longer name has alone */
+#define NAME_EXTRA_MOST	  3.0
+#define NAME_WORST		  (-9.0)
+#define NAME_CERTAIN	  0.9	 /* of the prior: what a similar name weighs at most */
+#define NAME_FORM		  (-1.5) /* same words, another legal form */
+#define SLIP_NONE		  0.85 /* of the rarity of the name, for no difference but in common words */
+#define SLIP_ONE		  0.65	 /* ... for one letter wrong, missing or moved */
+#define SLIP_TWO		  0.45	 /* ... for two */
+#define SLIP_SHORT		  0.7	 /* of that again, for short names */
+#define ABBREVIATION	  5		 /* Han syllables of a name picked from a longer one, at most */
+#define ABBREVIATION_BITS 2.5	 /* for each */
+#define NAME_HOMOPHONE	  (-1.5) /* same sounds, other characters */
+#define NAME_CONTAINED	  1.5	 /* all characters of one are in the other */
+#define BRANCH_DIFFERS	  (-12.0)
+
+/* The bytes of the shorter occur in the longer, in order. */
+static bool
+crm_picked(const char *shorter, int n, const char *longer, int m)
+{
+	int i = 0;
+
+	for (int j = 0; j < m && i < n; j++)
+		if (longer[j] == shorter[i])
+			i++;
+	return i == n;
+}
+
+/* The characters of the shorter name are part of the longer one, as they are written. */
+static bool
+crm_contained(const MatchRecord *a, const MatchRecord *b)
+{
+	const char *x = MATCH_TEXT(a, TEXT_COMPANY), *y = MATCH_TEXT(b, TEXT_COMPANY);
+	int nx = a->text_len[TEXT_COMPANY], ny = b->text_len[TEXT_COMPANY];
+
+	return Min(nx, ny) >= 2 &&
+		   crm_picked(nx < ny ? x : y, Min(nx, ny), nx < ny ? y : x, Max(nx, ny));
+}
 
 /*
  * Names one or two slips of the hand apart.  Two short words that differ in a
@@ -130,6 +167,9 @@ crm_score_slip(const MatchRecord *a, const MatchRecord *b)
 
 	if (n < (han ? 2 : 4))
 		return NAME_WORST;
+	if (han && n <= ABBREVIATION && nx != ny &&
+		crm_picked(nx < ny ? x : y, n, nx < ny ? y : x, Max(nx, ny)))
+		return ABBREVIATION_BITS * n;
 	most = n >= (han ? 5 : 9) ? 2 : 1;
 	edits = crm_match_edits(x, nx, y, ny, most);
 	if (edits > most)
@@ -145,26 +185,38 @@ static void
 crm_score_name(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
 {
 	const char *level;
-	double shared, alone_a, alone_b, bits, best = -NAME_CERTAIN * score->weight[FIELD_PRIOR];
+	double shared, rarest, alone_a, alone_b, bits,
+		best = -NAME_CERTAIN * score->weight[FIELD_PRIOR];
 
 	if (!crm_both(a, b, ITEM_COMPANY))
 		return;
 	if (crm_same(a, b, ITEM_COMPANY))
 	{
 		bits = crm_item_bits(a, b, ITEM_COMPANY);
+		level = "equal";
+		if (!crm_same_text(a, b, TEXT_COMPANY))
+		{
+			bits += NAME_HOMOPHONE;
+			level = "sounds equal";
+		}
 		if (a->legal_form != 0 && b->legal_form != 0 && a->legal_form != b->legal_form)
-			crm_say(score, FIELD_NAME, "other legal form", bits + NAME_FORM);
-		else
-			crm_say(score, FIELD_NAME, "equal", bits);
+		{
+			bits += NAME_FORM;
+			level = "other legal form";
+		}
+		crm_say(score, FIELD_NAME, level, bits);
 		return;
 	}
 	shared = crm_overlap(MATCH_NAME_GRAMS(a), MATCH_NAME_GRAM_BITS(a), a->nname,
-						 MATCH_NAME_GRAMS(b), b->nname);
+						 MATCH_NAME_GRAMS(b), b->nname, &rarest);
 	alone_a = a->name_bits / (double) MATCH_BITS_SCALE - shared;
 	alone_b = b->name_bits / (double) MATCH_BITS_SCALE - shared;
-	bits = Min(NAME_SHARED * shared, best) - NAME_MISSING * Min(alone_a, alone_b) -
+	bits = Min(NAME_SHARED * shared + NAME_RAREST * rarest, best) -
+		   NAME_MISSING * Min(alone_a, alone_b) -
 		   Min(NAME_EXTRA * Max(alone_a, alone_b), NAME_EXTRA_MOST);
-	bits = Max(bits, NAME_WORST);
+	if (crm_contained(a, b))
+		bits += NAME_CONTAINED;
+	bits = crm_clamp(bits, NAME_WORST, best);
 	level = bits >= 8 ? "similar" : bits >= 0 ? "partly similar" : "different";
 	if (crm_same(a, b, ITEM_CORE))
 	{
@@ -552,7 +604,7 @@ crm_score_address(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
 	bits = place;
 	if (a->nstreet > 0 && b->nstreet > 0)
 	{
-		double shared, alone_a, alone_b, likeness;
+		double shared, rarest, alone_a, alone_b, likeness;
 
 		known = true;
 		if (crm_same(a, b, ITEM_STREET))
@@ -563,7 +615,7 @@ crm_score_address(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
 		else
 		{
 			shared = crm_overlap(MATCH_STREET_GRAMS(a), MATCH_STREET_GRAM_BITS(a), a->nstreet,
-								 MATCH_STREET_GRAMS(b), b->nstreet);
+								 MATCH_STREET_GRAMS(b), b->nstreet, &rarest);
 			alone_a = a->street_bits / (double) MATCH_BITS_SCALE - shared;
 			alone_b = b->street_bits / (double) MATCH_BITS_SCALE - shared;
 			likeness = 0.25 * shared - 0.25 * Min(alone_a, alone_b) - 0.04 * Max(alone_a, alone_b);
@@ -590,8 +642,9 @@ crm_score_address(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
 #define EXPECTED_COMPANIES 1.0
 #define EXPECTED_PERSONS   8.0
 
-#define SHARED_CONTACT 0.5 /* of what else is shared counts beside the strongest when it does not \
-							*/
+#define SHARED_CONTACT                                                         \
+	0.5 /* of what else is shared counts beside the strongest when it does not \
+		 */
 
 /*
  * Firms of one house share address, switchboard and domain all at once.  When
