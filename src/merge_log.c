@@ -110,7 +110,7 @@ crm_merge_log_update(MergeContext *mc, MergeTable *t, MergeRows *before, MergeRo
 				changed = bms_add_member(changed, c);
 		if (changed != NULL)
 			crm_merge_log_row(input, crm_merge_key(t, after, i),
-							  crm_merge_image(t, before, ord, NULL),
+							  crm_merge_image(t, before, ord, changed),
 							  crm_merge_image(t, after, i, changed));
 		bms_free(changed);
 	}

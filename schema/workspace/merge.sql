@@ -112,7 +112,7 @@ COMMENT ON COLUMN @workspace@.merge_change.table_schema IS 'Schema of the table;
 COMMENT ON COLUMN @workspace@.merge_change.table_name IS 'Table of the row.';
 COMMENT ON COLUMN @workspace@.merge_change.operation IS 'update or delete, done by the merge; settle: the row of a merged record before the merge began and after it ended.';
 COMMENT ON COLUMN @workspace@.merge_change.key IS 'Primary key of the row after the change; the whole row if it has none.';
-COMMENT ON COLUMN @workspace@.merge_change.before IS 'The row before.';
+COMMENT ON COLUMN @workspace@.merge_change.before IS 'The columns that changed, before; the whole row for delete and settle.';
 COMMENT ON COLUMN @workspace@.merge_change.after IS 'The columns that changed, after; null for delete.';
 
 CREATE TABLE @workspace@.merged_record (
