@@ -4,10 +4,10 @@
  *		and the function that asks what is missing.
  *
  * A row whose stage and pipeline stay as they were costs two comparisons.  A move is
- * judged against the compiled rules of stage_rules.c, without a query.  Expressions
- * that might raise an error run in a subtransaction, one for all of them; only when
- * a move is refused are they run again one by one, each in its own, so that the one
- * error lists every fault and none hides another.
+ * judged against the compiled rules of stage_rules.c, without a query and without
+ * allocating anything.  Only when it is refused is all judged once more, to list
+ * every fault in one error.  A rule whose expression raises an error has not said no:
+ * that error reaches the client as it is, with the rule named in its context.
  */
 #include "postgres.h"
 
@@ -37,7 +37,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -51,8 +50,9 @@
 #define ERRCODE_CRM_STAGE_MOVE	  ERRCODE_CRM('S', '0', '1')
 #define ERRCODE_CRM_STAGE_UNKNOWN ERRCODE_CRM('S', '0', '2')
 
-/* No more than this of a value that is not a known stage is shown. */
-#define STAGE_SHOWN_BYTES 100
+/* No more than this is shown of a value that is not a known stage, and of an expression. */
+#define STAGE_SHOWN_BYTES  100
+#define STAGE_SOURCE_BYTES 1000
 
 typedef struct StageFault
 {
@@ -68,8 +68,9 @@ typedef struct StageFault
  * ---------------------------------------------------------------------
  */
 
-char *
-crm_stage_text(TupleTableSlot *slot, AttrNumber att)
+/* The text in a column, NULL if it has none; not a copy unless it was toasted. */
+static struct varlena *
+crm_stage_packed(TupleTableSlot *slot, AttrNumber att)
 {
 	bool isnull;
 	Datum value;
@@ -77,26 +78,25 @@ crm_stage_text(TupleTableSlot *slot, AttrNumber att)
 	if (att == InvalidAttrNumber)
 		return NULL;
 	value = slot_getattr(slot, att, &isnull);
-	return isnull ? NULL : TextDatumGetCString(value);
+	return isnull ? NULL : PG_DETOAST_DATUM_PACKED(value);
+}
+
+char *
+crm_stage_text(TupleTableSlot *slot, AttrNumber att)
+{
+	struct varlena *text = crm_stage_packed(slot, att);
+
+	return text ? text_to_cstring((struct varlena *) text) : NULL;
 }
 
 bool
 crm_stage_same(TupleTableSlot *a, TupleTableSlot *b, AttrNumber att)
 {
-	bool anull, bnull;
-	Datum adatum, bdatum;
-	struct varlena *atext, *btext;
+	struct varlena *atext = crm_stage_packed(a, att);
+	struct varlena *btext = crm_stage_packed(b, att);
 
-	if (att == InvalidAttrNumber)
-		return true;
-	adatum = slot_getattr(a, att, &anull);
-	bdatum = slot_getattr(b, att, &bnull);
-	if (anull || bnull)
-		return anull == bnull;
-	if (adatum == bdatum)
-		return true;
-	atext = PG_DETOAST_DATUM_PACKED(adatum);
-	btext = PG_DETOAST_DATUM_PACKED(bdatum);
+	if (atext == NULL || btext == NULL)
+		return atext == btext;
 	return VARSIZE_ANY_EXHDR(atext) == VARSIZE_ANY_EXHDR(btext) &&
 		   memcmp(VARDATA_ANY(atext), VARDATA_ANY(btext), VARSIZE_ANY_EXHDR(atext)) == 0;
 }
@@ -121,12 +121,18 @@ crm_stage_id(StageRules *rules, TupleTableSlot *slot)
 }
 
 static char *
-crm_stage_shown(const char *value)
+crm_stage_clip(const char *value, int limit)
 {
 	int len = (int) strlen(value);
-	int clipped = pg_mbcliplen(value, len, STAGE_SHOWN_BYTES);
+	int clipped = pg_mbcliplen(value, len, limit);
 
 	return clipped < len ? psprintf("%.*s...", clipped, value) : pstrdup(value);
+}
+
+static char *
+crm_stage_shown(const char *value)
+{
+	return crm_stage_clip(value, STAGE_SHOWN_BYTES);
 }
 
 static char *
@@ -163,19 +169,28 @@ crm_stage_names(StagePipeline *pipeline, bool initial_only)
 static StagePipeline *
 crm_stage_known_pipeline(StageRules *rules, TupleTableSlot *slot)
 {
-	char *name = crm_stage_text(slot, rules->pipeline_att);
+	struct varlena *name = crm_stage_packed(slot, rules->pipeline_att);
 
-	return name ? crm_stage_find_pipeline(rules, name) : crm_stage_default_pipeline(rules);
+	if (name == NULL)
+		return crm_stage_default_pipeline(rules);
+	return crm_stage_find_pipeline(rules, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
+}
+
+static Stage *
+crm_stage_of_pipeline(StageRules *rules, TupleTableSlot *slot, StagePipeline *pipeline)
+{
+	struct varlena *name = crm_stage_packed(slot, rules->stage_att);
+
+	if (name == NULL || pipeline == NULL)
+		return NULL;
+	return crm_stage_find(pipeline, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
 }
 
 /* The stage of a row; NULL if in none that the rules know. */
 Stage *
 crm_stage_known_stage(StageRules *rules, TupleTableSlot *slot)
 {
-	char *name = crm_stage_text(slot, rules->stage_att);
-	StagePipeline *pipeline = crm_stage_known_pipeline(rules, slot);
-
-	return pipeline && name ? crm_stage_find(pipeline, name) : NULL;
+	return crm_stage_of_pipeline(rules, slot, crm_stage_known_pipeline(rules, slot));
 }
 
 /*
@@ -198,14 +213,15 @@ crm_stage_is_rename(StageRules *rules, TupleTableSlot *old_slot, TupleTableSlot 
 StagePipeline *
 crm_stage_row_pipeline(StageRules *rules, Relation rel, TupleTableSlot *slot)
 {
-	char *name = crm_stage_text(slot, rules->pipeline_att);
 	StagePipeline *pipeline = crm_stage_known_pipeline(rules, slot);
+	char *name;
 	StringInfoData buf;
 	ListCell *lc;
 
 	if (pipeline != NULL)
 		return pipeline;
 
+	name = crm_stage_text(slot, rules->pipeline_att);
 	initStringInfo(&buf);
 	foreach (lc, rules->pipelines)
 		crm_stage_add_name(&buf, ((StagePipeline *) lfirst(lc))->name);
@@ -226,24 +242,24 @@ crm_stage_row_pipeline(StageRules *rules, Relation rel, TupleTableSlot *slot)
 Stage *
 crm_stage_row_stage(StageRules *rules, Relation rel, TupleTableSlot *slot, StagePipeline *pipeline)
 {
-	char *name = crm_stage_text(slot, rules->stage_att);
-	Stage *stage;
+	Stage *stage = crm_stage_of_pipeline(rules, slot, pipeline);
+	char *name;
 
+	if (stage != NULL)
+		return stage;
+	name = crm_stage_text(slot, rules->stage_att);
 	if (name == NULL)
 		ereport(ERROR, (errcode(ERRCODE_NOT_NULL_VIOLATION),
 						errmsg("%s must be in a stage", crm_stage_record(rules, slot)),
 						errdetail("Stages of pipeline \"%s\": %s.", pipeline->name,
 								  crm_stage_names(pipeline, false)),
 						errtablecol(rel, rules->stage_att)));
-	stage = crm_stage_find(pipeline, name);
-	if (stage == NULL)
-		ereport(ERROR, (errcode(ERRCODE_CRM_STAGE_UNKNOWN),
-						errmsg("stage \"%s\" does not exist in pipeline \"%s\"",
-							   crm_stage_shown(name), pipeline->name),
-						errdetail("Stages of pipeline \"%s\": %s.", pipeline->name,
-								  crm_stage_names(pipeline, false)),
-						errtablecol(rel, rules->stage_att)));
-	return stage;
+	ereport(ERROR, (errcode(ERRCODE_CRM_STAGE_UNKNOWN),
+					errmsg("stage \"%s\" does not exist in pipeline \"%s\"", crm_stage_shown(name),
+						   pipeline->name),
+					errdetail("Stages of pipeline \"%s\": %s.", pipeline->name,
+							  crm_stage_names(pipeline, false)),
+					errtablecol(rel, rules->stage_att)));
 }
 
 static StageMove *
@@ -268,97 +284,59 @@ crm_stage_find_move(Stage *from, Stage *to)
 
 /* True if the expression is; false and NULL are not met. */
 static bool
-crm_stage_rule_met(StageRules *rules, StageRule *rule, ExprContext *econtext)
+crm_stage_rule_met(StageUse *use, StageRule *rule, ExprContext *econtext)
 {
-	ExprState *state;
 	Datum value;
 	bool isnull;
 
-	CHECK_FOR_INTERRUPTS();
-	if (rule->parsed == NULL)
-		return false;
-	state = crm_stage_rule_state(rules, rule);
-	value = ExecEvalExprSwitchContext(state, econtext, &isnull);
+	use->rule = rule;
+	value = ExecEvalExprSwitchContext(crm_stage_rule_state(use), econtext, &isnull);
+	use->rule = NULL;
 	return !isnull && DatumGetBool(value);
 }
 
-/* After an error an expression's state is not to be trusted. */
-static void
-crm_stage_forget_states(StageRules *rules, List *list, ExprContext *econtext)
+static ExprContext *
+crm_stage_begin_rules(StageUse *use, StageStep *step)
 {
-	ListCell *lc;
+	StageRules *rules = use->rules;
+	ExprContext *econtext = use->nested ? CreateStandaloneExprContext() : rules->econtext;
 
-	econtext->ecxt_callbacks = NULL;
-	if (rules->depth > 1)
-		return;
-	foreach (lc, list)
-		((StageRule *) lfirst(lc))->state = NULL;
+	econtext->ecxt_innertuple = step->old_slot ? step->old_slot : rules->null_slot;
+	econtext->ecxt_outertuple = step->new_slot;
+	if (!use->nested)
+		rules->evaluating = true;
+	return econtext;
 }
 
-/*
- * Are all rules of the list met?  In a subtransaction if any might fail; an error
- * that is a fault of the rule makes the answer no, and *failed tells what it was.
- */
-static bool
-crm_stage_rules_met(StageRules *rules, List *list, ExprContext *econtext, const char **failed)
+static void
+crm_stage_end_rules(StageUse *use, ExprContext *econtext)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	bool simple = true;
-	volatile bool met = true;
+	if (use->nested)
+		FreeExprContext(econtext, true);
+	else
+	{
+		ReScanExprContext(econtext);
+		use->rules->evaluating = false;
+	}
+}
+
+static bool
+crm_stage_rules_met(StageUse *use, StageStep *step, List *list)
+{
+	ExprContext *econtext;
+	bool met = true;
 	ListCell *lc;
 
+	if (list == NIL)
+		return true;
+	econtext = crm_stage_begin_rules(use, step);
 	foreach (lc, list)
 	{
-		StageRule *rule = lfirst(lc);
-
-		simple = simple && crm_stage_rule_ready(rules, rule) && rule->cannot_fail;
+		met = crm_stage_rule_met(use, lfirst(lc), econtext);
+		if (!met)
+			break;
 	}
-	if (simple)
-	{
-		foreach (lc, list)
-		{
-			if (!crm_stage_rule_met(rules, lfirst(lc), econtext))
-				return false;
-		}
-		return true;
-	}
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		foreach (lc, list)
-		{
-			if (!crm_stage_rule_met(rules, lfirst(lc), econtext))
-			{
-				met = false;
-				break;
-			}
-		}
-		ReScanExprContext(econtext);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		crm_stage_forget_states(rules, list, econtext);
-		if (!crm_stage_error_is_fault(error->sqlerrcode))
-			ReThrowError(error);
-		met = false;
-		if (failed != NULL)
-			*failed = error->message;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	crm_stage_end_rules(use, econtext);
 	return met;
 }
 
@@ -401,6 +379,19 @@ crm_stage_field_filled(StageField *field, TupleTableSlot *slot)
 	return false;
 }
 
+static bool
+crm_stage_required_filled(StageStep *step)
+{
+	ListCell *lc;
+
+	foreach (lc, step->to->required)
+	{
+		if (!crm_stage_field_filled(lfirst(lc), step->new_slot))
+			return false;
+	}
+	return true;
+}
+
 static List *
 crm_stage_required_faults(List *faults, StageStep *step)
 {
@@ -439,46 +430,36 @@ crm_stage_rule_title(StageRule *rule, StageStep *step)
 	pg_unreachable();
 }
 
-/* Every rule by itself, so that all faults are known. */
 static List *
-crm_stage_rule_faults(List *faults, StageRules *rules, StageStep *step, List *list,
-					  ExprContext *econtext)
+crm_stage_rule_faults(List *faults, StageUse *use, StageStep *step, List *list)
 {
 	static const char *const types[] = {"guard", "entry", "exit"};
+	ExprContext *econtext = crm_stage_begin_rules(use, step);
 	ListCell *lc;
 
 	foreach (lc, list)
 	{
 		StageRule *rule = lfirst(lc);
-		const char *failed = rule->broken;
-		const char *message;
+		const char *message = rule->message;
 
-		if (rule->parsed != NULL && crm_stage_rules_met(rules, list_make1(rule), econtext, &failed))
+		CHECK_FOR_INTERRUPTS();
+		if (crm_stage_rule_met(use, rule, econtext))
 			continue;
-		if (failed != NULL)
-			message = psprintf("%s could not be evaluated: %s.", crm_stage_rule_title(rule, step),
-							   failed);
-		else if (rule->message != NULL)
-			message = rule->message;
-		else
-			message =
-				psprintf("%s is not met: %s.", crm_stage_rule_title(rule, step), rule->source);
+		if (message == NULL)
+			message = psprintf("%s is not met: %s.", crm_stage_rule_title(rule, step),
+							   crm_stage_clip(rule->source, STAGE_SOURCE_BYTES));
 		faults = crm_stage_fault(faults, types[rule->kind], rule->name, NULL, message, rule->hint);
 	}
+	crm_stage_end_rules(use, econtext);
 	return faults;
 }
 
-/*
- * All that is wrong with a step, NIL if nothing is.  The caller has pinned the rules:
- * functions in expressions may do anything, even make these rules stale.
- */
+/* All that is wrong with a step. */
 static List *
-crm_stage_judge(StageRules *rules, StageStep *step)
+crm_stage_faults(StageUse *use, StageStep *step, StageMove *move)
 {
 	List *faults = NIL;
 	List *list;
-	StageMove *move = NULL;
-	ExprContext *econtext;
 
 	if (step->from == NULL)
 	{
@@ -490,7 +471,7 @@ crm_stage_judge(StageRules *rules, StageStep *step)
 										 step->to->name, step->to->pipeline->name),
 								NULL);
 	}
-	else if ((move = crm_stage_find_move(step->from, step->to)) != NULL)
+	else if (move != NULL)
 		list = move->rules;
 	else
 	{
@@ -501,19 +482,25 @@ crm_stage_judge(StageRules *rules, StageStep *step)
 								 NULL);
 	}
 	faults = crm_stage_required_faults(faults, step);
-	if (list == NIL)
-		return faults;
+	return crm_stage_rule_faults(faults, use, step, list);
+}
 
-	econtext = rules->depth == 1 ? rules->econtext : CreateStandaloneExprContext();
-	econtext->ecxt_innertuple = step->old_slot ? step->old_slot : rules->null_slot;
-	econtext->ecxt_outertuple = step->new_slot;
-	if (faults != NIL || !crm_stage_rules_met(rules, list, econtext, NULL))
-		faults = crm_stage_rule_faults(faults, rules, step, list, econtext);
-	if (rules->depth == 1)
-		ReScanExprContext(econtext);
-	else
-		FreeExprContext(econtext, true);
-	return faults;
+/*
+ * The faults of a step, NIL if it is allowed.  Functions in expressions may do
+ * anything, even replace these rules: that is what the use is for.
+ */
+static List *
+crm_stage_judge(StageUse *use, StageStep *step)
+{
+	StageMove *move = step->from ? crm_stage_find_move(step->from, step->to) : NULL;
+
+	if (step->from ? move != NULL : step->to->is_initial)
+	{
+		if (crm_stage_required_filled(step) &&
+			crm_stage_rules_met(use, step, move ? move->rules : step->to->entry))
+			return NIL;
+	}
+	return crm_stage_faults(use, step, move);
 }
 
 /* ---------------------------------------------------------------------
@@ -734,20 +721,41 @@ static struct
 } stage_last_update;
 
 static uint64
+crm_stage_hash_column(TupleTableSlot *slot, AttrNumber att, uint64 seed)
+{
+	Form_pg_attribute attr;
+	bool isnull;
+	Datum value;
+
+	if (att == InvalidAttrNumber)
+		return seed;
+	value = slot_getattr(slot, att, &isnull);
+	if (isnull)
+		return seed + 1;
+	attr = TupleDescAttr(slot->tts_tupleDescriptor, att - 1);
+	if (attr->attlen == -1)
+	{
+		struct varlena *bytes = PG_DETOAST_DATUM_PACKED(value);
+
+		return hash_bytes_extended((const unsigned char *) VARDATA_ANY(bytes),
+								   (int) VARSIZE_ANY_EXHDR(bytes), seed);
+	}
+	if (attr->attbyval)
+		return hash_bytes_extended((const unsigned char *) &value, sizeof(value), seed);
+	return hash_bytes_extended(
+		(const unsigned char *) DatumGetPointer(value),
+		attr->attlen > 0 ? attr->attlen : (int) strlen(DatumGetCString(value)), seed);
+}
+
+static uint64
 crm_stage_row_hash(StageRules *rules, TupleTableSlot *slot)
 {
-	const char *parts[] = {rules->kind, crm_stage_id(rules, slot),
-						   crm_stage_text(slot, rules->pipeline_att),
-						   crm_stage_text(slot, rules->stage_att)};
-	uint64 hash = 1;
+	uint64 hash = hash_bytes_extended((const unsigned char *) rules->kind,
+									  (int) strlen(rules->kind), rules->workspace);
 
-	for (int i = 0; i < lengthof(parts); i++)
-	{
-		if (parts[i] != NULL)
-			hash = hash_bytes_extended((const unsigned char *) parts[i], (int) strlen(parts[i]) + 1,
-									   hash);
-	}
-	return hash;
+	hash = crm_stage_hash_column(slot, rules->id_att, hash);
+	hash = crm_stage_hash_column(slot, rules->pipeline_att, hash);
+	return crm_stage_hash_column(slot, rules->stage_att, hash);
 }
 
 static void
@@ -768,8 +776,10 @@ crm_stage_is_updated_row(StageRules *rules, TupleTableSlot *slot)
 
 /* A row in a new place: completes it and judges it. */
 static HeapTuple
-crm_stage_move(StageRules *rules, Relation rel, HeapTuple tuple, StageStep *step)
+crm_stage_move(StageUse *use, HeapTuple tuple, StageStep *step)
 {
+	StageRules *rules = use->rules;
+	Relation rel = use->rel;
 	bool update = step->old_slot != NULL;
 	TupleTableSlot *changed = NULL;
 	StageChanges changes = {0};
@@ -791,7 +801,7 @@ crm_stage_move(StageRules *rules, Relation rel, HeapTuple tuple, StageStep *step
 	}
 	if (update || !rules->checks_inserts)
 	{
-		List *faults = crm_stage_judge(rules, step);
+		List *faults = crm_stage_judge(use, step);
 
 		if (faults != NIL)
 			crm_stage_refuse(rules, rel, step, faults);
@@ -809,6 +819,7 @@ crm_stage_before(StageRules *rules, TriggerData *trigdata)
 	bool update = TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event);
 	HeapTuple tuple = update ? trigdata->tg_newtuple : trigdata->tg_trigtuple;
 	StageStep step = {0};
+	StageUse use;
 
 	step.old_slot = update ? trigdata->tg_trigslot : NULL;
 	step.new_slot = update ? trigdata->tg_newslot : trigdata->tg_trigslot;
@@ -828,16 +839,9 @@ crm_stage_before(StageRules *rules, TriggerData *trigdata)
 	else if (crm_stage_is_updated_row(rules, step.new_slot))
 		return tuple;
 
-	crm_stage_rules_pin(rules);
-	PG_TRY();
-	{
-		tuple = crm_stage_move(rules, trigdata->tg_relation, tuple, &step);
-	}
-	PG_FINALLY();
-	{
-		crm_stage_rules_unpin(rules);
-	}
-	PG_END_TRY();
+	crm_stage_begin(&use, rules, trigdata->tg_relation);
+	tuple = crm_stage_move(&use, tuple, &step);
+	crm_stage_end(&use);
 	return tuple;
 }
 
@@ -846,25 +850,19 @@ crm_stage_after_insert(StageRules *rules, TriggerData *trigdata)
 {
 	Relation rel = trigdata->tg_relation;
 	StageStep step = {0};
+	StageUse use;
 	List *faults;
 
 	if (!rules->checks_inserts)
 		return;
 	step.new_slot = trigdata->tg_trigslot;
-	crm_stage_rules_pin(rules);
-	PG_TRY();
-	{
-		step.to = crm_stage_row_stage(rules, rel, step.new_slot,
-									  crm_stage_row_pipeline(rules, rel, step.new_slot));
-		faults = crm_stage_judge(rules, &step);
-		if (faults != NIL)
-			crm_stage_refuse(rules, rel, &step, faults);
-	}
-	PG_FINALLY();
-	{
-		crm_stage_rules_unpin(rules);
-	}
-	PG_END_TRY();
+	crm_stage_begin(&use, rules, rel);
+	step.to = crm_stage_row_stage(rules, rel, step.new_slot,
+								  crm_stage_row_pipeline(rules, rel, step.new_slot));
+	faults = crm_stage_judge(&use, &step);
+	if (faults != NIL)
+		crm_stage_refuse(rules, rel, &step, faults);
+	crm_stage_end(&use);
 }
 
 /* The guard trigger of the relation for a kind, NULL if there is none. */
@@ -1122,9 +1120,10 @@ crm_stage_faults_json(List *faults)
 
 /* Judges one move of a record as an UPDATE of its stage alone would be. */
 static List *
-crm_stage_try_move(StageRules *rules, Relation rel, HeapTuple tuple, TupleTableSlot *old_slot,
-				   Stage *from, Stage *to)
+crm_stage_try_move(StageUse *use, HeapTuple tuple, TupleTableSlot *old_slot, Stage *from, Stage *to)
 {
+	StageRules *rules = use->rules;
+	Relation rel = use->rel;
 	StageStep step = {from, to, old_slot, old_slot};
 	StageChanges changes = {0};
 	List *faults;
@@ -1135,20 +1134,20 @@ crm_stage_try_move(StageRules *rules, Relation rel, HeapTuple tuple, TupleTableS
 									  changes.values, changes.nulls);
 	step.new_slot = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsHeapTuple);
 	ExecStoreHeapTuple(tuple, step.new_slot, false);
-	faults = crm_stage_judge(rules, &step);
+	faults = crm_stage_judge(use, &step);
 	ExecDropSingleTupleTableSlot(step.new_slot);
 	return faults;
 }
 
 static void
-crm_stage_list_moves(ReturnSetInfo *rsinfo, StageRules *rules, Relation rel, HeapTuple tuple)
+crm_stage_list_moves(ReturnSetInfo *rsinfo, StageUse *use, HeapTuple tuple)
 {
-	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsHeapTuple);
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(use->rel), &TTSOpsHeapTuple);
 	Stage *from;
 	ListCell *lc;
 
 	ExecStoreHeapTuple(tuple, slot, false);
-	from = crm_stage_known_stage(rules, slot);
+	from = crm_stage_known_stage(use->rules, slot);
 	foreach (lc, from ? from->moves : NIL)
 	{
 		StageMove *move = lfirst(lc);
@@ -1158,7 +1157,7 @@ crm_stage_list_moves(ReturnSetInfo *rsinfo, StageRules *rules, Relation rel, Hea
 
 		if (move->to->pipeline != from->pipeline)
 			continue;
-		faults = crm_stage_try_move(rules, rel, tuple, slot, from, move->to);
+		faults = crm_stage_try_move(use, tuple, slot, from, move->to);
 		values[0] = CStringGetTextDatum(move->to->name);
 		values[1] = BoolGetDatum(faults == NIL);
 		values[2] = crm_stage_faults_json(faults);
@@ -1178,6 +1177,7 @@ crm_next_stages(PG_FUNCTION_ARGS)
 	Trigger *trigger;
 	StageEntry *entry;
 	StageRules *rules;
+	StageUse use;
 	HeapTuple tuple;
 
 	crm_check_workspace(workspace);
@@ -1193,18 +1193,11 @@ crm_next_stages(PG_FUNCTION_ARGS)
 	if (rules == NULL)
 		rules = crm_stage_compile(entry, rel, trigger);
 
-	crm_stage_rules_pin(rules);
-	PG_TRY();
-	{
-		tuple = crm_stage_fetch(rules, rel, PG_GETARG_INT64(2));
-		if (tuple != NULL)
-			crm_stage_list_moves(rsinfo, rules, rel, tuple);
-	}
-	PG_FINALLY();
-	{
-		crm_stage_rules_unpin(rules);
-	}
-	PG_END_TRY();
+	crm_stage_begin(&use, rules, rel);
+	tuple = crm_stage_fetch(rules, rel, PG_GETARG_INT64(2));
+	if (tuple != NULL)
+		crm_stage_list_moves(rsinfo, &use, tuple);
+	crm_stage_end(&use);
 	table_close(rel, AccessShareLock);
 	return (Datum) 0;
 }

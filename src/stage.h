@@ -41,16 +41,18 @@ typedef struct StageRule
 	const char *source;
 	const char *message; /* or NULL */
 	const char *hint;	 /* or NULL */
-	Node *parsed;		 /* NULL if it does not parse any more */
-	const char *broken;	 /* why not */
+	Stage *stage;		 /* whose criterion it is; where the move of a guard begins */
+	Stage *to;			 /* of a guard: where the move ends */
+	Node *parsed;		 /* NULL until the rule is needed */
 	List *named;		 /* PlanInvalItems of the functions it calls */
+	bool compiling;		 /* what it depends on is not known for now */
 
 	/* Compiled for one role, because EXECUTE on its functions is checked when compiling. */
 	MemoryContext context;
 	ExprState *state; /* NULL if not compiled */
 	Oid role;
-	bool cannot_fail; /* no function of it can raise an error */
-	List *functions;  /* PlanInvalItems of the compiled expression */
+	uint64 era;		 /* of the rules when it was compiled */
+	List *functions; /* PlanInvalItems of the compiled expression */
 } StageRule;
 
 typedef struct StageField
@@ -108,9 +110,23 @@ typedef struct StageRules
 	ExprContext *econtext;
 	List *pipelines;
 	struct _SPI_plan *history_plan; /* NULL until the first move */
-	int depth;						/* how many calls are using this now */
-	bool stale;						/* to be freed by the last of them */
+	bool evaluating;				/* still set where an error ended an evaluation */
+	uint64 era;						/* grows when compiled expressions are to be forgotten */
+	struct StageRules *retired;		/* next of those replaced while in use */
 } StageRules;
+
+/*
+ * A call that is using rules.  It stands on the stack of error contexts, where an
+ * error takes it away and where others see that the rules are in use.
+ */
+typedef struct StageUse
+{
+	ErrorContextCallback callback;
+	StageRules *rules;
+	Relation rel;
+	StageRule *rule; /* being parsed or evaluated, or NULL */
+	bool nested;	 /* the rules are in use further up, too */
+} StageUse;
 
 /* One for each guarded table and arguments of its trigger; never freed. */
 typedef struct StageEntry StageEntry;
@@ -123,15 +139,12 @@ extern StageRules *crm_stage_current_rules(StageEntry *entry);
 /* Compiles the entry's rules anew. */
 extern StageRules *crm_stage_compile(StageEntry *entry, Relation rel, Trigger *trigger);
 
-extern void crm_stage_rules_pin(StageRules *rules);
-extern void crm_stage_rules_unpin(StageRules *rules);
+/* Every use of rules is between these two, or ended by an error. */
+extern void crm_stage_begin(StageUse *use, StageRules *rules, Relation rel);
+extern void crm_stage_end(StageUse *use);
 
-/* Is the rule compiled for the current user, and free to be used here? */
-extern bool crm_stage_rule_ready(StageRules *rules, StageRule *rule);
-
-/* The rule, compiled for the current user; in the current context if the rules are in use further
- * up. */
-extern ExprState *crm_stage_rule_state(StageRules *rules, StageRule *rule);
+/* use->rule, compiled for the current user. */
+extern ExprState *crm_stage_rule_state(StageUse *use);
 
 /* What a guard trigger's arguments name. */
 extern const char *crm_stage_option(int nargs, char **args, const char *name, const char *fallback);
@@ -140,15 +153,12 @@ extern Oid crm_stage_workspace(Oid table_schema, int nargs, char **args);
 /* Parses a rule; relation NULL checks the syntax only. */
 extern Node *crm_stage_parse(Relation rel, const char *text);
 
-/* Errors that must reach the client as they are: cancellation, deadlock, lack of resources ... */
-extern bool crm_stage_error_is_fault(int sqlerrcode);
-
 /* Is the trigger's function crm.stage_guard()? */
 extern bool crm_is_stage_guard(Oid function);
 
-extern StagePipeline *crm_stage_find_pipeline(StageRules *rules, const char *name);
+extern StagePipeline *crm_stage_find_pipeline(StageRules *rules, const char *name, size_t len);
 extern StagePipeline *crm_stage_default_pipeline(StageRules *rules);
-extern Stage *crm_stage_find(StagePipeline *pipeline, const char *name);
+extern Stage *crm_stage_find(StagePipeline *pipeline, const char *name, size_t len);
 
 /* What a row moves from and to; from is NULL for a new record. */
 typedef struct StageStep

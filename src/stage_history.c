@@ -220,6 +220,7 @@ crm_stage_history(PG_FUNCTION_ARGS)
 	bool update = TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event);
 	StageStep step = {0};
 	StageRules *rules;
+	StageUse use;
 
 	if (TRIGGER_FIRED_BEFORE(trigdata->tg_event))
 		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
@@ -232,20 +233,13 @@ crm_stage_history(PG_FUNCTION_ARGS)
 					crm_stage_same(step.old_slot, step.new_slot, rules->pipeline_att)) ||
 				   crm_stage_is_rename(rules, step.old_slot, step.new_slot)))
 		return PointerGetDatum(NULL);
-	crm_stage_rules_pin(rules);
-	PG_TRY();
-	{
-		step.to = crm_stage_row_stage(rules, rel, step.new_slot,
-									  crm_stage_row_pipeline(rules, rel, step.new_slot));
-		if (update)
-			step.from = crm_stage_known_stage(rules, step.old_slot);
-		crm_stage_write_history(rules, rel, &step);
-	}
-	PG_FINALLY();
-	{
-		crm_stage_rules_unpin(rules);
-	}
-	PG_END_TRY();
+	crm_stage_begin(&use, rules, rel);
+	step.to = crm_stage_row_stage(rules, rel, step.new_slot,
+								  crm_stage_row_pipeline(rules, rel, step.new_slot));
+	if (update)
+		step.from = crm_stage_known_stage(rules, step.old_slot);
+	crm_stage_write_history(rules, rel, &step);
+	crm_stage_end(&use);
 	return PointerGetDatum(NULL);
 }
 

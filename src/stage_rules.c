@@ -21,16 +21,19 @@
  *
  * Memory: an entry lives in the session's hash table.  The rules live in a context
  * of their own below CacheMemoryContext, replaced as a whole; each expression is
- * compiled in a context below that.  A rule's function may itself move records of
- * the same table or change rules, so rules in use are counted (depth) and freed by
- * their last user.
+ * parsed when it is first needed and compiled in a context below that.  A rule's
+ * function may itself move records of the same table or change rules, so rules that
+ * were replaced while in use are retired, and freed once they no longer are.
+ *
+ * Whether rules are in use is read off the stack of error contexts, where each user
+ * has an entry (StageUse): whatever catches an error also takes back that stack, so
+ * there is nothing to clean up after one.
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/transam.h"
-#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
@@ -43,7 +46,6 @@
 #include "nodes/nodeFuncs.h"
 #include "nodes/primnodes.h"
 #include "nodes/plannodes.h"
-#include "optimizer/clauses.h"
 #include "optimizer/optimizer.h"
 #include "parser/parse_clause.h"
 #include "parser/parse_collate.h"
@@ -57,7 +59,6 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
@@ -86,6 +87,7 @@ struct StageEntry
 };
 
 static HTAB *stage_entries = NULL;
+static StageRules *stage_retired = NULL;
 static uint64 stage_rebuilds = 0;
 
 /* ---------------------------------------------------------------------
@@ -118,7 +120,7 @@ crm_stage_relcache_callback(Datum arg, Oid relid)
 	}
 }
 
-/* Does a rule depend on the object?  One that does not parse depends on everything. */
+/* Does a rule depend on the object?  One that is being compiled may depend on anything. */
 static bool
 crm_stage_rule_depends(StageRule *rule, int cacheid, uint32 hashvalue)
 {
@@ -126,7 +128,7 @@ crm_stage_rule_depends(StageRule *rule, int cacheid, uint32 hashvalue)
 
 	if (rule == NULL)
 		return false;
-	if (rule->parsed == NULL)
+	if (rule->compiling)
 		return true;
 	foreach (lc, rule->named)
 	{
@@ -463,31 +465,38 @@ crm_stage_set_search_path(Oid workspace)
 	return nest;
 }
 
-PG_FUNCTION_INFO_V1(crm_check_stage_expression);
-Datum
-crm_check_stage_expression(PG_FUNCTION_ARGS)
+/* Parses as the owner of the workspace; an error leaves it to the transaction to take that back. */
+static Node *
+crm_stage_parse_as_owner(Oid workspace, Relation rel, const char *text)
 {
-	Relation rel = NULL;
-	Oid workspace;
+	Node *expr;
 	Oid user;
 	int sec_context;
 	int nest;
 
-	if (PG_ARGISNULL(1) || PG_ARGISNULL(2))
-		PG_RETURN_NULL();
-	workspace = PG_GETARG_OID(1);
-	crm_check_workspace(workspace);
-
-	if (!PG_ARGISNULL(0))
-		rel = relation_open(PG_GETARG_OID(0), AccessShareLock);
 	GetUserIdAndSecContext(&user, &sec_context);
 	SetUserIdAndSecContext(crm_workspace_owner(workspace), sec_context |
 															   SECURITY_LOCAL_USERID_CHANGE |
 															   SECURITY_RESTRICTED_OPERATION);
 	nest = crm_stage_set_search_path(workspace);
-	(void) crm_stage_parse(rel, text_to_cstring(PG_GETARG_TEXT_PP(2)));
+	expr = crm_stage_parse(rel, text);
 	AtEOXact_GUC(true, nest);
 	SetUserIdAndSecContext(user, sec_context);
+	return expr;
+}
+
+PG_FUNCTION_INFO_V1(crm_check_stage_expression);
+Datum
+crm_check_stage_expression(PG_FUNCTION_ARGS)
+{
+	Relation rel = NULL;
+
+	if (PG_ARGISNULL(1) || PG_ARGISNULL(2))
+		PG_RETURN_NULL();
+	crm_check_workspace(PG_GETARG_OID(1));
+	if (!PG_ARGISNULL(0))
+		rel = relation_open(PG_GETARG_OID(0), AccessShareLock);
+	(void) crm_stage_parse_as_owner(PG_GETARG_OID(1), rel, text_to_cstring(PG_GETARG_TEXT_PP(2)));
 	if (rel != NULL)
 		relation_close(rel, NoLock);
 	PG_RETURN_VOID();
@@ -520,8 +529,14 @@ crm_check_stage_field(PG_FUNCTION_ARGS)
  * ---------------------------------------------------------------------
  */
 
+static inline bool
+crm_stage_is_name(const char *known, const char *name, size_t len)
+{
+	return strncmp(known, name, len) == 0 && known[len] == '\0';
+}
+
 StagePipeline *
-crm_stage_find_pipeline(StageRules *rules, const char *name)
+crm_stage_find_pipeline(StageRules *rules, const char *name, size_t len)
 {
 	ListCell *lc;
 
@@ -529,7 +544,7 @@ crm_stage_find_pipeline(StageRules *rules, const char *name)
 	{
 		StagePipeline *pipeline = lfirst(lc);
 
-		if (strcmp(pipeline->name, name) == 0)
+		if (crm_stage_is_name(pipeline->name, name, len))
 			return pipeline;
 	}
 	return NULL;
@@ -551,7 +566,7 @@ crm_stage_default_pipeline(StageRules *rules)
 }
 
 Stage *
-crm_stage_find(StagePipeline *pipeline, const char *name)
+crm_stage_find(StagePipeline *pipeline, const char *name, size_t len)
 {
 	ListCell *lc;
 
@@ -559,87 +574,10 @@ crm_stage_find(StagePipeline *pipeline, const char *name)
 	{
 		Stage *stage = lfirst(lc);
 
-		if (strcmp(stage->name, name) == 0)
+		if (crm_stage_is_name(stage->name, name, len))
 			return stage;
 	}
 	return NULL;
-}
-
-bool
-crm_stage_error_is_fault(int sqlerrcode)
-{
-	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
-	{
-		case ERRCODE_TO_CATEGORY(ERRCODE_TRANSACTION_ROLLBACK):
-		case ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES):
-		case ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION):
-		case ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR):
-		case ERRCODE_TO_CATEGORY(ERRCODE_INTERNAL_ERROR):
-			return false;
-		default:
-			return sqlerrcode != ERRCODE_ASSERT_FAILURE;
-	}
-}
-
-static bool
-crm_stage_note_function(Oid function, void *named)
-{
-	PlanInvalItem *item;
-
-	if (function < FirstUnpinnedObjectId)
-		return false;
-	item = makeNode(PlanInvalItem);
-	item->cacheId = PROCOID;
-	item->hashValue = GetSysCacheHashValue1(PROCOID, ObjectIdGetDatum(function));
-	*(List **) named = lappend(*(List **) named, item);
-	return false;
-}
-
-/* Collects the functions an expression calls, before any is inlined. */
-static bool
-crm_stage_note_functions(Node *node, void *named)
-{
-	if (node == NULL)
-		return false;
-	(void) check_functions_in_node(node, crm_stage_note_function, named);
-	return expression_tree_walker(node, crm_stage_note_functions, named);
-}
-
-/* Parses a rule in a subtransaction: one that does not parse any more must not stop the others. */
-static void
-crm_stage_parse_rule(StageRules *rules, Relation rel, StageRule *rule)
-{
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		Node *expr = crm_stage_parse(rel, rule->source);
-
-		MemoryContextSwitchTo(rules->context);
-		(void) crm_stage_note_functions(expr, &rule->named);
-		rule->parsed = copyObject(expr);
-		MemoryContextSwitchTo(context);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		if (!crm_stage_error_is_fault(error->sqlerrcode))
-			ReThrowError(error);
-		rule->parsed = NULL;
-		rule->broken = MemoryContextStrdup(rules->context, error->message);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
 }
 
 static char *
@@ -688,11 +626,13 @@ crm_stage_query(StageRules *rules, Snapshot snapshot, const char *query)
 }
 
 static StageRule *
-crm_stage_new_rule(StageRules *rules, StageRuleKind kind, uint64 row, int name, int source)
+crm_stage_new_rule(StageRules *rules, StageRuleKind kind, Stage *stage, uint64 row, int name,
+				   int source)
 {
 	StageRule *rule = MemoryContextAllocZero(rules->context, sizeof(StageRule));
 
 	rule->kind = kind;
+	rule->stage = stage;
 	rule->name = name ? crm_stage_value(rules, row, name) : NULL;
 	rule->source = crm_stage_value(rules, row, source);
 	rule->message = crm_stage_value(rules, row, source + 1);
@@ -750,10 +690,11 @@ static Stage *
 crm_stage_of_row(StageRules *rules, uint64 row, int pipeline, int stage)
 {
 	HeapTuple tuple = SPI_tuptable->vals[row];
-	StagePipeline *p =
-		crm_stage_find_pipeline(rules, SPI_getvalue(tuple, SPI_tuptable->tupdesc, pipeline));
+	char *pipeline_name = SPI_getvalue(tuple, SPI_tuptable->tupdesc, pipeline);
+	char *name = SPI_getvalue(tuple, SPI_tuptable->tupdesc, stage);
+	StagePipeline *p = crm_stage_find_pipeline(rules, pipeline_name, strlen(pipeline_name));
 
-	return p ? crm_stage_find(p, SPI_getvalue(tuple, SPI_tuptable->tupdesc, stage)) : NULL;
+	return p ? crm_stage_find(p, name, strlen(name)) : NULL;
 }
 
 static void
@@ -778,9 +719,10 @@ crm_stage_read(StageRules *rules, Relation rel, Snapshot snapshot)
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		Stage *stage = MemoryContextAllocZero(rules->context, sizeof(Stage));
+		char *pipeline = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
 		char *type = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 3);
 
-		stage->pipeline = crm_stage_find_pipeline(rules, crm_stage_value(rules, i, 1));
+		stage->pipeline = crm_stage_find_pipeline(rules, pipeline, strlen(pipeline));
 		stage->name = crm_stage_value(rules, i, 2);
 		stage->type = strcmp(type, "won") == 0	  ? STAGE_WON
 					  : strcmp(type, "lost") == 0 ? STAGE_LOST
@@ -806,10 +748,10 @@ crm_stage_read(StageRules *rules, Relation rel, Snapshot snapshot)
 			continue;
 		if (on_exit)
 			crm_stage_append(rules, stage->exit,
-							 crm_stage_new_rule(rules, STAGE_RULE_EXIT, i, 4, 5));
+							 crm_stage_new_rule(rules, STAGE_RULE_EXIT, stage, i, 4, 5));
 		else
 			crm_stage_append(rules, stage->entry,
-							 crm_stage_new_rule(rules, STAGE_RULE_ENTRY, i, 4, 5));
+							 crm_stage_new_rule(rules, STAGE_RULE_ENTRY, stage, i, 4, 5));
 		CHECK_FOR_INTERRUPTS();
 	}
 
@@ -832,7 +774,8 @@ crm_stage_read(StageRules *rules, Relation rel, Snapshot snapshot)
 		move->to = crm_stage_of_row(rules, i, 3, 4);
 		if (SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 5) != NULL)
 		{
-			move->guard = crm_stage_new_rule(rules, STAGE_RULE_GUARD, i, 0, 5);
+			move->guard = crm_stage_new_rule(rules, STAGE_RULE_GUARD, from, i, 0, 5);
+			move->guard->to = move->to;
 			crm_stage_append(rules, move->rules, move->guard);
 		}
 		foreach (lc, from->exit)
@@ -841,31 +784,6 @@ crm_stage_read(StageRules *rules, Relation rel, Snapshot snapshot)
 			crm_stage_append(rules, move->rules, lfirst(lc));
 		crm_stage_append(rules, from->moves, move);
 		CHECK_FOR_INTERRUPTS();
-	}
-}
-
-static void
-crm_stage_parse_all(StageRules *rules, Relation rel)
-{
-	ListCell *p, *s, *r;
-
-	foreach (p, rules->pipelines)
-	{
-		foreach (s, ((StagePipeline *) lfirst(p))->stages)
-		{
-			Stage *stage = lfirst(s);
-
-			CHECK_FOR_INTERRUPTS();
-			foreach (r, stage->entry)
-				crm_stage_parse_rule(rules, rel, lfirst(r));
-			foreach (r, stage->exit)
-				crm_stage_parse_rule(rules, rel, lfirst(r));
-			foreach (r, stage->moves)
-			{
-				if (((StageMove *) lfirst(r))->guard != NULL)
-					crm_stage_parse_rule(rules, rel, ((StageMove *) lfirst(r))->guard);
-			}
-		}
 	}
 }
 
@@ -951,7 +869,6 @@ crm_stage_build(StageEntry *entry, Relation rel, Trigger *trigger)
 	crm_stage_read(rules, rel, snapshot);
 	UnregisterSnapshot(snapshot);
 	SPI_finish();
-	crm_stage_parse_all(rules, rel);
 	AtEOXact_GUC(true, nest);
 	SetUserIdAndSecContext(user, sec_context);
 
@@ -965,6 +882,59 @@ crm_stage_free(StageRules *rules)
 	if (rules->history_plan != NULL)
 		SPI_freeplan(rules->history_plan);
 	MemoryContextDelete(rules->context);
+}
+
+/* Says in which rule an error arose. */
+static void
+crm_stage_error_context(void *arg)
+{
+	StageRule *rule = ((StageUse *) arg)->rule;
+
+	if (rule == NULL)
+		return;
+	if (rule->kind == STAGE_RULE_GUARD)
+		errcontext("guard of the move from stage \"%s\" to \"%s\" in pipeline \"%s\"",
+				   rule->stage->name, rule->to->name, rule->stage->pipeline->name);
+	else
+		errcontext("stage rule \"%s\" of stage \"%s\" in pipeline \"%s\"", rule->name,
+				   rule->stage->name, rule->stage->pipeline->name);
+}
+
+static bool
+crm_stage_in_use(StageRules *rules)
+{
+	ErrorContextCallback *callback;
+
+	for (callback = error_context_stack; callback != NULL; callback = callback->previous)
+	{
+		if (callback->callback == crm_stage_error_context &&
+			((StageUse *) callback->arg)->rules == rules)
+			return true;
+	}
+	return false;
+}
+
+/* Frees rules that were replaced, now or once they are no longer in use. */
+static void
+crm_stage_retire(StageRules *rules)
+{
+	StageRules **link = &stage_retired;
+
+	if (rules != NULL)
+	{
+		rules->retired = stage_retired;
+		stage_retired = rules;
+	}
+	while ((rules = *link) != NULL)
+	{
+		if (crm_stage_in_use(rules))
+			link = &rules->retired;
+		else
+		{
+			*link = rules->retired;
+			crm_stage_free(rules);
+		}
+	}
 }
 
 StageEntry *
@@ -1012,50 +982,91 @@ crm_stage_compile(StageEntry *entry, Relation rel, Trigger *trigger)
 	invalidations = entry->invalidations;
 	stage_rebuilds++;
 	rules = crm_stage_build(entry, rel, trigger);
-	if (entry->rules != NULL)
-	{
-		if (entry->rules->depth > 0)
-			entry->rules->stale = true;
-		else
-			crm_stage_free(entry->rules);
-	}
+	crm_stage_retire(entry->rules);
 	entry->rules = rules;
 	entry->valid = entry->invalidations == invalidations;
 	return rules;
 }
 
-void
-crm_stage_rules_pin(StageRules *rules)
-{
-	rules->depth++;
-}
-
-void
-crm_stage_rules_unpin(StageRules *rules)
-{
-	if (--rules->depth == 0 && rules->stale)
-		crm_stage_free(rules);
-}
-
 /* ---------------------------------------------------------------------
- * Compiling an expression
+ * Using rules
  * ---------------------------------------------------------------------
  */
 
-bool
-crm_stage_rule_ready(StageRules *rules, StageRule *rule)
+void
+crm_stage_begin(StageUse *use, StageRules *rules, Relation rel)
 {
-	return rules->depth == 1 && rule->state != NULL && rule->role == GetUserId();
+	use->rules = rules;
+	use->rel = rel;
+	use->rule = NULL;
+	use->nested = crm_stage_in_use(rules);
+	use->callback.callback = crm_stage_error_context;
+	use->callback.arg = use;
+	use->callback.previous = error_context_stack;
+	error_context_stack = &use->callback;
+
+	/* What an error left behind in compiled expressions is not to be trusted. */
+	if (!use->nested && unlikely(rules->evaluating))
+	{
+		rules->evaluating = false;
+		rules->era++;
+		rules->econtext->ecxt_callbacks = NULL;
+		ReScanExprContext(rules->econtext);
+	}
+}
+
+void
+crm_stage_end(StageUse *use)
+{
+	error_context_stack = use->callback.previous;
+}
+
+static bool
+crm_stage_note_function(Oid function, void *named)
+{
+	PlanInvalItem *item;
+
+	if (function < FirstUnpinnedObjectId)
+		return false;
+	item = makeNode(PlanInvalItem);
+	item->cacheId = PROCOID;
+	item->hashValue = GetSysCacheHashValue1(PROCOID, ObjectIdGetDatum(function));
+	*(List **) named = lappend(*(List **) named, item);
+	return false;
+}
+
+/* Collects the functions an expression calls, before any is inlined. */
+static bool
+crm_stage_note_functions(Node *node, void *named)
+{
+	if (node == NULL)
+		return false;
+	(void) check_functions_in_node(node, crm_stage_note_function, named);
+	return expression_tree_walker(node, crm_stage_note_functions, named);
+}
+
+static void
+crm_stage_parse_rule(StageUse *use)
+{
+	StageRule *rule = use->rule;
+	Node *expr = crm_stage_parse_as_owner(use->rules->workspace, use->rel, rule->source);
+	MemoryContext old = MemoryContextSwitchTo(use->rules->context);
+
+	rule->named = NIL;
+	(void) crm_stage_note_functions(expr, &rule->named);
+	rule->parsed = copyObject(expr);
+	MemoryContextSwitchTo(old);
 }
 
 /*
  * An ExprState is compiled for one role, since EXECUTE permission is checked then
  * and functions are inlined or not by it, and cannot be entered twice: the argument
- * cells of its function calls are in it.
+ * cells of its function calls are in it.  A nested use has one of its own.
  */
 ExprState *
-crm_stage_rule_state(StageRules *rules, StageRule *rule)
+crm_stage_rule_state(StageUse *use)
 {
+	StageRule *rule = use->rule;
 	MemoryContext context = CurrentMemoryContext;
 	MemoryContext old;
 	List *relations = NIL;
@@ -1063,16 +1074,20 @@ crm_stage_rule_state(StageRules *rules, StageRule *rule)
 	Expr *expr;
 	ExprState *state;
 
-	if (crm_stage_rule_ready(rules, rule))
+	if (likely(!use->nested && rule->state != NULL && rule->era == use->rules->era &&
+			   rule->role == GetUserId()))
 		return rule->state;
 
-	if (rules->depth == 1)
+	rule->compiling = true;
+	if (rule->parsed == NULL)
+		crm_stage_parse_rule(use);
+	if (!use->nested)
 	{
 		rule->state = NULL;
 		rule->functions = NIL;
 		if (rule->context == NULL)
 			rule->context =
-				AllocSetContextCreate(rules->context, "crm stage rule", ALLOCSET_SMALL_SIZES);
+				AllocSetContextCreate(use->rules->context, "crm stage rule", ALLOCSET_SMALL_SIZES);
 		else
 			MemoryContextReset(rule->context);
 		context = rule->context;
@@ -1082,13 +1097,13 @@ crm_stage_rule_state(StageRules *rules, StageRule *rule)
 	expr = expression_planner_with_deps((Expr *) copyObject(rule->parsed), &relations, &functions);
 	state = ExecInitExpr(expr, NULL);
 	MemoryContextSwitchTo(old);
+	rule->compiling = false;
 
-	if (rules->depth == 1)
+	if (!use->nested)
 	{
 		rule->functions = functions;
-		rule->cannot_fail =
-			!contain_leaked_vars((Node *) expr) && !contain_mutable_functions((Node *) expr);
 		rule->role = GetUserId();
+		rule->era = use->rules->era;
 		rule->state = state;
 	}
 	return state;
