@@ -19,3 +19,7 @@ LANGUAGE C VOLATILE STRICT AS '$libdir/crm', 'crm_stage_rebuilds';
 
 COMMENT ON FUNCTION crm_test.stage_rebuilds() IS
 'How often this backend compiled the stage rules of a table.';
+
+-- How often this session has read a calendar.
+CREATE FUNCTION crm_test.calendar_reads() RETURNS bigint
+LANGUAGE C VOLATILE STRICT AS '$libdir/crm', 'crm_calendar_read_count';

@@ -1,0 +1,29 @@
+CREATE FUNCTION crm.calendar_changed() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'crm_calendar_changed';
+
+COMMENT ON FUNCTION crm.calendar_changed() IS
+'Statement trigger of a workspace''s calendar tables: tells every session, when the change commits, to read its calendars again.';
+
+CREATE FUNCTION crm.business_between(workspace regnamespace, from_time timestamptz, to_time timestamptz, calendar text) RETURNS interval
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'crm_business_between';
+
+COMMENT ON FUNCTION crm.business_between(regnamespace, timestamptz, timestamptz, text) IS
+'Working time from one instant to another by a calendar of the workspace, in hours and smaller units; negative if the second is earlier.';
+
+CREATE FUNCTION crm.business_add(workspace regnamespace, start_time timestamptz, amount interval, calendar text) RETURNS timestamptz
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'crm_business_add';
+
+COMMENT ON FUNCTION crm.business_add(regnamespace, timestamptz, interval, text) IS
+'The earliest instant by which so much working time has passed; if amount is negative, the latest one from which so much passes until start_time. amount has no days or months (22023). Working time is known from 1900 to 2199 (22008).';
+
+CREATE FUNCTION crm.business_add_days(workspace regnamespace, start_time timestamptz, days integer, calendar text) RETURNS timestamptz
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'crm_business_add_days';
+
+COMMENT ON FUNCTION crm.business_add_days(regnamespace, timestamptz, integer, text) IS
+'The same time of day so many days with working hours later, or earlier if days is negative.';
+
+CREATE FUNCTION crm.business_open(workspace regnamespace, at_time timestamptz, calendar text) RETURNS boolean
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'crm_business_open';
+
+COMMENT ON FUNCTION crm.business_open(regnamespace, timestamptz, text) IS
+'Whether an instant lies in working hours, from the opening on and before the closing.';
