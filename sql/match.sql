@@ -134,6 +134,22 @@ SELECT crm.match_keys('company', VARIADIC ARRAY['x']);
 SELECT * FROM crm.find_matches('pg_class', '{}');
 SELECT * FROM crm.find_matches('pg_tables', '{}');
 
+-- a hundred thousand rows of one name and telephone number: an answer that says it is not the whole one
+CREATE TABLE regress_match.crowd (id bigint PRIMARY KEY, name text, phone text);
+INSERT INTO regress_match.crowd SELECT i, 'Jo Public Ltd', '+442079460018' FROM generate_series(1, 100000) AS i;
+CREATE INDEX ON regress_match.crowd USING gin (crm.match_keys('company,phone', name, phone) crm.match_ops) WITH (fastupdate = off);
+ANALYZE regress_match.crowd;
+SELECT crm.analyze_matching('regress_match.crowd');
+SELECT count(*), bool_and(reasons @> '[{"field": "search", "level": "truncated"}]') AS truncated
+FROM crm.find_matches('regress_match.crowd', '{"name": "Jo Public", "phone": "020 7946 0018"}');
+-- one of them is not lost in the crowd
+UPDATE regress_match.crowd SET name = 'Jo Publicly Special Ltd' WHERE id = 5;
+SELECT id FROM crm.find_matches('regress_match.crowd', '{"name": "Jo Publicly Special", "phone": "020 7946 0018"}', 1);
+-- fails: canceled
+SET statement_timeout = '20ms';
+SELECT crm.analyze_matching('regress_match.crowd');
+RESET statement_timeout;
+
 -- the operator beneath: a threshold, then keys with weights
 SELECT ARRAY[5, 7, 9] OPERATOR(crm.@@) ARRAY[3, 5, 2, 9, 1], ARRAY[5, 7] OPERATOR(crm.@@) ARRAY[3, 5, 2, 9, 1];
 -- fails: no such query

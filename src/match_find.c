@@ -437,6 +437,24 @@ crm_cmp_candidate(const void *a, const void *b)
 }
 
 /*
+ * Enough evidence, or an identifier that agrees: half the table may share it,
+ * and then it is no evidence, but whoever asks for it wants to see it.
+ */
+static bool
+crm_worth_reporting(const MatchScore *score)
+{
+	static const MatchField identifiers[] = {FIELD_NAME,  FIELD_PERSON, FIELD_PHONE,
+											 FIELD_EMAIL, FIELD_TAX_ID, FIELD_NATIONAL_ID};
+	double evidence = score->bits - score->weight[FIELD_PRIOR];
+
+	for (int i = 0; i < (int) lengthof(identifiers); i++)
+		if (score->level[identifiers[i]] != NULL && evidence > -EVIDENCE_BITS &&
+			strcmp(score->level[identifiers[i]], "equal") == 0)
+			return true;
+	return evidence >= EVIDENCE_BITS;
+}
+
+/*
  * Scores every fetched row; returns the best, ordered.  Works in a scratch
  * context that is reset for each row.
  */
@@ -459,7 +477,7 @@ crm_rank(const MatchRecord *record, const FindPlan *plan, MatchScratch *scratch,
 		CHECK_FOR_INTERRUPTS();
 		other = crm_candidate(rows->vals[i], rows->tupdesc, plan->columns, roles, scratch, stats);
 		crm_match_score(record, other, crm_match_rows(stats), &score);
-		if (score.bits - score.weight[FIELD_PRIOR] >= EVIDENCE_BITS)
+		if (crm_worth_reporting(&score))
 		{
 			bool isnull;
 			Datum id = heap_getattr(rows->vals[i], 1, rows->tupdesc, &isnull);
