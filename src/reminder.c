@@ -144,8 +144,9 @@ crm_get_fire_plans(Oid workspace)
 		&sql,
 		"WITH due AS MATERIALIZED ("
 		"SELECT r.ctid AS tid, r.id, r.member_id, r.due_at, r.title, r.kind, r.record_id, "
-		"r.payload,"
-		" CASE WHEN r.recurrence IS NOT NULL THEN crm.next_occurrence(r.recurrence, r.starts_at, "
+		"r.payload, r.escalation_id,"
+		" CASE WHEN r.escalation_id IS NOT NULL THEN %1$s.escalation_next(r.escalation_id, $3)"
+		" WHEN r.recurrence IS NOT NULL THEN crm.next_occurrence(r.recurrence, r.starts_at, "
 		"r.time_zone,"
 		" CASE WHEN r.catch_up OPERATOR(pg_catalog.=) 'all' THEN r.occurs_at ELSE "
 		"GREATEST(r.occurs_at, $3) END)"
@@ -159,12 +160,16 @@ crm_get_fire_plans(Oid workspace)
 		"moved AS (UPDATE %1$s.reminder AS r SET due_at = due.next_due, occurs_at = due.next_due "
 		"FROM due"
 		" WHERE r.ctid OPERATOR(pg_catalog.=) due.tid AND due.next_due IS NOT NULL RETURNING "
-		"due.*) "
+		"due.*), "
+		"fired AS (SELECT * FROM gone UNION ALL SELECT * FROM moved) "
 		"INSERT INTO %1$s.event (reminder_id, member_id, due_at, fired_at, title, kind, record_id, "
 		"payload)"
 		" SELECT f.id, f.member_id, f.due_at, $3, f.title, f.kind, f.record_id, f.payload"
-		" FROM (SELECT * FROM gone UNION ALL SELECT * FROM moved) AS f"
-		" ORDER BY f.due_at, f.id RETURNING due_at, id",
+		" FROM fired AS f WHERE f.escalation_id IS NULL UNION ALL"
+		" SELECT f.id, e.member_id, f.due_at, $3, e.title, f.kind, f.record_id, e.payload"
+		" FROM fired AS f CROSS JOIN LATERAL %1$s.escalate(f.escalation_id, $3) AS e"
+		" WHERE f.escalation_id IS NOT NULL"
+		" ORDER BY 3, 1 RETURNING due_at, id",
 		schema);
 	plans->fire = crm_prepare(sql.data, 5,
 							  (Oid[]){TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID});

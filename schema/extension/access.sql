@@ -325,7 +325,8 @@ BEGIN
     -- What belongs to a record is as visible as the record.
     FOR item IN
         SELECT c.oid::regclass AS rel, w.name, w.writable
-        FROM (VALUES ('stage_history', false), ('external_reference', true), ('duplicate_cluster', true)) AS w (name, writable)
+        FROM (VALUES ('stage_history', false), ('external_reference', true), ('duplicate_cluster', true),
+                     ('escalation', false)) AS w (name, writable)
         JOIN pg_class AS c ON c.relname = w.name AND c.relnamespace = workspace
     LOOP
         PERFORM crm._policy(item.rel, 'crm_read', 'SELECT', format('%s OR %s', everything, crm._record_rule(workspace, item.name, 'record_id', 'read')), NULL);

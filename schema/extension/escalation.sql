@@ -1,0 +1,230 @@
+CREATE FUNCTION crm._escalation_due(clock_at timestamptz, after interval) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
+RETURN timezone('UTC', timezone('UTC', clock_at) + after);
+
+COMMENT ON FUNCTION crm._escalation_due(timestamptz, interval) IS
+'When a level is due. A day has 24 hours, whatever the session''s time zone.';
+
+CREATE FUNCTION crm._acted_at(at timestamptz) RETURNS timestamptz
+LANGUAGE sql STABLE PARALLEL SAFE STRICT
+SET search_path = pg_catalog, pg_temp
+RETURN CASE WHEN at = now() THEN crm.now() ELSE LEAST(at, crm.now()) END;
+
+COMMENT ON FUNCTION crm._acted_at(timestamptz) IS
+'A time in a record by the clock of reminders: the current transaction''s time is now, and nothing was done in the future.';
+
+CREATE FUNCTION crm._escalation_query(workspace regnamespace, kind text, condition text, clock_column text) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    t record;
+    columns name[];
+    clock text;
+    terms text[] := '{}';
+BEGIN
+    SELECT * INTO t FROM crm._record_tables(workspace) AS r WHERE r.kind = _escalation_query.kind;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'unrecognized kind of record: "%"', kind
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = format('Kinds of this workspace are %s.',
+                                (SELECT string_agg(r.kind, ', ' ORDER BY r.kind) FROM crm._record_tables(workspace) AS r));
+    END IF;
+    columns := ARRAY(SELECT a.attname FROM pg_attribute AS a WHERE a.attrelid = t.rel AND a.attnum > 0 AND NOT a.attisdropped);
+
+    IF clock_column IS NULL THEN
+        IF 'created_at' = ANY (columns) THEN
+            terms := terms || 'crm._acted_at(new.created_at)'::text;
+        END IF;
+        IF EXISTS (SELECT FROM pg_attribute AS a
+                   WHERE a.attrelid = format('%s.activity', workspace)::regclass AND a.attname = kind || '_id' AND NOT a.attisdropped) THEN
+            -- What is planned for later is no follow-up yet.
+            terms := terms || format('(SELECT max(crm._acted_at(coalesce(a.completed_at, a.created_at))) FROM %s.activity AS a
+                                       WHERE a.%I = new.%I AND (a.completed_at IS NOT NULL OR a.due_at IS NULL OR a.due_at <= a.created_at))',
+                                     workspace, kind || '_id', t.id_column);
+        END IF;
+        IF 'stage' = ANY (columns) THEN
+            terms := terms || format('(SELECT max(h.changed_at) FROM %s.stage_history AS h WHERE h.kind = %L AND h.record_id = new.%I)',
+                                     workspace, kind, t.id_column);
+        END IF;
+        clock := format('GREATEST(%s)', array_to_string(terms || '''-infinity'''::text, ', '));
+    ELSE
+        clock := format('(new.%I)::timestamp AT TIME ZONE ''UTC''', clock_column);
+        IF (SELECT a.atttypid FROM pg_attribute AS a WHERE a.attrelid = t.rel AND a.attname = clock_column AND NOT a.attisdropped) = 'timestamptz'::regtype THEN
+            clock := format('new.%I', clock_column);
+        END IF;
+    END IF;
+
+    terms := ARRAY(SELECT format('new.%I IS NULL', c) FROM unnest(columns) AS c
+                   WHERE c IN ('closed_at', 'converted_at') OR c = 'completed_at' AND kind = 'activity');
+    IF 'stage' = ANY (columns) AND 'pipeline' = ANY (columns) THEN
+        terms := terms || format('NOT EXISTS (SELECT FROM %s.stage AS s WHERE s.pipeline = new.pipeline AND s.name = new.stage AND s.type <> ''open'')', workspace);
+    END IF;
+    IF condition IS NOT NULL THEN
+        terms := terms || ('(' || condition || ')');
+    END IF;
+    RETURN format('SELECT new.%I AS record_id, new.%I AS owner_id, %s AS clock_at FROM %s AS new', t.id_column, t.owner_column, clock, t.rel)
+           || ' WHERE ' || array_to_string(terms || 'true'::text, ' AND ');
+END
+$$;
+
+COMMENT ON FUNCTION crm._escalation_query(regnamespace, text, text, text) IS
+'The query for the open records of a kind that meet a condition: record_id, owner_id, clock_at (NULL if the clock column is).';
+
+CREATE FUNCTION crm._sync_escalations(workspace regnamespace, kind text, ids bigint[] DEFAULT NULL, only_rule bigint DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    r record;
+    scope text;
+BEGIN
+    FOR r IN EXECUTE format('SELECT e.id, e.condition, e.clock_column, e.active, e.starts_at, e.name FROM %s.escalation_rule AS e
+                             WHERE e.kind = $1 AND ($2 IS NULL OR e.id = $2) ORDER BY e.id', workspace)
+             USING kind, only_rule
+    LOOP
+        scope := crm._escalation_query(workspace, kind, r.condition, r.clock_column);
+        -- Firing locks the reminder before the escalation; so must we.
+        EXECUTE format('SELECT count(*) FROM (SELECT FROM %1$s.reminder AS r JOIN %1$s.escalation AS e ON e.id = r.escalation_id
+                        WHERE e.rule_id = $1 AND ($2 IS NULL OR e.record_id = ANY ($2)) ORDER BY r.id FOR UPDATE OF r) AS l', workspace)
+        USING r.id, ids;
+
+        EXECUTE format('WITH scope AS MATERIALIZED (
+                            SELECT s.record_id, GREATEST(s.clock_at, $4) AS clock_at FROM (%1$s) AS s
+                            WHERE $6 AND isfinite(s.clock_at) AND ($2 IS NULL OR s.record_id = ANY ($2))),
+                        ended AS (
+                            DELETE FROM %2$s.escalation AS e
+                            WHERE e.rule_id = $1 AND ($2 IS NULL OR e.record_id = ANY ($2))
+                              AND NOT EXISTS (SELECT FROM scope AS s WHERE s.record_id = e.record_id))
+                        INSERT INTO %2$s.escalation AS e (rule_id, kind, record_id, clock_at)
+                        SELECT $1, $3, s.record_id, s.clock_at FROM scope AS s ORDER BY s.record_id
+                        ON CONFLICT (rule_id, record_id) DO UPDATE SET clock_at = excluded.clock_at, level = 0, escalated_at = NULL
+                        WHERE CASE WHEN $5 THEN excluded.clock_at > e.clock_at ELSE excluded.clock_at <> e.clock_at END', scope, workspace)
+        USING r.id, ids, kind, r.starts_at, r.clock_column IS NULL, r.active;
+
+        EXECUTE format('WITH scope AS (%1$s),
+                        next AS MATERIALIZED (
+                            SELECT e.id, e.record_id, s.owner_id, n.due_at
+                            FROM %2$s.escalation AS e
+                            JOIN scope AS s ON s.record_id = e.record_id
+                            LEFT JOIN LATERAL (SELECT crm._escalation_due(e.clock_at, l.after) AS due_at
+                                               FROM %2$s.escalation_level AS l
+                                               WHERE l.rule_id = e.rule_id AND l.level > e.level
+                                               ORDER BY l.after LIMIT 1) AS n ON true
+                            WHERE e.rule_id = $1 AND ($2 IS NULL OR e.record_id = ANY ($2))),
+                        gone AS (
+                            DELETE FROM %2$s.reminder AS r USING next AS n WHERE r.escalation_id = n.id AND n.due_at IS NULL)
+                        INSERT INTO %2$s.reminder AS r (escalation_id, member_id, due_at, title, kind, record_id)
+                        SELECT n.id, n.owner_id, n.due_at, $4, $3, n.record_id
+                        FROM next AS n WHERE n.due_at IS NOT NULL ORDER BY n.record_id
+                        ON CONFLICT (escalation_id) WHERE escalation_id IS NOT NULL
+                        DO UPDATE SET member_id = excluded.member_id, due_at = excluded.due_at, title = excluded.title, failed_at = NULL, failure = NULL
+                        WHERE (r.member_id, r.due_at, r.title) IS DISTINCT FROM (excluded.member_id, excluded.due_at, excluded.title)',
+                       scope, workspace)
+        USING r.id, ids, kind, r.name;
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION crm._sync_escalations(regnamespace, text, bigint[], bigint) IS
+'Makes the escalations of records of a kind (NULL: of all), under one rule (NULL: under each), and their pending reminders what rules and records say. Must run as the workspace''s owner.';
+
+CREATE FUNCTION crm._escalation_members(workspace regnamespace, owner_id bigint, audience text) RETURNS SETOF bigint
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    steps integer;
+    who bigint;
+BEGIN
+    IF audience LIKE 'member:%' THEN
+        RETURN QUERY EXECUTE format('SELECT m.id FROM %s.member AS m WHERE m.id = $1 AND m.active', workspace) USING substr(audience, 8)::bigint;
+    ELSIF audience LIKE 'team:%' THEN
+        RETURN QUERY EXECUTE format('WITH RECURSIVE below (id) AS (
+                                         SELECT $1 UNION SELECT t.id FROM below AS b JOIN %1$s.team AS t ON t.parent_id = b.id)
+                                     SELECT DISTINCT m.id FROM below AS b JOIN %1$s.team_member AS tm ON tm.team_id = b.id
+                                     JOIN %1$s.member AS m ON m.id = tm.member_id AND m.active', workspace) USING substr(audience, 6)::bigint;
+    ELSIF owner_id IS NOT NULL THEN
+        -- The first active member at that height or above it; else the highest below it.
+        steps := CASE audience WHEN 'owner' THEN 0 WHEN 'manager' THEN 1 ELSE substr(audience, 9)::integer END;
+        EXECUTE format('WITH RECURSIVE line (id, manager_id, active, height) AS (
+                            SELECT m.id, m.manager_id, m.active, 0 FROM %1$s.member AS m WHERE m.id = $1
+                            UNION ALL
+                            SELECT m.id, m.manager_id, m.active, l.height + 1 FROM line AS l JOIN %1$s.member AS m ON m.id = l.manager_id
+                            WHERE l.height < 100)
+                        SELECT l.id FROM line AS l WHERE l.active AND (l.height > 0 OR $2 = 0)
+                        ORDER BY l.height < $2, abs(l.height - $2) LIMIT 1', workspace)
+        INTO who USING owner_id, steps;
+        IF who IS NOT NULL THEN
+            RETURN NEXT who;
+        END IF;
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION crm._escalation_members(regnamespace, bigint, text) IS
+'The active members an audience (owner, manager, manager^2 …, member:ID, team:ID) means today for a record of this owner; none if there is nobody.';
+
+CREATE FUNCTION crm._escalate(workspace regnamespace, escalation_id bigint, fired_at timestamptz, OUT member_id bigint, OUT title text, OUT payload jsonb)
+RETURNS SETOF record LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    e record;
+    record_owner bigint;
+    members bigint[];
+    audience text;
+    skipped integer[];
+    found_record boolean;
+BEGIN
+    EXECUTE format('SELECT e.rule_id, e.record_id, e.clock_at, e.level AS reached, r.name AS rule, r.kind, r.condition, r.clock_column, l.*
+                    FROM %1$s.escalation AS e
+                    JOIN %1$s.escalation_rule AS r ON r.id = e.rule_id AND r.active
+                    CROSS JOIN LATERAL (SELECT l.level, l.after, l.audience, l.title FROM %1$s.escalation_level AS l
+                                        WHERE l.rule_id = e.rule_id AND l.level > e.level AND crm._escalation_due(e.clock_at, l.after) <= $2
+                                        ORDER BY l.level DESC LIMIT 1) AS l
+                    WHERE e.id = $1 FOR UPDATE OF e', workspace)
+    INTO e USING escalation_id, fired_at;
+    IF e.level IS NULL THEN
+        RETURN;
+    END IF;
+    -- A record that changed unnoticed, by replication say, may be closed by now.
+    EXECUTE format('SELECT true, s.owner_id FROM (%s) AS s WHERE s.record_id = $1',
+                   crm._escalation_query(workspace, e.kind, e.condition, e.clock_column))
+    INTO found_record, record_owner USING e.record_id;
+    IF found_record IS NULL THEN
+        RETURN;
+    END IF;
+
+    EXECUTE format('SELECT coalesce(array_agg(l.level ORDER BY l.level), ''{}'') FROM %s.escalation_level AS l
+                    WHERE l.rule_id = $1 AND l.level > $2 AND l.level < $3', workspace)
+    INTO skipped USING e.rule_id, e.reached, e.level;
+    EXECUTE format('UPDATE %s.escalation AS x SET level = $2, escalated_at = $3 WHERE x.id = $1', workspace)
+    USING escalation_id, e.level, fired_at;
+
+    members := '{}';
+    FOREACH audience IN ARRAY e.audience LOOP
+        members := members || ARRAY(SELECT m FROM crm._escalation_members(workspace, record_owner, audience) AS m WHERE m <> ALL (members) ORDER BY m);
+    END LOOP;
+    -- Nobody is no answer: somebody must hear of it.
+    IF members = '{}' THEN
+        members := ARRAY(SELECT m FROM crm._escalation_members(workspace, record_owner, 'manager') AS m);
+    END IF;
+    IF members = '{}' THEN
+        EXECUTE format('SELECT array_agg(m.id) FROM %1$s.setting AS s JOIN %1$s.member AS m ON m.id::text = s.value AND m.active
+                        WHERE s.name = ''escalation_fallback''', workspace) INTO members;
+    END IF;
+    IF coalesce(members, '{}') = '{}' THEN
+        EXECUTE format('SELECT array_agg(m.id ORDER BY m.id) FROM %s.member AS m WHERE m.active AND m.access = ''all''', workspace) INTO members;
+    END IF;
+    title := coalesce(e.title, e.rule);
+    payload := jsonb_build_object('escalation', e.rule, 'level', e.level, 'since', e.clock_at, 'owner_id', record_owner)
+               || CASE WHEN skipped = '{}' THEN '{}' ELSE jsonb_build_object('skipped', to_jsonb(skipped)) END;
+    FOREACH member_id IN ARRAY coalesce(members, '{}') LOOP
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION crm._escalate(regnamespace, bigint, timestamptz) IS
+'Raises an escalation to the highest level that is due and says whom to tell what. Nobody if the record is no longer open, its rule inactive, or no member could be told.';

@@ -1,0 +1,176 @@
+-- Nobody acts on a record: its owner hears of it, then those above, until somebody does.
+\set SHOW_CONTEXT never
+SET timezone = 'UTC';
+CREATE ROLE regress_escalation_owner;
+CREATE ROLE regress_escalation_rep;
+GRANT CREATE ON DATABASE contrib_regression TO regress_escalation_owner;
+GRANT USAGE ON SCHEMA crm TO regress_escalation_owner;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA crm TO regress_escalation_owner;
+GRANT USAGE ON SCHEMA crm_test TO regress_escalation_owner;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA crm_test TO regress_escalation_owner;
+SET ROLE regress_escalation_owner;
+SELECT crm.create_workspace('regress_esc');
+SELECT crm.grant_access('regress_esc', 'regress_escalation_rep', 'app');
+SET search_path = regress_esc;
+INSERT INTO member (id, name, manager_id, login_role) VALUES
+    (1, 'Dora Director', NULL, NULL), (2, 'Max Manager', 1, NULL), (3, 'Rita Rep', 2, 'regress_escalation_rep'), (4, 'Ada Admin', NULL, NULL);
+UPDATE member SET access = 'all' WHERE id = 4;
+
+-- what fired since last asked
+CREATE FUNCTION days(n numeric) RETURNS text LANGUAGE sql AS $$
+    SELECT 'day ' || n FROM crm_test.shift_clock(n * interval '1 day' + interval '1 minute') $$;
+CREATE VIEW fired AS
+SELECT m.name AS member, e.title, e.kind, e.record_id, e.payload - 'since' AS payload FROM event AS e JOIN member AS m ON m.id = e.member_id ORDER BY e.id;
+
+-- existing records are covered from the time of the rule, closed ones not
+INSERT INTO opportunity (id, name, owner_id, amount, created_at) VALUES (1, 'Old', 3, 10, now() - interval '1 year');
+INSERT INTO opportunity (id, name, owner_id, amount) VALUES (2, 'Lost', 3, 10);
+UPDATE opportunity SET stage = 'lost', lost_reason = 'price' WHERE id = 2;
+INSERT INTO escalation_rule (id, kind, name) VALUES (1, 'opportunity', 'No follow-up');
+INSERT INTO escalation_level (rule_id, level, after, audience, title) VALUES
+    (1, 1, '3 days', '{owner}', 'No follow-up for 3 days'),
+    (1, 2, '5 days', '{owner,manager}', 'No follow-up for 5 days'),
+    (1, 3, '7 days', '{manager^2}', NULL);
+SELECT r.kind, r.record_id, r.member_id, r.title, r.due_at - e.clock_at AS after, e.level FROM reminder AS r JOIN escalation AS e ON e.id = r.escalation_id;
+
+-- three days: the owner; five: the manager, too; seven: the director
+SELECT days(2), crm.run_due();
+SELECT days(3), crm.run_due();
+SELECT * FROM fired;
+SELECT days(5), crm.run_due();
+SELECT * FROM fired OFFSET 1;
+SELECT level, escalated_at - clock_at AS after FROM (SELECT level, date_trunc('day', escalated_at) AS escalated_at, date_trunc('day', clock_at) AS clock_at FROM escalation) AS e;
+SELECT days(7), crm.run_due();
+SELECT * FROM fired OFFSET 3;
+-- and then nothing more
+SELECT days(30), crm.run_due();
+SELECT count(*) FROM reminder;
+SELECT level FROM escalation;
+
+-- an activity starts the clock anew
+INSERT INTO activity (type, subject, opportunity_id, owner_id) VALUES ('call', 'asked how it goes', 1, 3);
+SELECT level, r.due_at - e.clock_at AS after, e.clock_at > now() + interval '29 days' AS restarted FROM reminder AS r JOIN escalation AS e ON e.id = r.escalation_id;
+SELECT days(32), crm.run_due();
+-- what is only planned does not, until it is done
+INSERT INTO activity (subject, opportunity_id, owner_id, due_at) VALUES ('call again', 1, 3, crm.now() + interval '10 days');
+SELECT clock_at < now() + interval '31 days' AS unchanged FROM escalation;
+UPDATE activity SET completed_at = crm.now() WHERE subject = 'call again';
+SELECT clock_at > now() + interval '31 days' AS restarted FROM escalation;
+-- another stage does; another change does not
+SELECT days(34);
+UPDATE opportunity SET amount = 20 WHERE id = 1;
+SELECT clock_at > now() + interval '33 days' AS restarted FROM escalation;
+UPDATE opportunity SET stage = 'proposal' WHERE id = 1;
+SELECT clock_at > now() + interval '33 days' AS restarted FROM escalation;
+-- closing stops it, reopening starts it
+BEGIN;
+UPDATE opportunity SET stage = 'lost', lost_reason = 'price' WHERE id = 1;
+SELECT count(*) FROM escalation;
+SELECT count(*) FROM reminder;
+ROLLBACK;
+BEGIN;
+DELETE FROM activity;
+DELETE FROM opportunity WHERE id = 1;
+SELECT count(*) FROM reminder;
+ROLLBACK;
+
+-- after an outage only the highest level that has passed, which says what was skipped
+SELECT days(44), crm.run_due();
+SELECT * FROM fired OFFSET 4;
+
+-- a new owner, a manager who left, a rep without manager: decided when it happens
+INSERT INTO member (id, name, manager_id, active) VALUES (5, 'Gone', 1, false), (6, 'Lone', NULL, true), (7, 'Under Gone', 5, true);
+INSERT INTO opportunity (id, name, owner_id) VALUES (10, 'of one who left', 5), (11, 'of one without manager', 6), (12, 'of nobody', NULL), (13, 'under one who left', 7);
+UPDATE opportunity SET owner_id = 7 WHERE id = 1;
+SELECT record_id, member_id FROM reminder ORDER BY 1;
+SELECT days(50), crm.run_due();
+SELECT member, record_id, payload ->> 'level' AS level FROM fired WHERE record_id >= 10 ORDER BY record_id, member;
+-- the fallback of the workspace comes before its administrators
+UPDATE setting SET value = '6' WHERE name = 'escalation_fallback';
+SELECT days(52), crm.run_due();
+SELECT member, record_id, payload ->> 'level' AS level FROM fired WHERE record_id >= 10 AND payload ->> 'level' = '3' ORDER BY record_id, member;
+
+-- a rule with a condition, and by a column
+DELETE FROM escalation_rule;
+SELECT count(*) FROM escalation, reminder;
+INSERT INTO escalation_rule (id, kind, name, condition, clock_column, starts_at)
+VALUES (2, 'opportunity', 'Past its close date', 'amount >= 1000 AND new.stage <> ''qualification''', 'close_date', '-infinity');
+INSERT INTO escalation_level (rule_id, level, after) VALUES (2, 1, '1 day');
+INSERT INTO opportunity (id, name, owner_id, amount, close_date) VALUES (20, 'Big', 3, 1000, '2020-03-01'), (21, 'Small', 3, 10, '2020-03-01'), (22, 'No date', 3, 1000, NULL);
+SELECT count(*) FROM escalation;
+UPDATE opportunity SET stage = 'proposal' WHERE id >= 20;
+SELECT record_id, due_at FROM reminder;
+UPDATE opportunity SET close_date = '2020-04-01' WHERE id >= 21;
+UPDATE opportunity SET amount = 2000 WHERE id = 21;
+SELECT record_id, due_at FROM reminder ORDER BY 1;
+SELECT crm.run_due();
+SELECT member, title, record_id FROM fired WHERE title LIKE 'Past%';
+-- a changed record is nothing new; another date is
+UPDATE opportunity SET amount = 3000 WHERE id = 20;
+SELECT count(*) FROM reminder;
+UPDATE opportunity SET close_date = '2020-03-05' WHERE id = 20;
+SELECT record_id, due_at FROM reminder;
+
+-- levels that change, and a rule that rests
+UPDATE escalation_level SET after = '2 days';
+SELECT due_at FROM reminder;
+UPDATE escalation_rule SET active = false;
+SELECT count(*) FROM escalation, reminder;
+UPDATE escalation_rule SET active = true, clock_column = NULL, condition = NULL, kind = 'account';
+SELECT count(*) FROM escalation;
+INSERT INTO account (id, name, owner_id, created_at) VALUES (1, 'Acme', 3, '2020-01-01');
+SELECT e.kind, e.record_id, e.clock_at = r.starts_at AS from_the_rule FROM escalation AS e JOIN escalation_rule AS r ON r.id = e.rule_id;
+
+-- a member sees the escalation of a record, and cannot silence it
+RESET ROLE;
+SET SESSION AUTHORIZATION regress_escalation_rep;
+SET search_path = regress_esc;
+SELECT kind, record_id, level FROM escalation;
+UPDATE reminder SET due_at = 'tomorrow' WHERE escalation_id IS NOT NULL;
+DELETE FROM reminder;
+-- fails: nor forge one, nor change the rules
+INSERT INTO reminder (member_id, due_at, title, escalation_id) SELECT 3, now(), 'forged', id FROM escalation;
+UPDATE escalation SET level = 9;
+UPDATE escalation_rule SET active = false;
+INSERT INTO reminder (due_at, title) VALUES (now(), 'for nobody');
+-- what a member does counts, whoever may write escalations
+INSERT INTO activity (type, subject, account_id) VALUES ('visit', 'was there', 1);
+RESET SESSION AUTHORIZATION;
+SET ROLE regress_escalation_owner;
+SELECT count(*) FROM reminder;
+SELECT e.clock_at > r.starts_at AS restarted FROM escalation AS e JOIN escalation_rule AS r ON r.id = e.rule_id;
+
+-- fails: rules that cannot be
+\set VERBOSITY terse
+INSERT INTO escalation_rule (kind, name) VALUES ('invoice', 'x');
+INSERT INTO escalation_rule (kind, name, condition) VALUES ('account', 'x', 'no_such_column > 1');
+INSERT INTO escalation_rule (kind, name, condition) VALUES ('account', 'x', 'true) OR (true');
+INSERT INTO escalation_rule (kind, name, condition) VALUES ('account', 'x', 'EXISTS (SELECT FROM member)');
+\set VERBOSITY sqlstate
+INSERT INTO escalation_rule (kind, name, condition) VALUES ('account', 'x', 'old.name = name');
+\set VERBOSITY terse
+INSERT INTO escalation_rule (kind, name, clock_column) VALUES ('account', 'x', 'name');
+INSERT INTO escalation_rule (kind, name, clock_column) VALUES ('account', 'x', 'nothing');
+INSERT INTO escalation_rule (kind, name, starts_at) VALUES ('account', 'x', 'infinity');
+INSERT INTO escalation_level (rule_id, level, after) VALUES (2, 2, '1 day');
+INSERT INTO escalation_level (rule_id, level, after) VALUES (2, 0, '1 hour');
+INSERT INTO escalation_level (rule_id, level, after) VALUES (2, 2, '-1 day');
+INSERT INTO escalation_level (rule_id, level, after, audience) VALUES (2, 2, '3 days', '{boss}');
+INSERT INTO escalation_level (rule_id, level, after, audience) VALUES (2, 2, '3 days', '{}');
+INSERT INTO escalation_level (rule_id, level, after, audience) VALUES (2, 2, '3 days', '{owner,NULL}');
+\set VERBOSITY default
+
+-- merging leaves one escalation, undoing it two
+INSERT INTO account (id, name, owner_id) VALUES (2, 'Acme Inc', 3);
+SELECT count(*) FROM reminder;
+SELECT merge_records('account', 1, '{2}') AS merge \gset
+SELECT record_id FROM reminder;
+SELECT count(*) FROM unmerge(:merge);
+SELECT record_id FROM reminder ORDER BY 1;
+
+RESET ROLE;
+SELECT crm_test.shift_clock('0') <= clock_timestamp() AS unshifted;
+SET client_min_messages = warning;
+DROP SCHEMA regress_esc CASCADE;
+DROP OWNED BY regress_escalation_owner, regress_escalation_rep;
+DROP ROLE regress_escalation_owner, regress_escalation_rep;
