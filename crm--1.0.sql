@@ -1990,7 +1990,7 @@ CREATE TABLE @workspace@.reminder (
     kind text,
     record_id bigint,
     payload jsonb,
-    recurrence text CONSTRAINT reminder_recurrence_valid CHECK (crm.recurrence(recurrence) IS NOT NULL OR recurrence IS NULL),
+    recurrence text CONSTRAINT reminder_recurrence_valid CHECK (recurrence IS NULL OR crm.recurrence(recurrence) IS NOT NULL),
     time_zone text,
     starts_at timestamp,
     occurs_at timestamptz,

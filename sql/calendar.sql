@@ -97,7 +97,11 @@ UPDATE calendar SET time_zone = 'Nowhere' WHERE id = 103;
 SELECT business_open(now(), 'never');
 \set VERBOSITY default
 
--- applications compute, others do not
+-- applications compute, also before anybody else has; others do not
+\c
+SET timezone = 'UTC';
+SET datestyle = 'ISO';
+SET search_path = regress_cal;
 SET ROLE regress_calendar_app;
 SELECT business_add('2026-01-02 17:30', '1 hour');
 UPDATE calendar SET name = 'mine';
