@@ -1544,9 +1544,8 @@ CREATE TABLE @workspace@.audit_log (
     old jsonb,
     new jsonb
 );
-CREATE INDEX ON @workspace@.audit_log (kind, record_id);
+CREATE INDEX ON @workspace@.audit_log (record_id, kind);
 CREATE INDEX ON @workspace@.audit_log USING brin (changed_at);
-CREATE INDEX ON @workspace@.audit_log (member_id);
 COMMENT ON TABLE @workspace@.audit_log IS 'Who changed what, when and through which client. Written by the trigger crm.audit() alone, and append-only.';
 COMMENT ON COLUMN @workspace@.audit_log.id IS 'Order of writing.';
 COMMENT ON COLUMN @workspace@.audit_log.changed_at IS 'Start of the transaction, as in the record''s updated_at.';

@@ -8,75 +8,39 @@
  * so that two triggers of one table may write to two logs, and partitions have
  * entries of their own.  An entry is dropped lazily: the invalidation callbacks
  * only mark it.  The log is written as the owner of the log, so no application
- * needs a privilege on it, and by SPI, so it may carry columns, indexes and
- * triggers of its owner's own.
+ * needs a privilege on it (audit_log.c), after everything that is said about the
+ * row has been put together (audit_row.c).
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "access/detoast.h"
 #include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
-#include "catalog/pg_type.h"
 #include "commands/trigger.h"
-#include "common/cryptohash.h"
-#include "common/sha2.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "tcop/cmdtag.h"
 #include "tcop/pquery.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/datum.h"
-#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
-#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/numeric.h"
 #include "utils/rel.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "access.h"
+#include "audit.h"
 #include "compat.h"
 #include "crm.h"
 #include "workspace.h"
-
-/* A value longer than this is recorded by its length and SHA-256. */
-#define AUDIT_MAX_VALUE 65536
-
-/* Columns of the log that the trigger fills, in the order of its parameters. */
-static const char *const audit_columns[] = {
-	"changed_at",  "clock_at",	"transaction_id", "member_id", "login_role", "role",
-	"application", "client",	"session",		  "statement", "operation",	 "kind",
-	"table_name",  "record_id", "record_key",	  "old",	   "new"};
-static Oid audit_types[] = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID,  INT8OID,	TEXTOID, TEXTOID,
-							TEXTOID,		TEXTOID,		TEXTOID,  TEXTOID,	TEXTOID, TEXTOID,
-							TEXTOID,		INT8OID,		JSONBOID, JSONBOID, JSONBOID};
-
-#define AUDIT_NCOLUMNS lengthof(audit_types)
-
-typedef struct AuditColumn
-{
-	AttrNumber attnum;
-	char *name;
-	int name_len;
-	Oid type; /* base type of a domain */
-	int16 len;
-	bool byval;
-	bool compared; /* false: kept by crm.touch() or generated */
-	bool masked;
-	FmgrInfo to_jsonb; /* valid for types without a branch of their own */
-} AuditColumn;
 
 /* What is fixed about one trigger, in a memory context of its own. */
 typedef struct AuditTarget
@@ -84,17 +48,11 @@ typedef struct AuditTarget
 	MemoryContext context;
 	int executing; /* trigger calls up the stack that hold a pointer to this */
 	Oid relid;
-	Oid log;
-	Oid log_owner;
 	Oid workspace;	  /* whose member acts; InvalidOid if none */
 	Datum kind;		  /* text */
 	Datum table_name; /* text */
-	int ncolumns;
-	AuditColumn *columns;
-	int nkey; /* columns of the primary key, as indexes of columns[] */
-	int *key;
-	bool integer_key; /* the key is one integer column: record_id */
-	SPIPlanPtr plan;  /* INSERT into the log */
+	AuditRow row;
+	AuditLog log;
 } AuditTarget;
 
 typedef struct AuditEntry
@@ -103,6 +61,28 @@ typedef struct AuditEntry
 	bool valid;
 	AuditTarget *target;
 } AuditEntry;
+
+/*
+ * What the log says about a session, as text, kept until it changes: roles until
+ * another one is in force or one is renamed.
+ */
+typedef struct AuditText
+{
+	Oid role;
+	bool valid;
+	bool isnull;
+	Datum value;
+} AuditText;
+
+static MemoryContext audit_texts = NULL;
+static AuditText audit_login_role;
+static AuditText audit_role;
+static AuditText audit_application;
+static AuditText audit_statement;
+static AuditText audit_client;
+static AuditText audit_session;
+static char *audit_application_name;
+static CommandTag audit_tag;
 
 static HTAB *audit_cache = NULL;
 static int64 audit_rebuilds = 0;
@@ -118,7 +98,7 @@ crm_audit_relcache_callback(Datum arg, Oid relid)
 	while ((entry = hash_seq_search(&status)) != NULL)
 	{
 		if (!OidIsValid(relid) || entry->target == NULL || entry->target->relid == relid ||
-			entry->target->log == relid)
+			entry->target->log.relid == relid)
 			entry->valid = false;
 	}
 }
@@ -128,6 +108,14 @@ static void
 crm_audit_namespace_callback(Datum arg, int cacheid, uint32 hashvalue)
 {
 	crm_audit_relcache_callback(arg, InvalidOid);
+}
+
+/* A role was renamed. */
+static void
+crm_audit_role_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	audit_login_role.valid = false;
+	audit_role.valid = false;
 }
 
 static void
@@ -143,20 +131,9 @@ crm_audit_cache_init(void)
 		hash_create("crm audit triggers", 32, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	CacheRegisterRelcacheCallback(crm_audit_relcache_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, crm_audit_namespace_callback, (Datum) 0);
-}
-
-/*
- * Arguments after the kind: log=schema.table, and mask=column for each column
- * whose values the log must not show.
- */
-static char *
-crm_audit_option(const char *argument, const char *name)
-{
-	size_t len = strlen(name);
-
-	if (strncmp(argument, name, len) == 0 && argument[len] == '=')
-		return pstrdup(argument + len + 1);
-	return NULL;
+	CacheRegisterSyscacheCallback(AUTHOID, crm_audit_role_callback, (Datum) 0);
+	audit_texts =
+		AllocSetContextCreate(CacheMemoryContext, "crm audit session", ALLOCSET_SMALL_SIZES);
 }
 
 /* A partition is logged as the table it is a part of. */
@@ -169,19 +146,6 @@ crm_audit_root(Relation rel)
 		return RelationGetRelid(rel);
 	ancestors = get_partition_ancestors(RelationGetRelid(rel));
 	return ancestors == NIL ? RelationGetRelid(rel) : llast_oid(ancestors);
-}
-
-static Oid
-crm_relation_owner(Oid relid)
-{
-	HeapTuple tup = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid owner;
-
-	if (!HeapTupleIsValid(tup))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	owner = ((Form_pg_class) GETSTRUCT(tup))->relowner;
-	ReleaseSysCache(tup);
-	return owner;
 }
 
 static Oid
@@ -206,75 +170,6 @@ crm_audit_find_log(Trigger *trigger, Oid root)
 	return crm_workspace_table(get_rel_namespace(root), "audit_log", false);
 }
 
-/* True if crm.touch() keeps the column: its change says nothing the other columns do not. */
-static bool
-crm_audit_touched(Relation rel, const char *column)
-{
-	if (rel->trigdesc == NULL ||
-		(strcmp(column, "updated_at") != 0 && strcmp(column, "row_version") != 0))
-		return false;
-	for (int i = 0; i < rel->trigdesc->numtriggers; i++)
-	{
-		Oid function = rel->trigdesc->triggers[i].tgfoid;
-		char *name = get_func_name(function);
-
-		if (name != NULL && strcmp(name, "touch") == 0 &&
-			get_func_namespace(function) == get_namespace_oid("crm", true))
-			return true;
-	}
-	return false;
-}
-
-static void
-crm_audit_load_columns(AuditTarget *target, Relation rel, Trigger *trigger)
-{
-	TupleDesc desc = RelationGetDescr(rel);
-	Bitmapset *key = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_PRIMARY_KEY);
-
-	target->columns = palloc0(sizeof(AuditColumn) * desc->natts);
-	target->key = palloc0(sizeof(int) * desc->natts);
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-		AuditColumn *column = &target->columns[target->ncolumns];
-		FuncExpr *call;
-
-		if (att->attisdropped)
-			continue;
-		column->attnum = att->attnum;
-		column->name = pstrdup(NameStr(att->attname));
-		column->name_len = strlen(column->name);
-		column->type = getBaseType(att->atttypid);
-		column->len = att->attlen;
-		column->byval = att->attbyval;
-		column->compared = !att->attgenerated && !crm_audit_touched(rel, column->name);
-		for (int j = 1; j < trigger->tgnargs; j++)
-		{
-			char *mask = crm_audit_option(trigger->tgargs[j], "mask");
-
-			if (mask != NULL && strcmp(mask, column->name) == 0)
-				column->masked = true;
-		}
-
-		/* to_jsonb(anyelement) learns its argument's type from the call's expression. */
-		call = makeFuncExpr(
-			F_TO_JSONB, JSONBOID,
-			list_make1(makeNullConst(att->atttypid, att->atttypmod, att->attcollation)), InvalidOid,
-			InvalidOid, COERCE_EXPLICIT_CALL);
-		fmgr_info_cxt(F_TO_JSONB, &column->to_jsonb, target->context);
-		fmgr_info_set_expr((Node *) call, &column->to_jsonb);
-
-		if (bms_is_member(att->attnum - FirstLowInvalidHeapAttributeNumber, key))
-		{
-			target->key[target->nkey++] = target->ncolumns;
-			target->integer_key =
-				target->nkey == 1 &&
-				(column->type == INT8OID || column->type == INT4OID || column->type == INT2OID);
-		}
-		target->ncolumns++;
-	}
-}
-
 /*
  * Who names a log in a trigger must be allowed to write to it, or anybody could
  * put rows into a log through a table of their own.
@@ -290,29 +185,6 @@ crm_audit_check_log(Relation rel, Oid log)
 								GetUserNameFromId(rel->rd_rel->relowner, true))));
 }
 
-static SPIPlanPtr
-crm_audit_prepare(Oid log)
-{
-	StringInfoData query;
-	SPIPlanPtr plan;
-
-	initStringInfo(&query);
-	appendStringInfo(
-		&query, "INSERT INTO %s (",
-		quote_qualified_identifier(get_namespace_name(get_rel_namespace(log)), get_rel_name(log)));
-	for (int i = 0; i < AUDIT_NCOLUMNS; i++)
-		appendStringInfo(&query, "%s%s", i ? ", " : "", quote_identifier(audit_columns[i]));
-	appendStringInfoString(&query, ") VALUES (");
-	for (int i = 0; i < AUDIT_NCOLUMNS; i++)
-		appendStringInfo(&query, "%s$%d", i ? ", " : "", i + 1);
-	appendStringInfoChar(&query, ')');
-
-	plan = SPI_prepare(query.data, AUDIT_NCOLUMNS, audit_types);
-	if (plan == NULL)
-		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
-	return plan;
-}
-
 /* Looks up everything; what comes back hangs on the current transaction's memory. */
 static AuditTarget *
 crm_audit_load(Relation rel, Trigger *trigger)
@@ -322,8 +194,7 @@ crm_audit_load(Relation rel, Trigger *trigger)
 	MemoryContext save = MemoryContextSwitchTo(context);
 	AuditTarget *target = palloc0(sizeof(AuditTarget));
 	Oid root = crm_audit_root(rel);
-	Oid save_userid;
-	int save_sec_context;
+	Oid log;
 
 	if (trigger->tgnargs < 1 || trigger->tgargs[0][0] == '\0')
 		ereport(ERROR,
@@ -334,24 +205,19 @@ crm_audit_load(Relation rel, Trigger *trigger)
 
 	target->context = context;
 	target->relid = RelationGetRelid(rel);
-	target->log = crm_audit_find_log(trigger, root);
-	crm_audit_check_log(rel, target->log);
-	target->log_owner = crm_relation_owner(target->log);
+	log = crm_audit_find_log(trigger, root);
+	crm_audit_check_log(rel, log);
 	target->workspace = get_rel_namespace(root);
 	if (!crm_is_workspace(target->workspace))
-		target->workspace = get_rel_namespace(target->log);
+		target->workspace = get_rel_namespace(log);
 	if (!crm_is_workspace(target->workspace))
 		target->workspace = InvalidOid;
 	target->kind = CStringGetTextDatum(trigger->tgargs[0]);
 	target->table_name = CStringGetTextDatum(quote_qualified_identifier(
 		get_namespace_name(get_rel_namespace(root)), get_rel_name(root)));
-	crm_audit_load_columns(target, rel, trigger);
+	crm_audit_load_row(&target->row, rel, trigger);
+	crm_audit_load_log(&target->log, log);
 	MemoryContextSwitchTo(save);
-
-	GetUserIdAndSecContext(&save_userid, &save_sec_context);
-	SetUserIdAndSecContext(target->log_owner, save_sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	target->plan = crm_audit_prepare(target->log);
-	SetUserIdAndSecContext(save_userid, save_sec_context);
 	return target;
 }
 
@@ -373,14 +239,14 @@ crm_audit_sweep(void)
 			continue;
 		if (entry->target != NULL)
 		{
-			SPI_freeplan(entry->target->plan);
+			if (entry->target->log.plan != NULL)
+				SPI_freeplan(entry->target->log.plan);
 			MemoryContextDelete(entry->target->context);
 		}
 		hash_search(audit_cache, &entry->trigger, HASH_REMOVE, NULL);
 	}
 }
 
-/* SPI must be connected. */
 static AuditTarget *
 crm_audit_target(Relation rel, Trigger *trigger)
 {
@@ -416,267 +282,174 @@ crm_audit_target(Relation rel, Trigger *trigger)
 	entry = hash_search(audit_cache, &trigger->tgoid, HASH_ENTER, &found);
 	if (!found)
 		entry->valid = false;
-	SPI_keepplan(target->plan);
 	MemoryContextSetParent(target->context, CacheMemoryContext);
 	entry->target = target;
 	audit_rebuilds++;
 	return target;
 }
 
-static void
-crm_push_string(JsonbParseState **state, JsonbIteratorToken token, char *value, int len)
-{
-	JsonbValue v;
-
-	v.type = jbvString;
-	v.val.string.val = value;
-	v.val.string.len = len;
-	pushJsonbValue(state, token, &v);
-}
-
-/* A long value stands in the log as {"bytes": n, "sha256": "..."}, a masked one as {"masked":
- * true}. */
-static void
-crm_push_digest(JsonbParseState **state, const char *bytes, int len)
-{
-	uint8 digest[PG_SHA256_DIGEST_LENGTH];
-	char *hex = palloc(PG_SHA256_DIGEST_LENGTH * 2);
-	pg_cryptohash_ctx *ctx = pg_cryptohash_create(PG_SHA256);
-	JsonbValue v;
-
-	if (pg_cryptohash_init(ctx) < 0 || pg_cryptohash_update(ctx, (const uint8 *) bytes, len) < 0 ||
-		pg_cryptohash_final(ctx, digest, sizeof(digest)) < 0)
-		elog(ERROR, "could not compute SHA-256: %s", pg_cryptohash_error(ctx));
-	pg_cryptohash_free(ctx);
-	hex_encode((char *) digest, PG_SHA256_DIGEST_LENGTH, hex);
-
-	pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
-	crm_push_string(state, WJB_KEY, "bytes", 5);
-	v.type = jbvNumeric;
-	v.val.numeric = int64_to_numeric(len);
-	pushJsonbValue(state, WJB_VALUE, &v);
-	crm_push_string(state, WJB_KEY, "sha256", 6);
-	crm_push_string(state, WJB_VALUE, hex, PG_SHA256_DIGEST_LENGTH * 2);
-	pushJsonbValue(state, WJB_END_OBJECT, NULL);
-}
-
-static void
-crm_push_jsonb(JsonbParseState **state, Jsonb *jsonb)
-{
-	JsonbValue v;
-
-	if (JB_ROOT_IS_SCALAR(jsonb))
-	{
-		JsonbIterator *it = JsonbIteratorInit(&jsonb->root);
-
-		(void) JsonbIteratorNext(&it, &v, true); /* the array a scalar is kept in */
-		(void) JsonbIteratorNext(&it, &v, true);
-		pushJsonbValue(state, WJB_VALUE, &v);
-	}
-	else
-	{
-		v.type = jbvBinary;
-		v.val.binary.data = &jsonb->root;
-		v.val.binary.len = VARSIZE(jsonb) - VARHDRSZ;
-		pushJsonbValue(state, WJB_VALUE, &v);
-	}
-}
-
-static void
-crm_push_column(JsonbParseState **state, AuditColumn *column, Datum value, bool isnull)
-{
-	JsonbValue v;
-
-	crm_push_string(state, WJB_KEY, column->name, column->name_len);
-	if (isnull)
-	{
-		v.type = jbvNull;
-		pushJsonbValue(state, WJB_VALUE, &v);
-		return;
-	}
-	if (column->masked)
-	{
-		pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
-		crm_push_string(state, WJB_KEY, "masked", 6);
-		v.type = jbvBool;
-		v.val.boolean = true;
-		pushJsonbValue(state, WJB_VALUE, &v);
-		pushJsonbValue(state, WJB_END_OBJECT, NULL);
-		return;
-	}
-
-	if (column->len == -1 && toast_raw_datum_size(value) - VARHDRSZ > AUDIT_MAX_VALUE)
-	{
-		struct varlena *bytes = PG_DETOAST_DATUM_PACKED(value);
-
-		crm_push_digest(state, VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes));
-		return;
-	}
-
-	switch (column->type)
-	{
-		case TEXTOID:
-		case VARCHAROID:
-		{
-			text *t = DatumGetTextPP(value);
-
-			crm_push_string(state, WJB_VALUE, VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t));
-			return;
-		}
-		case BOOLOID:
-			v.type = jbvBool;
-			v.val.boolean = DatumGetBool(value);
-			break;
-		case INT2OID:
-			v.type = jbvNumeric;
-			v.val.numeric = int64_to_numeric(DatumGetInt16(value));
-			break;
-		case INT4OID:
-			v.type = jbvNumeric;
-			v.val.numeric = int64_to_numeric(DatumGetInt32(value));
-			break;
-		case INT8OID:
-			v.type = jbvNumeric;
-			v.val.numeric = int64_to_numeric(DatumGetInt64(value));
-			break;
-		default:
-			crm_push_jsonb(state, DatumGetJsonbP(FunctionCall1(&column->to_jsonb, value)));
-			return;
-	}
-	pushJsonbValue(state, WJB_VALUE, &v);
-}
-
-/* The row's columns that are not NULL, or for an update those that changed. */
-static Datum
-crm_audit_row(AuditTarget *target, TupleDesc desc, HeapTuple tuple, const bool *changed)
-{
-	JsonbParseState *state = NULL;
-
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	for (int i = 0; i < target->ncolumns; i++)
-	{
-		AuditColumn *column = &target->columns[i];
-		bool isnull;
-		Datum value;
-
-		if (changed ? !changed[i] : !column->compared)
-			continue;
-		value = heap_getattr(tuple, column->attnum, desc, &isnull);
-		if (!isnull || changed)
-			crm_push_column(&state, column, value, isnull);
-	}
-	return JsonbPGetDatum(JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
-}
-
-/* Compares stored forms first, so that a long value that nobody touched is not read. */
+/* True unless an invalidation came for what crm_audit_target() returned. */
 static bool
-crm_audit_same(AuditColumn *column, Datum a, Datum b)
+crm_audit_is_valid(AuditTarget *target, Oid trigger)
 {
-	if (!column->byval && column->len == -1 &&
-		VARSIZE_ANY(DatumGetPointer(a)) == VARSIZE_ANY(DatumGetPointer(b)) &&
-		memcmp(DatumGetPointer(a), DatumGetPointer(b), VARSIZE_ANY(DatumGetPointer(a))) == 0)
-		return true;
-	return datum_image_eq(a, b, column->byval, column->len);
+	AuditEntry *entry = hash_search(audit_cache, &trigger, HASH_FIND, NULL);
+
+	return entry != NULL && entry->valid && entry->target == target;
 }
 
-static bool
-crm_audit_compare(AuditTarget *target, TupleDesc desc, HeapTuple old, HeapTuple new, bool *changed)
-{
-	bool any = false;
-
-	for (int i = 0; i < target->ncolumns; i++)
-	{
-		AuditColumn *column = &target->columns[i];
-		bool oldnull, newnull;
-		Datum a, b;
-
-		changed[i] = false;
-		if (!column->compared)
-			continue;
-		a = heap_getattr(old, column->attnum, desc, &oldnull);
-		b = heap_getattr(new, column->attnum, desc, &newnull);
-		changed[i] = oldnull != newnull || (!oldnull && !crm_audit_same(column, a, b));
-		any |= changed[i];
-	}
-	return any;
-}
-
-/* The record's identity: record_id for one integer column, an object for any other primary key. */
+/* Replaces a text; NULL and '' are both NULL. */
 static void
-crm_audit_key(AuditTarget *target, TupleDesc desc, HeapTuple tuple, Datum *values, bool *nulls)
+crm_audit_set_text(AuditText *text, const char *value)
 {
-	if (target->integer_key)
-	{
-		AuditColumn *column = &target->columns[target->key[0]];
-		Datum value = heap_getattr(tuple, column->attnum, desc, &nulls[0]);
+	MemoryContext save = MemoryContextSwitchTo(audit_texts);
 
-		if (!nulls[0])
-			values[0] = Int64GetDatum(column->type == INT8OID	? DatumGetInt64(value)
-									  : column->type == INT4OID ? DatumGetInt32(value)
-																: DatumGetInt16(value));
-	}
-	else if (target->nkey > 0)
-	{
-		JsonbParseState *state = NULL;
-
-		pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-		for (int i = 0; i < target->nkey; i++)
-		{
-			AuditColumn *column = &target->columns[target->key[i]];
-			bool isnull;
-			Datum value = heap_getattr(tuple, column->attnum, desc, &isnull);
-
-			crm_push_column(&state, column, value, isnull);
-		}
-		values[1] = JsonbPGetDatum(JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
-		nulls[1] = false;
-	}
+	text->valid = false;
+	if (!text->isnull && DatumGetPointer(text->value) != NULL)
+		pfree(DatumGetPointer(text->value));
+	text->value = (Datum) 0;
+	text->isnull = value == NULL || value[0] == '\0';
+	if (!text->isnull)
+		text->value = CStringGetTextDatum(value);
+	text->valid = true;
+	MemoryContextSwitchTo(save);
 }
 
 static void
-crm_set_text(Datum *value, bool *isnull, const char *text)
+crm_audit_set_role(AuditText *text, Oid role)
 {
-	*isnull = text == NULL || text[0] == '\0';
-	if (!*isnull)
-		*value = CStringGetTextDatum(text);
+	if (text->valid && text->role == role)
+		return;
+	crm_audit_set_text(text, GetUserNameFromId(role, true));
+	text->role = role;
 }
 
 /* The client's address as text, NULL through a unix socket or without a client. */
-static Datum
-crm_client_address(bool *isnull)
+static char *
+crm_client_address(void)
 {
 	LOCAL_FCINFO(fcinfo, 0);
 	Datum address;
 
 	InitFunctionCallInfoData(*fcinfo, NULL, 0, InvalidOid, NULL, NULL);
 	address = inet_client_addr(fcinfo);
-	*isnull = fcinfo->isnull;
-	return *isnull ? (Datum) 0 : DirectFunctionCall1(network_host, address);
+	return fcinfo->isnull ? NULL : TextDatumGetCString(DirectFunctionCall1(network_host, address));
 }
 
-/* Who, when, through which client: the same for every row of a statement. */
+static void
+crm_audit_session(Datum *values, bool *nulls)
+{
+	CommandTag tag = ActivePortal != NULL ? ActivePortal->commandTag : CMDTAG_UNKNOWN;
+
+	crm_audit_set_role(&audit_login_role, GetSessionUserId());
+	crm_audit_set_role(&audit_role, GetUserId());
+	if (!audit_application.valid || strcmp(audit_application_name, application_name) != 0)
+	{
+		char *name = MemoryContextStrdup(audit_texts, application_name);
+
+		if (audit_application_name != NULL)
+			pfree(audit_application_name);
+		audit_application_name = name;
+		crm_audit_set_text(&audit_application, name);
+	}
+	if (!audit_statement.valid || audit_tag != tag)
+	{
+		crm_audit_set_text(&audit_statement, ActivePortal != NULL ? GetCommandTagName(tag) : NULL);
+		audit_tag = tag;
+	}
+	if (!audit_client.valid)
+		crm_audit_set_text(&audit_client, crm_client_address());
+	if (!audit_session.valid)
+	{
+		char session[64];
+
+		snprintf(session, sizeof(session), "%lx.%x", (long) MyStartTime, MyProcPid);
+		crm_audit_set_text(&audit_session, session);
+	}
+	values[AUDIT_LOGIN_ROLE] = audit_login_role.value;
+	nulls[AUDIT_LOGIN_ROLE] = audit_login_role.isnull;
+	values[AUDIT_ROLE] = audit_role.value;
+	nulls[AUDIT_ROLE] = audit_role.isnull;
+	values[AUDIT_APPLICATION] = audit_application.value;
+	nulls[AUDIT_APPLICATION] = audit_application.isnull;
+	values[AUDIT_CLIENT] = audit_client.value;
+	nulls[AUDIT_CLIENT] = audit_client.isnull;
+	values[AUDIT_SESSION] = audit_session.value;
+	nulls[AUDIT_SESSION] = audit_session.isnull;
+	values[AUDIT_STATEMENT] = audit_statement.value;
+	nulls[AUDIT_STATEMENT] = audit_statement.isnull;
+}
+
+/* Who, when, through which client. */
 static void
 crm_audit_circumstances(AuditTarget *target, const char *operation, Datum *values, bool *nulls)
 {
 	int64 member = OidIsValid(target->workspace) ? crm_member_id(target->workspace) : 0;
-	char session[64];
 
-	values[0] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
-	values[1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[2] = Int64GetDatum((int64) U64FromFullTransactionId(GetTopFullTransactionId()));
-	values[3] = Int64GetDatum(member);
-	nulls[3] = member == 0;
-	crm_set_text(&values[4], &nulls[4], GetUserNameFromId(GetSessionUserId(), true));
-	crm_set_text(&values[5], &nulls[5], GetUserNameFromId(GetUserId(), true));
-	crm_set_text(&values[6], &nulls[6], application_name);
-	values[7] = crm_client_address(&nulls[7]);
-	snprintf(session, sizeof(session), "%lx.%x", (long) MyStartTime, MyProcPid);
-	crm_set_text(&values[8], &nulls[8], session);
-	crm_set_text(&values[9], &nulls[9],
-				 ActivePortal != NULL ? GetCommandTagName(ActivePortal->commandTag) : NULL);
-	crm_set_text(&values[10], &nulls[10], operation);
-	values[11] = target->kind;
-	values[12] = target->table_name;
+	values[AUDIT_CHANGED_AT] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
+	values[AUDIT_CLOCK_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[AUDIT_TRANSACTION_ID] =
+		Int64GetDatum((int64) U64FromFullTransactionId(GetTopFullTransactionId()));
+	values[AUDIT_MEMBER_ID] = Int64GetDatum(member);
+	nulls[AUDIT_MEMBER_ID] = member == 0;
+	crm_audit_session(values, nulls);
+	values[AUDIT_OPERATION] = CStringGetTextDatum(operation);
+	values[AUDIT_KIND] = target->kind;
+	values[AUDIT_TABLE_NAME] = target->table_name;
+}
+
+/* False if the row need not be logged: an update that changed nothing. */
+static bool
+crm_audit_describe(AuditTarget *target, TriggerData *trigdata, Datum *values, bool *nulls)
+{
+	TupleDesc desc = RelationGetDescr(trigdata->tg_relation);
+	TriggerEvent event = trigdata->tg_event;
+	AuditValues old = {NULL, NULL};
+	AuditValues new = {NULL, NULL};
+	bool *changed = NULL;
+	const char *operation;
+
+	memset(nulls, 0, sizeof(bool) * AUDIT_NFIELDS);
+	nulls[AUDIT_RECORD_ID] = nulls[AUDIT_RECORD_KEY] = true;
+	nulls[AUDIT_OLD] = nulls[AUDIT_NEW] = true;
+	if (TRIGGER_FIRED_BY_TRUNCATE(event))
+		operation = "TRUNCATE";
+	else if (TRIGGER_FIRED_BY_INSERT(event))
+	{
+		operation = "INSERT";
+		new = crm_audit_deform(trigdata->tg_trigtuple, desc);
+	}
+	else if (TRIGGER_FIRED_BY_DELETE(event))
+	{
+		operation = "DELETE";
+		old = crm_audit_deform(trigdata->tg_trigtuple, desc);
+	}
+	else
+	{
+		operation = "UPDATE";
+		old = crm_audit_deform(trigdata->tg_trigtuple, desc);
+		new = crm_audit_deform(trigdata->tg_newtuple, desc);
+		changed = palloc(sizeof(bool) * target->row.ncolumns);
+		if (!crm_audit_compare(&target->row, old, new, changed))
+			return false;
+		/* Without a key the log must show which row it was. */
+		if (target->row.nkey == 0)
+			changed = NULL;
+	}
+
+	crm_audit_circumstances(target, operation, values, nulls);
+	if (old.values != NULL)
+	{
+		values[AUDIT_OLD] = crm_audit_object(&target->row, old, changed);
+		nulls[AUDIT_OLD] = false;
+	}
+	if (new.values != NULL)
+	{
+		values[AUDIT_NEW] = crm_audit_object(&target->row, new, changed);
+		nulls[AUDIT_NEW] = false;
+	}
+	if (old.values != NULL || new.values != NULL)
+		crm_audit_key(&target->row, old.values != NULL ? old : new, values, nulls);
+	return true;
 }
 
 PG_FUNCTION_INFO_V1(crm_audit);
@@ -684,18 +457,9 @@ Datum
 crm_audit(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	Relation rel;
-	AuditTarget *target;
-	TupleDesc desc;
-	HeapTuple old = NULL, new = NULL;
-	Datum values[AUDIT_NCOLUMNS];
-	bool isnull[AUDIT_NCOLUMNS];
-	char nulls[AUDIT_NCOLUMNS];
-	bool *changed = NULL;
-	const char *operation;
-	Oid save_userid;
-	int save_sec_context;
-	int rc;
+	Datum values[AUDIT_NFIELDS];
+	bool nulls[AUDIT_NFIELDS];
+	bool done = false;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
 		(!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) &&
@@ -704,69 +468,27 @@ crm_audit(PG_FUNCTION_ARGS)
 						errmsg("crm.audit() must be called as a trigger after insert, update or "
 							   "delete for each row, or after truncate")));
 
-	rel = trigdata->tg_relation;
-	desc = RelationGetDescr(rel);
-	SPI_connect();
-	target = crm_audit_target(rel, trigdata->tg_trigger);
-	target->executing++;
-	memset(isnull, 0, sizeof(isnull));
-	for (int i = 13; i < AUDIT_NCOLUMNS; i++)
-		isnull[i] = true;
+	/*
+	 * Output functions and waiting for the lock may let an invalidation in.  What
+	 * was found out before it is not to be relied on when writing: start again.
+	 */
+	while (!done)
+	{
+		AuditTarget *target = crm_audit_target(trigdata->tg_relation, trigdata->tg_trigger);
 
-	if (TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event))
-		operation = "TRUNCATE";
-	else if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
-	{
-		operation = "INSERT";
-		new = trigdata->tg_trigtuple;
-	}
-	else if (TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
-	{
-		operation = "DELETE";
-		old = trigdata->tg_trigtuple;
-	}
-	else
-	{
-		operation = "UPDATE";
-		old = trigdata->tg_trigtuple;
-		new = trigdata->tg_newtuple;
-		changed = palloc(sizeof(bool) * target->ncolumns);
-		if (!crm_audit_compare(target, desc, old, new, changed))
+		CHECK_FOR_INTERRUPTS();
+		target->executing++;
+		if (crm_audit_describe(target, trigdata, values, nulls))
 		{
-			target->executing--;
-			SPI_finish();
-			return PointerGetDatum(NULL);
+			crm_audit_lock_log(&target->log);
+			done = crm_audit_is_valid(target, trigdata->tg_trigger->tgoid);
+			if (done)
+				crm_audit_write(&target->log, values, nulls);
 		}
-		/* Without a key the log must show which row it was. */
-		if (target->nkey == 0)
-			changed = NULL;
+		else
+			done = true;
+		target->executing--;
 	}
-
-	crm_audit_circumstances(target, operation, values, isnull);
-	if (old != NULL)
-	{
-		values[15] = crm_audit_row(target, desc, old, changed);
-		isnull[15] = false;
-	}
-	if (new != NULL)
-	{
-		values[16] = crm_audit_row(target, desc, new, changed);
-		isnull[16] = false;
-	}
-	if (old != NULL || new != NULL)
-		crm_audit_key(target, desc, old ? old : new, &values[13], &isnull[13]);
-	for (int i = 0; i < AUDIT_NCOLUMNS; i++)
-		nulls[i] = isnull[i] ? 'n' : ' ';
-
-	GetUserIdAndSecContext(&save_userid, &save_sec_context);
-	SetUserIdAndSecContext(target->log_owner, save_sec_context | SECURITY_LOCAL_USERID_CHANGE |
-												  SECURITY_RESTRICTED_OPERATION);
-	rc = SPI_execute_plan(target->plan, values, nulls, false, 0);
-	SetUserIdAndSecContext(save_userid, save_sec_context);
-	if (rc != SPI_OK_INSERT)
-		elog(ERROR, "could not write to the audit log: %s", SPI_result_code_string(rc));
-	target->executing--;
-	SPI_finish();
 	return PointerGetDatum(NULL);
 }
 

@@ -156,6 +156,13 @@ crm_get_shared(const char *name, Size size, void (*init)(void *))
 #define CRM_EXECUTOR_RUN(qd) ExecutorRun(qd, ForwardScanDirection, 0, true)
 #endif
 
+/* index_insert() may leave buffers pinned between rows. */
+#if PG_VERSION_NUM >= 170000
+#define CRM_INDEX_INSERT_CLEANUP(index, info) index_insert_cleanup(index, info)
+#else
+#define CRM_INDEX_INSERT_CLEANUP(index, info) ((void) 0)
+#endif
+
 /* Stands before the declaration of a function that does not return. */
 #if PG_VERSION_NUM >= 180000
 #define CRM_NORETURN pg_noreturn

@@ -1,0 +1,338 @@
+/*
+ * audit_log.c
+ *		Writing rows to an audit log, as its owner.
+ *
+ * A log is an ordinary table that may carry columns, indexes, constraints,
+ * triggers and rules of its owner's own, and an INSERT through SPI honours all
+ * of them.  It also costs several times what the insertion itself does.  A log
+ * on which the executor would do nothing but form the tuple and enter it into
+ * plain indexes gets its rows without it: that is every log that nobody has
+ * extended, or only by columns with constant defaults and by indexes on columns.
+ * No expression of anybody's is evaluated on that way.
+ *
+ * What was found out about a log holds while no relcache invalidation for it
+ * has come in; the caller locks the log, looks whether one has, and writes.
+ * Relations are opened and closed for each row: a reference held longer would
+ * make ALTER TABLE of the log fail in the same transaction.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/index.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "commands/trigger.h"
+#include "miscadmin.h"
+#include "nodes/primnodes.h"
+#include "optimizer/optimizer.h"
+#include "rewrite/rewriteHandler.h"
+#include "storage/lmgr.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "audit.h"
+#include "compat.h"
+
+static const struct
+{
+	const char *name;
+	Oid type;
+} audit_fields[AUDIT_NFIELDS] = {
+	[AUDIT_CHANGED_AT] = {"changed_at", TIMESTAMPTZOID},
+	[AUDIT_CLOCK_AT] = {"clock_at", TIMESTAMPTZOID},
+	[AUDIT_TRANSACTION_ID] = {"transaction_id", INT8OID},
+	[AUDIT_MEMBER_ID] = {"member_id", INT8OID},
+	[AUDIT_LOGIN_ROLE] = {"login_role", TEXTOID},
+	[AUDIT_ROLE] = {"role", TEXTOID},
+	[AUDIT_APPLICATION] = {"application", TEXTOID},
+	[AUDIT_CLIENT] = {"client", TEXTOID},
+	[AUDIT_SESSION] = {"session", TEXTOID},
+	[AUDIT_STATEMENT] = {"statement", TEXTOID},
+	[AUDIT_OPERATION] = {"operation", TEXTOID},
+	[AUDIT_KIND] = {"kind", TEXTOID},
+	[AUDIT_TABLE_NAME] = {"table_name", TEXTOID},
+	[AUDIT_RECORD_ID] = {"record_id", INT8OID},
+	[AUDIT_RECORD_KEY] = {"record_key", JSONBOID},
+	[AUDIT_OLD] = {"old", JSONBOID},
+	[AUDIT_NEW] = {"new", JSONBOID},
+};
+
+/* True if an INSERT would run, check or route something other than columns and indexes. */
+static bool
+crm_audit_needs_executor(Relation rel)
+{
+	TriggerDesc *triggers = rel->trigdesc;
+	TupleConstr *constr = RelationGetDescr(rel)->constr;
+
+	if (rel->rd_rel->relkind != RELKIND_RELATION || rel->rd_rel->relispartition ||
+		rel->rd_rel->relam != HEAP_TABLE_AM_OID ||
+		rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP || rel->rd_rules != NULL ||
+		rel->rd_rel->relforcerowsecurity)
+		return true;
+	if (triggers != NULL &&
+		(triggers->trig_insert_before_row || triggers->trig_insert_after_row ||
+		 triggers->trig_insert_instead_row || triggers->trig_insert_before_statement ||
+		 triggers->trig_insert_after_statement || triggers->trig_insert_new_table))
+		return true;
+	if (constr != NULL && constr->num_check > 0)
+		return true;
+	return pg_class_aclcheck(RelationGetRelid(rel), rel->rd_rel->relowner, ACL_INSERT) !=
+		   ACLCHECK_OK;
+}
+
+/* Each column is a field, or NULL, a constant or the identity; false if one is anything else. */
+static bool
+crm_audit_load_defaults(AuditLog *log, Relation rel)
+{
+	TupleDesc desc = RelationGetDescr(rel);
+	int found = 0;
+
+	log->natts = desc->natts;
+	log->defaults = palloc0(sizeof(Datum) * desc->natts);
+	log->nulls = palloc(sizeof(bool) * desc->natts);
+	log->identity = -1;
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		int field = 0;
+		Node *expr;
+
+		log->nulls[i] = true;
+		if (att->attisdropped)
+			continue;
+		while (field < AUDIT_NFIELDS && strcmp(audit_fields[field].name, NameStr(att->attname)))
+			field++;
+		if (field < AUDIT_NFIELDS)
+		{
+			if (att->atttypid != audit_fields[field].type || att->attgenerated ||
+				att->attidentity == ATTRIBUTE_IDENTITY_ALWAYS)
+				return false;
+			log->fields[field] = i;
+			found++;
+			continue;
+		}
+		if (att->attgenerated)
+			return false;
+		expr = build_column_default(rel, att->attnum);
+		if (expr == NULL)
+		{
+			/* The NULL of a domain must pass its constraints. */
+			if (get_typtype(att->atttypid) == TYPTYPE_DOMAIN)
+				return false;
+			continue;
+		}
+		expr = eval_const_expressions(NULL, expr);
+		if (IsA(expr, Const))
+		{
+			Const *constant = (Const *) expr;
+
+			log->nulls[i] = constant->constisnull;
+			if (!constant->constisnull)
+				log->defaults[i] =
+					datumCopy(constant->constvalue, constant->constbyval, constant->constlen);
+		}
+		else if (IsA(expr, NextValueExpr) && ((NextValueExpr *) expr)->typeId == INT8OID &&
+				 log->identity < 0)
+		{
+			log->identity = i;
+			log->sequence = ((NextValueExpr *) expr)->seqid;
+		}
+		else
+			return false;
+	}
+	return found == AUDIT_NFIELDS;
+}
+
+/* False if an index holds expressions, covers a part of the rows or excludes some. */
+static bool
+crm_audit_load_indexes(AuditLog *log, Relation rel)
+{
+	List *list = RelationGetIndexList(rel);
+	ListCell *cell;
+	bool plain = true;
+
+	log->nindexes = 0;
+	log->indexes = palloc(sizeof(Oid) * (list_length(list) + 1));
+	log->index_infos = palloc(sizeof(IndexInfo *) * (list_length(list) + 1));
+	foreach (cell, list)
+	{
+		Relation index = index_open(lfirst_oid(cell), RowExclusiveLock);
+		IndexInfo *info = BuildIndexInfo(index);
+
+		plain &= info->ii_Expressions == NIL && info->ii_Predicate == NIL &&
+				 info->ii_ExclusionOps == NULL &&
+				 (!index->rd_index->indisunique || index->rd_index->indimmediate);
+		log->indexes[log->nindexes] = lfirst_oid(cell);
+		log->index_infos[log->nindexes++] = info;
+		index_close(index, RowExclusiveLock);
+	}
+	list_free(list);
+	return plain;
+}
+
+/* Allocates in the current context, which must live as long as the log's entry. */
+void
+crm_audit_load_log(AuditLog *log, Oid relid)
+{
+	Relation rel = table_open(relid, RowExclusiveLock);
+
+	log->relid = relid;
+	log->owner = rel->rd_rel->relowner;
+	log->direct = !crm_audit_needs_executor(rel) && crm_audit_load_defaults(log, rel) &&
+				  crm_audit_load_indexes(log, rel);
+	table_close(rel, NoLock);
+}
+
+/* After this, what is known of the log holds until the row is written, unless marked otherwise. */
+void
+crm_audit_lock_log(const AuditLog *log)
+{
+	LockRelationOid(log->relid, RowExclusiveLock);
+}
+
+static SPIPlanPtr
+crm_audit_prepare(Oid log)
+{
+	StringInfoData query;
+	Oid types[AUDIT_NFIELDS];
+	SPIPlanPtr plan;
+
+	initStringInfo(&query);
+	appendStringInfo(
+		&query, "INSERT INTO %s (",
+		quote_qualified_identifier(get_namespace_name(get_rel_namespace(log)), get_rel_name(log)));
+	for (int i = 0; i < AUDIT_NFIELDS; i++)
+		appendStringInfo(&query, "%s%s", i ? ", " : "", quote_identifier(audit_fields[i].name));
+	appendStringInfoString(&query, ") VALUES (");
+	for (int i = 0; i < AUDIT_NFIELDS; i++)
+	{
+		appendStringInfo(&query, "%s$%d", i ? ", " : "", i + 1);
+		types[i] = audit_fields[i].type;
+	}
+	appendStringInfoChar(&query, ')');
+
+	plan = SPI_prepare(query.data, AUDIT_NFIELDS, types);
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+	return plan;
+}
+
+static void
+crm_audit_execute(AuditLog *log, Datum *values, bool *nulls)
+{
+	char flags[AUDIT_NFIELDS];
+	int rc;
+
+	for (int i = 0; i < AUDIT_NFIELDS; i++)
+		flags[i] = nulls[i] ? 'n' : ' ';
+	SPI_connect();
+	if (log->plan == NULL)
+	{
+		SPIPlanPtr plan = crm_audit_prepare(log->relid);
+
+		SPI_keepplan(plan);
+		log->plan = plan;
+	}
+	rc = SPI_execute_plan(log->plan, values, flags, false, 0);
+	if (rc != SPI_OK_INSERT)
+		elog(ERROR, "could not write to the audit log: %s", SPI_result_code_string(rc));
+	SPI_finish();
+}
+
+static void
+crm_audit_insert_index(AuditLog *log, int i, Relation rel, HeapTuple tuple, Datum *values,
+					   bool *nulls)
+{
+	Relation index = index_open(log->indexes[i], RowExclusiveLock);
+
+	/* An index that CREATE INDEX CONCURRENTLY has only begun is not ready; it tells the index only.
+	 */
+	if (index->rd_index->indisready)
+	{
+		IndexInfo *info = log->index_infos[i];
+		Datum keys[INDEX_MAX_KEYS];
+		bool key_nulls[INDEX_MAX_KEYS];
+
+		for (int k = 0; k < info->ii_NumIndexAttrs; k++)
+		{
+			int position = info->ii_IndexAttrNumbers[k] - 1;
+
+			keys[k] = values[position];
+			key_nulls[k] = nulls[position];
+		}
+		/* What access methods keep between rows refers to the open index. */
+		info->ii_AmCache = NULL;
+		info->ii_Context = CurrentMemoryContext;
+		index_insert(index, keys, key_nulls, &tuple->t_self, rel,
+					 index->rd_index->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, false,
+					 info);
+		CRM_INDEX_INSERT_CLEANUP(index, info);
+		info->ii_AmCache = NULL;
+	}
+	/* The lock is kept, as a scan of the index would: most rows are followed by more. */
+	index_close(index, NoLock);
+}
+
+/* False if a column that must not be NULL would be: the executor words that error. */
+static bool
+crm_audit_insert(AuditLog *log, const Datum *values, const bool *nulls)
+{
+	Relation rel = table_open(log->relid, NoLock);
+	TupleDesc desc = RelationGetDescr(rel);
+	Datum *row = palloc(sizeof(Datum) * log->natts);
+	bool *row_nulls = palloc(sizeof(bool) * log->natts);
+	HeapTuple tuple;
+
+	PreventCommandIfReadOnly("INSERT");
+	memcpy(row, log->defaults, sizeof(Datum) * log->natts);
+	memcpy(row_nulls, log->nulls, sizeof(bool) * log->natts);
+	for (int i = 0; i < AUDIT_NFIELDS; i++)
+	{
+		row[log->fields[i]] = values[i];
+		row_nulls[log->fields[i]] = nulls[i];
+	}
+	if (log->identity >= 0)
+		row_nulls[log->identity] = false;
+	for (int i = 0; i < log->natts; i++)
+	{
+		if (row_nulls[i] && TupleDescAttr(desc, i)->attnotnull)
+		{
+			table_close(rel, NoLock);
+			return false;
+		}
+	}
+	if (log->identity >= 0)
+		row[log->identity] = Int64GetDatum(nextval_internal(log->sequence, false));
+
+	tuple = heap_form_tuple(desc, row, row_nulls);
+	simple_heap_insert(rel, tuple);
+	for (int i = 0; i < log->nindexes; i++)
+		crm_audit_insert_index(log, i, rel, tuple, row, row_nulls);
+	table_close(rel, NoLock);
+	return true;
+}
+
+/* The caller has locked the log and found it unchanged since it was loaded. */
+void
+crm_audit_write(AuditLog *log, Datum *values, bool *nulls)
+{
+	Oid save_userid;
+	int save_sec_context;
+
+	GetUserIdAndSecContext(&save_userid, &save_sec_context);
+	SetUserIdAndSecContext(log->owner, save_sec_context | SECURITY_LOCAL_USERID_CHANGE |
+										   SECURITY_RESTRICTED_OPERATION);
+	if (!log->direct || !crm_audit_insert(log, values, nulls))
+		crm_audit_execute(log, values, nulls);
+	SetUserIdAndSecContext(save_userid, save_sec_context);
+}
