@@ -821,7 +821,7 @@ COMMENT ON COLUMN @workspace@.member.updated_at IS 'Start of the transaction tha
 COMMENT ON COLUMN @workspace@.member.row_version IS 'Starts at 1 and grows by 1 with each change; see crm.touch().';
 COMMENT ON COLUMN @workspace@.member.manager_id IS 'The member this one reports to, who sees and edits all records of this one and of everyone below.';
 COMMENT ON COLUMN @workspace@.member.login_role IS 'The role this person logs in with. Compared with session_user, so that SET ROLE and SECURITY DEFINER do not change who one is.';
-COMMENT ON COLUMN @workspace@.member.access IS 'standard: by ownership, hierarchy, team and share; read_all: also reads every record; all: reads and edits every record and maintains members, teams and picklists.';
+COMMENT ON COLUMN @workspace@.member.access IS 'standard: by ownership, hierarchy, team and share; read_all: also reads every record; all: reads and edits every record and maintains members, teams, picklists, calendars, exchange rates and settings.';
 COMMENT ON COLUMN @workspace@.member.active IS 'False: the person is nobody and sees nothing, at once; the manager keeps access to the records.';
 COMMENT ON COLUMN @workspace@.member.time_zone IS 'IANA name of the time zone this person works in.';
 
@@ -916,7 +916,7 @@ BEGIN ATOMIC
     SELECT c.allowed, c.reason FROM crm._can(@workspace_literal@::regnamespace, member_id, action, kind, id) AS c;
 END;
 COMMENT ON FUNCTION @workspace@.can(bigint, text, text, bigint) IS
-'May a member read, edit, delete, transfer or share a record, and why? Members ask about themselves and everyone below them, those with access read_all or all about anybody. A record that is hidden and one that does not exist have the same answer.';
+'May a member read, edit, delete, transfer or share a record, and why? Members ask about themselves and everyone below them, those with access read_all or all, and the workspace''s owner, about anybody. A record that is hidden and one that does not exist have the same answer.';
 
 CREATE OR REPLACE FUNCTION @workspace@.transfer(kind text, ids bigint[], to_member bigint) RETURNS bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER
@@ -3320,7 +3320,10 @@ BEGIN
     FOR rel IN SELECT c.oid FROM pg_class AS c WHERE c.relname = 'duplicate_pair' AND c.relnamespace = workspace LOOP
         pair := format('(%s) AND (%s)', crm._record_rule(workspace, 'duplicate_pair', 'left_id', 'read'),
                        crm._record_rule(workspace, 'duplicate_pair', 'right_id', 'read'));
-        PERFORM crm._policy(rel, 'crm_read', 'ALL', pair, pair);
+        PERFORM crm._policy(rel, 'crm_read', 'SELECT', pair, NULL);
+        pair := format('(%s) AND (%s)', crm._record_rule(workspace, 'duplicate_pair', 'left_id', 'edit'),
+                       crm._record_rule(workspace, 'duplicate_pair', 'right_id', 'edit'));
+        PERFORM crm._policy(rel, 'crm_write', 'ALL', pair, pair);
     END LOOP;
 
     -- An inbox is its member's; those above read along.
@@ -3344,9 +3347,14 @@ BEGIN
     FOR rel IN
         SELECT c.oid FROM pg_class AS c
         WHERE c.relnamespace = workspace AND c.relkind IN ('r', 'p')
-          AND c.relname IN ('audit_log', 'audit_seal', 'merge_log', 'merge_change', 'merged_record')
+          AND c.relname IN ('audit_log', 'audit_seal', 'merge_change', 'merged_record')
     LOOP
         PERFORM crm._policy(rel, 'crm_read', 'SELECT', everything, NULL);
+    END LOOP;
+
+    -- One's own merges, and those of everyone below, to undo them.
+    FOR rel IN SELECT c.oid FROM pg_class AS c WHERE c.relname = 'merge_log' AND c.relnamespace = workspace LOOP
+        PERFORM crm._policy(rel, 'crm_read', 'SELECT', format('%s OR crm.can_delete(%s, merged_by)', everything, ws), NULL);
     END LOOP;
 
     -- The secrets are for the owner alone.
@@ -3400,6 +3408,19 @@ COMMENT ON FUNCTION crm.refuse_cycle() IS
 -- What the functions can(), transfer(), share_record() and unshare() of a workspace
 -- do.  They run as the workspace's owner and ask themselves what the session's
 -- member may do.
+
+-- Who calls a SECURITY DEFINER function is whom SET ROLE named, or who logged in.
+CREATE FUNCTION crm._called_by_owner(workspace regnamespace) RETURNS boolean
+LANGUAGE sql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT crm.member_id(workspace) IS NULL
+       AND coalesce((SELECT pg_has_role(CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role') END,
+                                        n.nspowner, 'USAGE')
+                     FROM pg_namespace AS n WHERE n.oid = workspace), false)
+$$;
+COMMENT ON FUNCTION crm._called_by_owner(regnamespace) IS
+'Whether the session acts for no member and is that of the workspace''s owner, or of a role that has the owner''s rights, seen from outside SECURITY DEFINER functions.';
 
 CREATE FUNCTION crm._record_owner(workspace regnamespace, kind text, id bigint, OUT is_there boolean, OUT owner_id bigint)
 LANGUAGE plpgsql STABLE
@@ -3492,7 +3513,8 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Actions are read, edit, delete, transfer and share.';
     END IF;
-    IF (crm.can_delete(workspace, member_id) AND member_id IS NOT NULL OR crm.can_read_all(workspace)) IS NOT TRUE THEN
+    IF (crm.can_delete(workspace, member_id) AND member_id IS NOT NULL OR crm.can_read_all(workspace)
+        OR crm._called_by_owner(workspace)) IS NOT TRUE THEN
         RAISE EXCEPTION 'permission denied to ask what member % may do', member_id
             USING ERRCODE = 'insufficient_privilege',
                   HINT = 'Members ask about themselves and everyone below them.';
@@ -3534,7 +3556,8 @@ DECLARE
 BEGIN
     SELECT * INTO rec FROM crm._record_owner(workspace, kind, id) AS r;
     IF rec.is_there AND (crm.can_delete(workspace, rec.owner_id)
-                         OR unowned_too AND rec.owner_id IS NULL AND crm.can_assign(workspace, NULL)) THEN
+                         OR unowned_too AND rec.owner_id IS NULL AND crm.can_assign(workspace, NULL)
+                         OR crm._called_by_owner(workspace)) THEN
         RETURN;
     END IF;
     IF rec.is_there AND crm.can_read(workspace, kind, rec.owner_id, id) THEN
@@ -3547,7 +3570,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION crm._check_own(regnamespace, text, text, bigint, boolean) IS
-'Errors unless the session''s member has the owner''s rights over the record. A hidden record and one that does not exist raise the same error.';
+'Errors unless the session''s member has the owner''s rights over the record, or the workspace''s owner asks. A hidden record and one that does not exist raise the same error.';
 
 CREATE FUNCTION crm._check_member(workspace regnamespace, member_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -5489,12 +5512,12 @@ SELECT * FROM (VALUES
     ('table', 'opportunity', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', 'SELECT (id)'),
     ('table', 'activity', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', 'SELECT (id)'),
     ('table', 'external_reference', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
-    ('table', 'lead_source', 'SELECT', 'SELECT', NULL),
-    ('table', 'activity_type', 'SELECT', 'SELECT', NULL),
-    ('table', 'setting', 'SELECT', 'SELECT', NULL),
-    ('table', 'calendar', 'SELECT', 'SELECT', NULL),
-    ('table', 'calendar_hours', 'SELECT', 'SELECT', NULL),
-    ('table', 'calendar_day', 'SELECT', 'SELECT', NULL),
+    ('table', 'lead_source', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
+    ('table', 'activity_type', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
+    ('table', 'setting', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
+    ('table', 'calendar', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
+    ('table', 'calendar_hours', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
+    ('table', 'calendar_day', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
     ('table', 'reminder', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', 'SELECT (id)'),
     ('table', 'escalation_rule', 'SELECT', 'SELECT', NULL),
     ('table', 'escalation_level', 'SELECT', 'SELECT', NULL),
@@ -5506,6 +5529,8 @@ SELECT * FROM (VALUES
     ('table', 'team_member', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
     ('table', 'share', 'SELECT', 'SELECT', NULL),
     ('table', 'pipeline', 'SELECT', 'SELECT', NULL),
+    ('table', 'duplicate_pair', 'SELECT, UPDATE (state, decided_by, decided_at)', 'SELECT', NULL),
+    ('table', 'duplicate_cluster', 'SELECT', 'SELECT', NULL),
     ('table', 'merge_rule', 'SELECT', 'SELECT', 'SELECT'),
     ('table', 'merge_link', 'SELECT', 'SELECT', 'SELECT'),
     ('table', 'merge_log', 'SELECT (id, kind, table_schema, table_name, survivor_id, loser_ids, merged_at, merged_by, undone_at, undone_by)', NULL, 'SELECT'),
@@ -5518,7 +5543,7 @@ SELECT * FROM (VALUES
     ('table', 'stage_transition', 'SELECT', 'SELECT', NULL),
     ('table', 'stage_rule', 'SELECT', 'SELECT', NULL),
     ('table', 'stage_history', 'SELECT', 'SELECT', 'SELECT'),
-    ('table', 'exchange_rate', 'SELECT', 'SELECT', NULL),
+    ('table', 'exchange_rate', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
     ('table', 'report_account', 'SELECT', 'SELECT', NULL),
     ('table', 'report_opportunity', 'SELECT', 'SELECT', NULL),
     ('table', 'report_activity', 'SELECT', 'SELECT', NULL),

@@ -338,7 +338,10 @@ BEGIN
     FOR rel IN SELECT c.oid FROM pg_class AS c WHERE c.relname = 'duplicate_pair' AND c.relnamespace = workspace LOOP
         pair := format('(%s) AND (%s)', crm._record_rule(workspace, 'duplicate_pair', 'left_id', 'read'),
                        crm._record_rule(workspace, 'duplicate_pair', 'right_id', 'read'));
-        PERFORM crm._policy(rel, 'crm_read', 'ALL', pair, pair);
+        PERFORM crm._policy(rel, 'crm_read', 'SELECT', pair, NULL);
+        pair := format('(%s) AND (%s)', crm._record_rule(workspace, 'duplicate_pair', 'left_id', 'edit'),
+                       crm._record_rule(workspace, 'duplicate_pair', 'right_id', 'edit'));
+        PERFORM crm._policy(rel, 'crm_write', 'ALL', pair, pair);
     END LOOP;
 
     -- An inbox is its member's; those above read along.
@@ -362,9 +365,14 @@ BEGIN
     FOR rel IN
         SELECT c.oid FROM pg_class AS c
         WHERE c.relnamespace = workspace AND c.relkind IN ('r', 'p')
-          AND c.relname IN ('audit_log', 'audit_seal', 'merge_log', 'merge_change', 'merged_record')
+          AND c.relname IN ('audit_log', 'audit_seal', 'merge_change', 'merged_record')
     LOOP
         PERFORM crm._policy(rel, 'crm_read', 'SELECT', everything, NULL);
+    END LOOP;
+
+    -- One's own merges, and those of everyone below, to undo them.
+    FOR rel IN SELECT c.oid FROM pg_class AS c WHERE c.relname = 'merge_log' AND c.relnamespace = workspace LOOP
+        PERFORM crm._policy(rel, 'crm_read', 'SELECT', format('%s OR crm.can_delete(%s, merged_by)', everything, ws), NULL);
     END LOOP;
 
     -- The secrets are for the owner alone.
@@ -418,6 +426,19 @@ COMMENT ON FUNCTION crm.refuse_cycle() IS
 -- What the functions can(), transfer(), share_record() and unshare() of a workspace
 -- do.  They run as the workspace's owner and ask themselves what the session's
 -- member may do.
+
+-- Who calls a SECURITY DEFINER function is whom SET ROLE named, or who logged in.
+CREATE FUNCTION crm._called_by_owner(workspace regnamespace) RETURNS boolean
+LANGUAGE sql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT crm.member_id(workspace) IS NULL
+       AND coalesce((SELECT pg_has_role(CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role') END,
+                                        n.nspowner, 'USAGE')
+                     FROM pg_namespace AS n WHERE n.oid = workspace), false)
+$$;
+COMMENT ON FUNCTION crm._called_by_owner(regnamespace) IS
+'Whether the session acts for no member and is that of the workspace''s owner, or of a role that has the owner''s rights, seen from outside SECURITY DEFINER functions.';
 
 CREATE FUNCTION crm._record_owner(workspace regnamespace, kind text, id bigint, OUT is_there boolean, OUT owner_id bigint)
 LANGUAGE plpgsql STABLE
@@ -510,7 +531,8 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Actions are read, edit, delete, transfer and share.';
     END IF;
-    IF (crm.can_delete(workspace, member_id) AND member_id IS NOT NULL OR crm.can_read_all(workspace)) IS NOT TRUE THEN
+    IF (crm.can_delete(workspace, member_id) AND member_id IS NOT NULL OR crm.can_read_all(workspace)
+        OR crm._called_by_owner(workspace)) IS NOT TRUE THEN
         RAISE EXCEPTION 'permission denied to ask what member % may do', member_id
             USING ERRCODE = 'insufficient_privilege',
                   HINT = 'Members ask about themselves and everyone below them.';
@@ -552,7 +574,8 @@ DECLARE
 BEGIN
     SELECT * INTO rec FROM crm._record_owner(workspace, kind, id) AS r;
     IF rec.is_there AND (crm.can_delete(workspace, rec.owner_id)
-                         OR unowned_too AND rec.owner_id IS NULL AND crm.can_assign(workspace, NULL)) THEN
+                         OR unowned_too AND rec.owner_id IS NULL AND crm.can_assign(workspace, NULL)
+                         OR crm._called_by_owner(workspace)) THEN
         RETURN;
     END IF;
     IF rec.is_there AND crm.can_read(workspace, kind, rec.owner_id, id) THEN
@@ -565,7 +588,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION crm._check_own(regnamespace, text, text, bigint, boolean) IS
-'Errors unless the session''s member has the owner''s rights over the record. A hidden record and one that does not exist raise the same error.';
+'Errors unless the session''s member has the owner''s rights over the record, or the workspace''s owner asks. A hidden record and one that does not exist raise the same error.';
 
 CREATE FUNCTION crm._check_member(workspace regnamespace, member_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE

@@ -44,7 +44,7 @@ COMMENT ON COLUMN @workspace@.member.updated_at IS 'Start of the transaction tha
 COMMENT ON COLUMN @workspace@.member.row_version IS 'Starts at 1 and grows by 1 with each change; see crm.touch().';
 COMMENT ON COLUMN @workspace@.member.manager_id IS 'The member this one reports to, who sees and edits all records of this one and of everyone below.';
 COMMENT ON COLUMN @workspace@.member.login_role IS 'The role this person logs in with. Compared with session_user, so that SET ROLE and SECURITY DEFINER do not change who one is.';
-COMMENT ON COLUMN @workspace@.member.access IS 'standard: by ownership, hierarchy, team and share; read_all: also reads every record; all: reads and edits every record and maintains members, teams and picklists.';
+COMMENT ON COLUMN @workspace@.member.access IS 'standard: by ownership, hierarchy, team and share; read_all: also reads every record; all: reads and edits every record and maintains members, teams, picklists, calendars, exchange rates and settings.';
 COMMENT ON COLUMN @workspace@.member.active IS 'False: the person is nobody and sees nothing, at once; the manager keeps access to the records.';
 COMMENT ON COLUMN @workspace@.member.time_zone IS 'IANA name of the time zone this person works in.';
 
@@ -138,7 +138,7 @@ BEGIN ATOMIC
     SELECT c.allowed, c.reason FROM crm._can(@workspace_literal@::regnamespace, member_id, action, kind, id) AS c;
 END;
 COMMENT ON FUNCTION @workspace@.can(bigint, text, text, bigint) IS
-'May a member read, edit, delete, transfer or share a record, and why? Members ask about themselves and everyone below them, those with access read_all or all about anybody. A record that is hidden and one that does not exist have the same answer.';
+'May a member read, edit, delete, transfer or share a record, and why? Members ask about themselves and everyone below them, those with access read_all or all, and the workspace''s owner, about anybody. A record that is hidden and one that does not exist have the same answer.';
 
 CREATE OR REPLACE FUNCTION @workspace@.transfer(kind text, ids bigint[], to_member bigint) RETURNS bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER
