@@ -154,11 +154,54 @@ INSERT INTO escalation_rule (kind, name, clock_column) VALUES ('account', 'x', '
 INSERT INTO escalation_rule (kind, name, starts_at) VALUES ('account', 'x', 'infinity');
 INSERT INTO escalation_level (rule_id, level, after) VALUES (2, 2, '1 day');
 INSERT INTO escalation_level (rule_id, level, after) VALUES (2, 0, '1 hour');
-INSERT INTO escalation_level (rule_id, level, after) VALUES (2, 2, '-1 day');
 INSERT INTO escalation_level (rule_id, level, after, audience) VALUES (2, 2, '3 days', '{boss}');
 INSERT INTO escalation_level (rule_id, level, after, audience) VALUES (2, 2, '3 days', '{}');
 INSERT INTO escalation_level (rule_id, level, after, audience) VALUES (2, 2, '3 days', '{owner,NULL}');
 \set VERBOSITY default
+
+-- fails: nothing is due before the last follow-up, and a year is a year
+UPDATE escalation_level SET after = '-1 day' WHERE rule_id = 2;
+\set VERBOSITY terse
+INSERT INTO escalation_rule (kind, name, yearly) VALUES ('contact', 'x', true);
+\set VERBOSITY default
+
+-- before a date of the record, and when a day returns, by the clock of the owner
+BEGIN;
+DELETE FROM escalation_rule;
+DELETE FROM event;
+UPDATE member SET time_zone = 'Asia/Shanghai' WHERE id = 3;
+SELECT crm_test.shift_clock(timestamptz '2027-02-01 12:00+00' - clock_timestamp()) > '2027-02-01 11:59+00' AS shifted;
+INSERT INTO escalation_rule (id, kind, name, clock_column, yearly) VALUES
+    (10, 'opportunity', 'Closing', 'close_date', false), (11, 'contact', 'Birthday', 'birth_date', true);
+INSERT INTO escalation_level (rule_id, level, after, title) VALUES
+    (10, 1, '-30 days', 'closes in a month'), (10, 2, '-7 days', 'closes in a week'), (11, 1, '-7 days', 'birthday soon'), (11, 2, '9 hours', 'birthday');
+INSERT INTO opportunity (id, name, owner_id, close_date) VALUES (30, 'Renewal', 3, '2027-04-01'), (31, 'Past', 3, '2027-01-01');
+INSERT INTO contact (id, full_name, owner_id, birth_date) VALUES
+    (1, 'Leap', 3, '2000-02-29'), (2, 'New Year', 3, '1990-01-01'), (3, 'Passed by', 3, '1980-02-01'), (4, 'Unknown', 3, NULL), (5, 'Far', 3, '5874897-12-31'), (6, 'Never', 3, 'infinity');
+SELECT kind, record_id, due_at FROM reminder ORDER BY due_at;
+-- the years pass
+DO $$
+BEGIN
+    FOR day IN 0 .. 800 LOOP
+        PERFORM crm_test.shift_clock(timestamptz '2027-02-01 12:00+00' + day * interval '1 day' - clock_timestamp());
+        PERFORM crm.run_due();
+        -- touching a record changes nothing
+        UPDATE contact SET description = 'day ' || day;
+    END LOOP;
+END
+$$;
+SELECT title, kind, record_id, due_at, fired_at - due_at < '1 day' AS soon FROM event ORDER BY id;
+-- after years of sleep each day returns once
+DELETE FROM event;
+SELECT crm_test.shift_clock(timestamptz '2035-02-28 12:00+00' - clock_timestamp()) > '2035-02-28 11:59+00' AS shifted;
+SELECT crm.run_due(), crm.run_due();
+SELECT title, record_id, due_at FROM event ORDER BY id;
+SELECT record_id, due_at FROM reminder WHERE kind = 'contact' ORDER BY due_at;
+-- another day
+UPDATE contact SET birth_date = '1990-06-01' WHERE id = 2;
+SELECT record_id, due_at FROM reminder WHERE kind = 'contact' ORDER BY due_at;
+ROLLBACK;
+SELECT days(60);
 
 -- merging leaves one escalation, undoing it two
 INSERT INTO account (id, name, owner_id) VALUES (2, 'Acme Inc', 3);

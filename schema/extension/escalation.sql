@@ -13,7 +13,7 @@ RETURN CASE WHEN at = now() THEN crm.now() ELSE LEAST(at, crm.now()) END;
 COMMENT ON FUNCTION crm._acted_at(timestamptz) IS
 'A time in a record by the clock of reminders: the current transaction''s time is now, and nothing was done in the future.';
 
-CREATE FUNCTION crm._escalation_query(workspace regnamespace, kind text, condition text, clock_column text) RETURNS text
+CREATE FUNCTION crm._escalation_query(workspace regnamespace, kind text, condition text, clock_column text, yearly boolean, rule_id bigint) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -21,6 +21,7 @@ DECLARE
     t record;
     columns name[];
     clock text;
+    zone text;
     terms text[] := '{}';
 BEGIN
     SELECT * INTO t FROM crm._record_tables(workspace) AS r WHERE r.kind = _escalation_query.kind;
@@ -49,10 +50,20 @@ BEGIN
         END IF;
         clock := format('GREATEST(%s)', array_to_string(terms || '''-infinity'''::text, ', '));
     ELSE
-        clock := format('(new.%I)::timestamp AT TIME ZONE ''UTC''', clock_column);
-        IF (SELECT a.atttypid FROM pg_attribute AS a WHERE a.attrelid = t.rel AND a.attname = clock_column AND NOT a.attisdropped) = 'timestamptz'::regtype THEN
-            clock := format('new.%I', clock_column);
+        SELECT CASE a.atttypid WHEN 'timestamptz'::regtype THEN '%1$s' ELSE '(%1$s)::timestamp AT TIME ZONE %2$s' END INTO clock
+        FROM pg_attribute AS a WHERE a.attrelid = t.rel AND a.attname = clock_column AND NOT a.attisdropped;
+        zone := format('coalesce((SELECT m.time_zone FROM %s.member AS m WHERE m.id = new.%I), ''UTC'')', workspace, t.owner_column);
+        IF yearly THEN
+            -- The first return of the day whose last level is still to come.  29 February returns on the 28th in a common year.
+            clock := format('(SELECT min(y.at) FROM (SELECT %s FROM generate_series(-1, 2) AS i) AS y (at)
+                              WHERE crm._escalation_due(y.at, coalesce((SELECT max(l.after) FROM %s.escalation_level AS l WHERE l.rule_id = %s), ''0'')) > crm.now())',
+                            format(clock, format('new.%1$I + make_interval(years => (extract(year FROM crm.now()) - extract(year FROM new.%1$I))::integer + i)', clock_column), zone),
+                            workspace, coalesce(rule_id, 0));
+        ELSE
+            clock := format(clock, format('new.%I', clock_column), zone);
         END IF;
+        -- A date nobody can compute with is no reason to refuse the record.
+        clock := format('CASE WHEN new.%I BETWEEN ''0001-01-01'' AND ''9999-12-31'' THEN %s END', clock_column, clock);
     END IF;
 
     terms := ARRAY(SELECT format('new.%I IS NULL', c) FROM unnest(columns) AS c
@@ -68,8 +79,35 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION crm._escalation_query(regnamespace, text, text, text) IS
+COMMENT ON FUNCTION crm._escalation_query(regnamespace, text, text, text, boolean, bigint) IS
 'The query for the open records of a kind that meet a condition: record_id, owner_id, clock_at (NULL if the clock column is).';
+
+CREATE FUNCTION crm._escalation_next(workspace regnamespace, escalation_id bigint, fired_at timestamptz) RETURNS timestamptz
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    e record;
+    next_due timestamptz;
+BEGIN
+    EXECUTE format('SELECT e.record_id, r.id, r.kind, r.condition, r.clock_column, r.yearly,
+                           (SELECT min(crm._escalation_due(e.clock_at, l.after)) FROM %1$s.escalation_level AS l
+                            WHERE l.rule_id = e.rule_id AND l.level > e.level AND crm._escalation_due(e.clock_at, l.after) > $2) AS next_due
+                    FROM %1$s.escalation AS e JOIN %1$s.escalation_rule AS r ON r.id = e.rule_id WHERE e.id = $1', workspace)
+    INTO e USING escalation_id, fired_at;
+    IF e.next_due IS NOT NULL OR NOT e.yearly THEN
+        RETURN e.next_due;
+    END IF;
+    EXECUTE format('SELECT min(crm._escalation_due(s.clock_at, l.after)) FROM (%s) AS s, %s.escalation_level AS l
+                    WHERE s.record_id = $1 AND l.rule_id = $2',
+                   crm._escalation_query(workspace, e.kind, e.condition, e.clock_column, e.yearly, e.id), workspace)
+    INTO next_due USING e.record_id, e.id;
+    RETURN next_due;
+END
+$$;
+
+COMMENT ON FUNCTION crm._escalation_next(regnamespace, bigint, timestamptz) IS
+'When the next level of an escalation is due that is not due yet, of a yearly rule maybe next year''s; NULL if there is none.';
 
 CREATE FUNCTION crm._sync_escalations(workspace regnamespace, kind text, ids bigint[] DEFAULT NULL, only_rule bigint DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -79,19 +117,19 @@ DECLARE
     r record;
     scope text;
 BEGIN
-    FOR r IN EXECUTE format('SELECT e.id, e.condition, e.clock_column, e.active, e.starts_at, e.name FROM %s.escalation_rule AS e
+    FOR r IN EXECUTE format('SELECT e.id, e.condition, e.clock_column, e.yearly, e.active, e.starts_at, e.name FROM %s.escalation_rule AS e
                              WHERE e.kind = $1 AND ($2 IS NULL OR e.id = $2) ORDER BY e.id', workspace)
              USING kind, only_rule
     LOOP
-        scope := crm._escalation_query(workspace, kind, r.condition, r.clock_column);
+        scope := crm._escalation_query(workspace, kind, r.condition, r.clock_column, r.yearly, r.id);
         -- Firing locks the reminder before the escalation; so must we.
         EXECUTE format('SELECT count(*) FROM (SELECT FROM %1$s.reminder AS r JOIN %1$s.escalation AS e ON e.id = r.escalation_id
                         WHERE e.rule_id = $1 AND ($2 IS NULL OR e.record_id = ANY ($2)) ORDER BY r.id FOR UPDATE OF r) AS l', workspace)
         USING r.id, ids;
 
         EXECUTE format('WITH scope AS MATERIALIZED (
-                            SELECT s.record_id, GREATEST(s.clock_at, $4) AS clock_at FROM (%1$s) AS s
-                            WHERE $6 AND isfinite(s.clock_at) AND ($2 IS NULL OR s.record_id = ANY ($2))),
+                            SELECT s.record_id, CASE WHEN $5 THEN GREATEST(s.clock_at, $4) ELSE s.clock_at END AS clock_at FROM (%1$s) AS s
+                            WHERE $6 AND isfinite(s.clock_at) AND ($5 OR s.clock_at >= $4) AND ($2 IS NULL OR s.record_id = ANY ($2))),
                         ended AS (
                             DELETE FROM %2$s.escalation AS e
                             WHERE e.rule_id = $1 AND ($2 IS NULL OR e.record_id = ANY ($2))
@@ -99,8 +137,12 @@ BEGIN
                         INSERT INTO %2$s.escalation AS e (rule_id, kind, record_id, clock_at)
                         SELECT $1, $3, s.record_id, s.clock_at FROM scope AS s ORDER BY s.record_id
                         ON CONFLICT (rule_id, record_id) DO UPDATE SET clock_at = excluded.clock_at, level = 0, escalated_at = NULL
-                        WHERE CASE WHEN $5 THEN excluded.clock_at > e.clock_at ELSE excluded.clock_at <> e.clock_at END', scope, workspace)
-        USING r.id, ids, kind, r.starts_at, r.clock_column IS NULL, r.active;
+                        WHERE CASE WHEN $5 THEN excluded.clock_at > e.clock_at
+                                   -- Another year of the same day is for the firing to begin.
+                                   WHEN $7 THEN timezone(''UTC'', excluded.clock_at) - timezone(''UTC'', e.clock_at) NOT BETWEEN ''365 days'' AND ''366 days''
+                                                AND excluded.clock_at <> e.clock_at
+                                   ELSE excluded.clock_at <> e.clock_at END', scope, workspace)
+        USING r.id, ids, kind, r.starts_at, r.clock_column IS NULL, r.active, r.yearly;
 
         EXECUTE format('WITH scope AS (%1$s),
                         next AS MATERIALIZED (
@@ -176,8 +218,9 @@ DECLARE
     audience text;
     skipped integer[];
     found_record boolean;
+    next_clock timestamptz;
 BEGIN
-    EXECUTE format('SELECT e.rule_id, e.record_id, e.clock_at, e.level AS reached, r.name AS rule, r.kind, r.condition, r.clock_column, l.*
+    EXECUTE format('SELECT e.rule_id, e.record_id, e.clock_at, e.level AS reached, r.name AS rule, r.kind, r.condition, r.clock_column, r.yearly, l.*
                     FROM %1$s.escalation AS e
                     JOIN %1$s.escalation_rule AS r ON r.id = e.rule_id AND r.active
                     CROSS JOIN LATERAL (SELECT l.level, l.after, l.audience, l.title FROM %1$s.escalation_level AS l
@@ -189,9 +232,9 @@ BEGIN
         RETURN;
     END IF;
     -- A record that changed unnoticed, by replication say, may be closed by now.
-    EXECUTE format('SELECT true, s.owner_id FROM (%s) AS s WHERE s.record_id = $1',
-                   crm._escalation_query(workspace, e.kind, e.condition, e.clock_column))
-    INTO found_record, record_owner USING e.record_id;
+    EXECUTE format('SELECT true, s.owner_id, s.clock_at FROM (%s) AS s WHERE s.record_id = $1',
+                   crm._escalation_query(workspace, e.kind, e.condition, e.clock_column, e.yearly, e.rule_id))
+    INTO found_record, record_owner, next_clock USING e.record_id;
     IF found_record IS NULL THEN
         RETURN;
     END IF;
@@ -199,8 +242,11 @@ BEGIN
     EXECUTE format('SELECT coalesce(array_agg(l.level ORDER BY l.level), ''{}'') FROM %s.escalation_level AS l
                     WHERE l.rule_id = $1 AND l.level > $2 AND l.level < $3', workspace)
     INTO skipped USING e.rule_id, e.reached, e.level;
-    EXECUTE format('UPDATE %s.escalation AS x SET level = $2, escalated_at = $3 WHERE x.id = $1', workspace)
-    USING escalation_id, e.level, fired_at;
+    EXECUTE format('UPDATE %1$s.escalation AS x
+                    SET level = CASE WHEN w.over THEN 0 ELSE $2 END, clock_at = CASE WHEN w.over THEN $4 ELSE x.clock_at END, escalated_at = $3
+                    FROM (SELECT $5 AND NOT EXISTS (SELECT FROM %1$s.escalation_level AS l WHERE l.rule_id = $6 AND l.level > $2) AS over) AS w
+                    WHERE x.id = $1', workspace)
+    USING escalation_id, e.level, fired_at, next_clock, e.yearly, e.rule_id;
 
     members := '{}';
     FOREACH audience IN ARRAY e.audience LOOP
