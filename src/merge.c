@@ -46,6 +46,7 @@
 
 #include "compat.h"
 #include "crm.h"
+#include "duplicate_rule.h"
 #include "merge.h"
 #include "workspace.h"
 
@@ -816,7 +817,16 @@ crm_merge(MergeContext *mc, const char *kind, const char *survivor, Datum losers
 	mc->merge_id = DatumGetInt64(crm_merge_single_datum(&rows, &isnull));
 	crm_merge_free(&rows);
 
-	fields = crm_merge_set(mc, t, loaded);
+	crm_duplicate_writer = DUPLICATE_BY_MERGE;
+	PG_TRY();
+	{
+		fields = crm_merge_set(mc, t, loaded);
+	}
+	PG_FINALLY();
+	{
+		crm_duplicate_writer = DUPLICATE_BY_CLIENT;
+	}
+	PG_END_TRY();
 
 	memset(&p, 0, sizeof(p));
 	crm_merge_param(&p, INT8OID, Int64GetDatum(mc->merge_id), false);

@@ -150,9 +150,6 @@ extern ExprState *crm_stage_rule_state(StageUse *use);
 extern const char *crm_stage_option(int nargs, char **args, const char *name, const char *fallback);
 extern Oid crm_stage_workspace(Oid table_schema, int nargs, char **args);
 
-/* Parses a rule; relation NULL checks the syntax only. */
-extern Node *crm_stage_parse(Relation rel, const char *text);
-
 /* Is the trigger's function crm.stage_guard()? */
 extern bool crm_is_stage_guard(Oid function);
 

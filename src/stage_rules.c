@@ -47,11 +47,6 @@
 #include "nodes/primnodes.h"
 #include "nodes/plannodes.h"
 #include "optimizer/optimizer.h"
-#include "parser/parse_clause.h"
-#include "parser/parse_collate.h"
-#include "parser/parse_relation.h"
-#include "parser/parser.h"
-#include "rewrite/rewriteManip.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -64,6 +59,7 @@
 
 #include "compat.h"
 #include "crm.h"
+#include "expression.h"
 #include "stage.h"
 #include "workspace.h"
 
@@ -339,132 +335,6 @@ crm_stage_check_text(Relation rel, AttrNumber att)
  * ---------------------------------------------------------------------
  */
 
-typedef struct StageVarContext
-{
-	Relation rel;
-} StageVarContext;
-
-/*
- * What a BEFORE trigger cannot see must not be in an expression: system columns,
- * and generated columns of the new row, which are computed after it.
- */
-static bool
-crm_stage_check_vars(Node *node, StageVarContext *context)
-{
-	if (node == NULL)
-		return false;
-	if (IsA(node, Var))
-	{
-		Var *var = (Var *) node;
-		bool is_new = var->varno == 2;
-		TupleDesc tupdesc = RelationGetDescr(context->rel);
-
-		if (var->varattno < 0)
-			ereport(ERROR, (errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-							errmsg("a stage rule cannot refer to system columns")));
-		for (int i = 0; i < tupdesc->natts; i++)
-		{
-			Form_pg_attribute attr = TupleDescAttr(tupdesc, i);
-
-			if (attr->attisdropped || attr->attgenerated == '\0' ||
-				(var->varattno != 0 && var->varattno != i + 1))
-				continue;
-			if (is_new || attr->attgenerated != ATTRIBUTE_GENERATED_STORED)
-				ereport(ERROR, (errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-								errmsg("a stage rule cannot refer to generated column \"%s\" of %s",
-									   NameStr(attr->attname), is_new ? "new" : "old"),
-								errdetail("It is computed after the rule is checked.")));
-		}
-		return false;
-	}
-	return expression_tree_walker(node, crm_stage_check_vars, (void *) context);
-}
-
-/* Positions in the expression are not positions in the client's query. */
-static void
-crm_stage_parse_error(void *arg)
-{
-	int position = geterrposition();
-
-	if (position > 0)
-	{
-		errposition(0);
-		internalerrposition(position);
-		internalerrquery((const char *) arg);
-	}
-}
-
-static Node *
-crm_stage_parse_raw(const char *text)
-{
-	List *raw = raw_parser(text, RAW_PARSE_PLPGSQL_EXPR);
-	SelectStmt *select = castNode(SelectStmt, linitial_node(RawStmt, raw)->stmt);
-	ResTarget *target;
-
-	if (list_length(select->targetList) != 1 || select->distinctClause || select->fromClause ||
-		select->whereClause || select->groupClause || select->havingClause ||
-		select->windowClause || select->sortClause || select->limitOffset || select->limitCount ||
-		select->lockingClause || select->withClause || select->valuesLists || select->intoClause ||
-		select->op != SETOP_NONE)
-		ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR),
-						errmsg("a stage rule must be a single expression, not a query")));
-	target = linitial_node(ResTarget, select->targetList);
-	if (target->name != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_SYNTAX_ERROR), errmsg("a stage rule cannot have a column alias")));
-	return target->val;
-}
-
-Node *
-crm_stage_parse(Relation rel, const char *text)
-{
-	ErrorContextCallback callback;
-	Node *expr;
-
-	callback.callback = crm_stage_parse_error;
-	callback.arg = unconstify(char *, text);
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
-
-	expr = crm_stage_parse_raw(text);
-	if (rel != NULL)
-	{
-		ParseState *pstate = make_parsestate(NULL);
-		ParseNamespaceItem *item;
-		StageVarContext context = {rel};
-
-		pstate->p_sourcetext = text;
-		item = addRangeTableEntryForRelation(pstate, rel, AccessShareLock, makeAlias("old", NIL),
-											 false, false);
-		addNSItemToQuery(pstate, item, false, true, false);
-		item = addRangeTableEntryForRelation(pstate, rel, AccessShareLock, makeAlias("new", NIL),
-											 false, false);
-		addNSItemToQuery(pstate, item, false, true, true);
-
-		expr = transformWhereClause(pstate, expr, EXPR_KIND_TRIGGER_WHEN, "stage rule");
-		assign_expr_collations(pstate, expr);
-		crm_stage_check_vars(expr, &context);
-		ChangeVarNodes(expr, 1, INNER_VAR, 0);
-		ChangeVarNodes(expr, 2, OUTER_VAR, 0);
-		free_parsestate(pstate);
-	}
-	error_context_stack = callback.previous;
-	return expr;
-}
-
-/* Names in rules mean the same in every session: pg_catalog, then the workspace. */
-static int
-crm_stage_set_search_path(Oid workspace)
-{
-	int nest = NewGUCNestLevel();
-	char *path =
-		psprintf("pg_catalog, %s, pg_temp", quote_identifier(get_namespace_name(workspace)));
-
-	(void) set_config_option("search_path", path, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
-							 0, false);
-	return nest;
-}
-
 /* Parses as the owner of the workspace; an error leaves it to the transaction to take that back. */
 static Node *
 crm_stage_parse_as_owner(Oid workspace, Relation rel, const char *text)
@@ -478,8 +348,8 @@ crm_stage_parse_as_owner(Oid workspace, Relation rel, const char *text)
 	SetUserIdAndSecContext(crm_workspace_owner(workspace), sec_context |
 															   SECURITY_LOCAL_USERID_CHANGE |
 															   SECURITY_RESTRICTED_OPERATION);
-	nest = crm_stage_set_search_path(workspace);
-	expr = crm_stage_parse(rel, text);
+	nest = crm_expression_search_path(workspace);
+	expr = crm_expression_parse(rel, text, "stage rule");
 	AtEOXact_GUC(true, nest);
 	SetUserIdAndSecContext(user, sec_context);
 	return expr;
@@ -863,7 +733,7 @@ crm_stage_build(StageEntry *entry, Relation rel, Trigger *trigger)
 	GetUserIdAndSecContext(&user, &sec_context);
 	SetUserIdAndSecContext(rules->owner, sec_context | SECURITY_LOCAL_USERID_CHANGE |
 											 SECURITY_RESTRICTED_OPERATION);
-	nest = crm_stage_set_search_path(rules->workspace);
+	nest = crm_expression_search_path(rules->workspace);
 	SPI_connect();
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	crm_stage_read(rules, rel, snapshot);

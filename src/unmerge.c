@@ -34,6 +34,7 @@
 
 #include "compat.h"
 #include "crm.h"
+#include "duplicate_rule.h"
 #include "merge.h"
 #include "workspace.h"
 
@@ -757,7 +758,16 @@ crm_unmerge(PG_FUNCTION_ARGS)
 		crm_check_blocker(mc, t, JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
 		crm_merge_missing(mc, t, ids[0]);
 	}
-	crm_undo_changes(&uc);
+	crm_duplicate_writer = DUPLICATE_BY_UNMERGE;
+	PG_TRY();
+	{
+		crm_undo_changes(&uc);
+	}
+	PG_FINALLY();
+	{
+		crm_duplicate_writer = DUPLICATE_BY_CLIENT;
+	}
+	PG_END_TRY();
 	crm_merge_check_orphans(mc, t);
 	missing = crm_merge_lock(t, ids, n + 1);
 	if (missing != NULL)

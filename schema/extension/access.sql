@@ -365,7 +365,7 @@ BEGIN
     FOR rel IN
         SELECT c.oid FROM pg_class AS c
         WHERE c.relnamespace = workspace AND c.relkind IN ('r', 'p')
-          AND c.relname IN ('audit_log', 'audit_seal', 'merge_change', 'merged_record')
+          AND c.relname IN ('audit_log', 'audit_seal', 'merge_change', 'merged_record', 'duplicate_log')
     LOOP
         PERFORM crm._policy(rel, 'crm_read', 'SELECT', everything, NULL);
     END LOOP;

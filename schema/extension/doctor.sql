@@ -7,9 +7,11 @@ SELECT t.name, f.name
 FROM (VALUES
     ('touch', '{account,contact,lead,opportunity,activity,setting,member,team}'::text[]),
     ('audit', '{account,contact,lead,opportunity,activity,external_reference,setting,member,team,team_member,share,pipeline,stage,stage_transition,stage_rule,exchange_rate}'),
-    ('append_only', '{audit_log,audit_seal}'),
+    ('append_only', '{audit_log,audit_seal,duplicate_log}'),
     ('stage_guard', '{lead,opportunity}'),
     ('canonicalize', '{account,contact,lead,member}'),
+    ('check_duplicates', '{account,contact,lead}'),
+    ('duplicate_rule_changed', '{duplicate_rule}'),
     ('access_changed', '{member,team,team_member,share}')
 ) AS f (name, tables), unnest(f.tables) AS t (name)
 $$;

@@ -62,6 +62,8 @@ SELECT * FROM (VALUES
     ('toolkit', 'find_matches', 'EXECUTE', NULL, NULL),
     ('toolkit', 'find_duplicates', 'EXECUTE', NULL, NULL),
     ('toolkit', '_match_table', 'EXECUTE', NULL, NULL),
+    ('toolkit', 'check_duplicate', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_check_duplicate', 'EXECUTE', NULL, NULL),
 
     -- tables and views of the workspace
     ('table', 'crm_meta', 'SELECT', 'SELECT', 'SELECT'),
@@ -101,6 +103,8 @@ SELECT * FROM (VALUES
     ('table', 'stage', 'SELECT', 'SELECT', NULL),
     ('table', 'stage_transition', 'SELECT', 'SELECT', NULL),
     ('table', 'stage_rule', 'SELECT', 'SELECT', NULL),
+    ('table', 'duplicate_rule', 'SELECT', 'SELECT', 'SELECT'),
+    ('table', 'duplicate_log', NULL, NULL, 'SELECT'),
     ('table', 'stage_history', 'SELECT', 'SELECT', 'SELECT'),
     ('table', 'exchange_rate', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
     ('table', 'report_account', 'SELECT', 'SELECT', NULL),
@@ -129,7 +133,8 @@ SELECT * FROM (VALUES
     ('function', 'transfer', 'EXECUTE', NULL, NULL),
     ('function', 'share_record', 'EXECUTE', NULL, NULL),
     ('function', 'unshare', 'EXECUTE', NULL, NULL),
-    ('function', 'find_duplicates', 'EXECUTE', NULL, NULL)
+    ('function', 'find_duplicates', 'EXECUTE', NULL, NULL),
+    ('function', 'check_duplicate', 'EXECUTE', NULL, NULL)
 ) AS list (class, name, app, report, auditor)
 $$;
 
