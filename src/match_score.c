@@ -578,11 +578,12 @@ crm_score_city(const MatchRecord *a, const MatchRecord *b)
 	return -2.5;
 }
 
-#define ADDRESS_WORST (-3.5) /* people and firms move */
-#define OTHER_HOUSE	  4.0	 /* at most, for a street alike with another first number */
+#define ADDRESS_WORST	   (-3.5) /* people and firms move */
+#define OTHER_HOUSE_FIRM   (-1.5) /* at most, for a street alike with another first number */
+#define OTHER_HOUSE_PERSON 4.0
 
 static void
-crm_score_address(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
+crm_score_address(const MatchRecord *a, const MatchRecord *b, bool company, MatchScore *score)
 {
 	double place = 0.0, bits;
 	const char *level;
@@ -624,7 +625,7 @@ crm_score_address(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
 										 (double) MATCH_BITS_SCALE -
 									 1.5);
 			if (crm_both(a, b, ITEM_HOUSE) && !crm_same(a, b, ITEM_HOUSE))
-				likeness = Min(likeness, OTHER_HOUSE);
+				likeness = Min(likeness, company ? OTHER_HOUSE_FIRM : OTHER_HOUSE_PERSON);
 			if (likeness > 2.0)
 			{
 				bits = Max(likeness, place + 0.3 * likeness);
@@ -642,9 +643,7 @@ crm_score_address(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
 #define EXPECTED_COMPANIES 1.0
 #define EXPECTED_PERSONS   8.0
 
-#define SHARED_CONTACT                                                         \
-	0.5 /* of what else is shared counts beside the strongest when it does not \
-		 */
+#define SHARED_CONTACT 0.5 /* of what counts beside the strongest when it does not */
 
 /*
  * Firms of one house share address, switchboard and domain all at once.  When
@@ -680,7 +679,7 @@ crm_match_score(const MatchRecord *a, const MatchRecord *b, double rows, MatchSc
 	crm_score_birth_date(a, b, score);
 	crm_score_numbers(a, b, score);
 	crm_score_email(a, b, score);
-	crm_score_address(a, b, score);
+	crm_score_address(a, b, company, score);
 	crm_weaken_contact(score);
 	for (int i = 0; i < MATCH_NFIELDS; i++)
 		score->bits += score->weight[i];
