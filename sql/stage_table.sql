@@ -107,6 +107,61 @@ UPDATE job SET year = 3 - year, stage = 'rejected';  -- fails
 SELECT record_id, from_stage, stage FROM regress_stage_table.stage_history WHERE record_id IN (10, 11) ORDER BY record_id, id;
 SELECT stage, allowed FROM crm.next_stages('regress_stage_table', 'ticket', 1);
 
+-- MERGE and upserts on partitions
+CREATE TABLE task (id bigint, year integer, stage text, solution text, PRIMARY KEY (id, year)) PARTITION BY LIST (year);
+CREATE TABLE task_1 PARTITION OF task FOR VALUES IN (1);
+CREATE TABLE task_2 PARTITION OF task FOR VALUES IN (2);
+SELECT crm.guard_stages('task', 'ticket', workspace => 'regress_stage_table');
+MERGE INTO task AS t USING (VALUES (20, 1, 'new'), (21, 2, 'open')) AS v (id, year, stage) ON t.id = v.id
+    WHEN NOT MATCHED THEN INSERT (id, year, stage) VALUES (v.id, v.year, v.stage);
+MERGE INTO task AS t USING (VALUES (22, 2, 'solved')) AS v (id, year, stage) ON t.id = v.id
+    WHEN NOT MATCHED THEN INSERT (id, year, stage) VALUES (v.id, v.year, v.stage);  -- fails
+MERGE INTO task AS t USING (VALUES (20, 1, 'solved')) AS v (id, year, stage) ON t.id = v.id
+    WHEN MATCHED THEN UPDATE SET stage = v.stage, solution = 'x';  -- fails
+MERGE INTO task AS t USING (VALUES (20, 'open'), (21, 'solved')) AS v (id, stage) ON t.id = v.id
+    WHEN MATCHED THEN UPDATE SET stage = v.stage, solution = 'x', year = 3 - t.year;
+SELECT tableoid::regclass, id, year, stage FROM task ORDER BY id;
+INSERT INTO task (id, year, stage) VALUES (20, 2, 'open'), (23, 1, 'open')
+    ON CONFLICT (id, year) DO UPDATE SET stage = 'solved', solution = 'y' RETURNING id, stage;
+INSERT INTO task (id, year, stage) VALUES (23, 1, 'open') ON CONFLICT (id, year) DO UPDATE SET stage = 'rejected';  -- fails
+INSERT INTO task (id, year, stage) VALUES (23, 1, 'rejected') ON CONFLICT (id, year) DO UPDATE SET stage = 'solved', solution = 'z';  -- fails: on a partition the proposal must be legal, too
+INSERT INTO task (id, year) VALUES (23, 1) ON CONFLICT DO NOTHING RETURNING id;
+SELECT record_id, from_stage, stage FROM regress_stage_table.stage_history WHERE record_id BETWEEN 20 AND 29 ORDER BY record_id, id;
+
+-- constraints that wait for the end of the transaction: a move they undo was none
+CREATE TABLE bill (id bigint PRIMARY KEY, seat integer UNIQUE DEFERRABLE INITIALLY DEFERRED, stage text, solution text,
+                   parent bigint REFERENCES bill DEFERRABLE INITIALLY DEFERRED, UNIQUE (solution) DEFERRABLE INITIALLY DEFERRED);
+SELECT crm.guard_stages('bill', 'ticket', workspace => 'regress_stage_table');
+BEGIN;
+INSERT INTO bill (id, stage, parent) VALUES (30, 'open', 31);
+UPDATE bill SET stage = 'solved', solution = 's' WHERE id = 30;
+INSERT INTO bill (id, stage) VALUES (31, 'open');
+COMMIT;
+BEGIN;
+UPDATE bill SET stage = 'solved', solution = 's' WHERE id = 31;
+COMMIT;  -- fails
+BEGIN;
+UPDATE bill SET stage = 'solved', solution = 't', parent = 32 WHERE id = 31;
+SET CONSTRAINTS ALL IMMEDIATE;  -- fails
+COMMIT;
+UPDATE bill SET seat = id - 30;
+BEGIN;
+UPDATE bill SET seat = 1 - seat, stage = CASE stage WHEN 'open' THEN 'solved' ELSE 'open' END, solution = coalesce(solution, 'u');
+COMMIT;
+BEGIN;
+UPDATE bill SET seat = 1, stage = CASE stage WHEN 'open' THEN 'solved' ELSE 'open' END;
+COMMIT;  -- fails
+SELECT id, stage FROM bill ORDER BY id;
+SELECT record_id, from_stage, stage FROM regress_stage_table.stage_history WHERE record_id BETWEEN 30 AND 39 ORDER BY id;
+-- a deferred trigger moves records, too
+CREATE FUNCTION escalate() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN UPDATE bill SET stage = 'new' WHERE id = NEW.id; RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER escalate AFTER INSERT ON bill DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION escalate();
+BEGIN;
+INSERT INTO bill (id, stage) VALUES (33, 'open');
+COMMIT;  -- fails
+SELECT count(*) FROM bill WHERE id = 33;
+
 -- a trigger that fires earlier, by name, has its say first
 CREATE FUNCTION assign() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN IF new.subject LIKE 'Urgent%' THEN new.status := 'solved'; END IF; RETURN new; END $$;

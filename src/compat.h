@@ -163,6 +163,12 @@ crm_get_shared(const char *name, Size size, void (*init)(void *))
 #define CRM_INDEX_INSERT_CLEANUP(index, info) ((void) 0)
 #endif
 
+#if PG_VERSION_NUM >= 170000
+#define CRM_IDENTITY_SEQUENCE(rel, att) getIdentitySequence(rel, att, false)
+#else
+#define CRM_IDENTITY_SEQUENCE(rel, att) getIdentitySequence(RelationGetRelid(rel), att, false)
+#endif
+
 /* Stands before the declaration of a function that does not return. */
 #if PG_VERSION_NUM >= 180000
 #define CRM_NORETURN pg_noreturn

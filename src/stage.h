@@ -109,10 +109,10 @@ typedef struct StageRules
 	TupleTableSlot *null_slot;
 	ExprContext *econtext;
 	List *pipelines;
-	struct _SPI_plan *history_plan; /* NULL until the first move */
-	bool evaluating;				/* still set where an error ended an evaluation */
-	uint64 era;						/* grows when compiled expressions are to be forgotten */
-	struct StageRules *retired;		/* next of those replaced while in use */
+	struct StageHistory *history; /* where moves are written; NULL until the first */
+	bool evaluating;			  /* still set where an error ended an evaluation */
+	uint64 era;					  /* grows when compiled expressions are to be forgotten */
+	struct StageRules *retired;	  /* next of those replaced while in use */
 } StageRules;
 
 /*
@@ -179,6 +179,9 @@ extern bool crm_stage_is_rename(StageRules *rules, TupleTableSlot *old_slot,
 extern StagePipeline *crm_stage_row_pipeline(StageRules *rules, Relation rel, TupleTableSlot *slot);
 extern Stage *crm_stage_row_stage(StageRules *rules, Relation rel, TupleTableSlot *slot,
 								  StagePipeline *pipeline);
+
+/* Lets go of what the writing of history keeps outside the context of the rules. */
+extern void crm_stage_free_history(struct StageHistory *history);
 
 /* What the stage triggers begin with: the check of how they are called, and the rules. */
 extern TriggerData *crm_stage_trigger(FunctionCallInfo fcinfo, const char *name);

@@ -8,8 +8,13 @@
 #include "access/htup_details.h"
 #include "access/stratnum.h"
 #include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
 #include "catalog/pg_type.h"
+#include "commands/sequence.h"
 #include "commands/trigger.h"
+#include "executor/executor.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -56,6 +61,125 @@ crm_stage_record_id(StageRules *rules, Relation rel, TupleTableSlot *slot)
 		 errtable(rel)));
 }
 
+/* The columns that are written, in this order. */
+static const struct
+{
+	const char *name;
+	Oid type;
+} history_columns[] = {
+	{"kind", TEXTOID},		   {"record_id", INT8OID},		   {"from_pipeline", TEXTOID},
+	{"from_stage", TEXTOID},   {"pipeline", TEXTOID},		   {"stage", TEXTOID},
+	{"type", TEXTOID},		   {"changed_at", TIMESTAMPTZOID}, {"member_id", INT8OID},
+	{"duration", INTERVALOID},
+};
+
+#define HISTORY_COLUMNS lengthof(history_columns)
+
+enum
+{
+	HISTORY_KIND,
+	HISTORY_RECORD_ID,
+	HISTORY_FROM_PIPELINE,
+	HISTORY_FROM_STAGE,
+	HISTORY_PIPELINE,
+	HISTORY_STAGE,
+	HISTORY_TYPE,
+	HISTORY_CHANGED_AT,
+	HISTORY_MEMBER_ID,
+	HISTORY_DURATION
+};
+
+/* What is known of a workspace's stage_history, as long as the rules are. */
+typedef struct StageHistory
+{
+	Oid table;
+	Oid index; /* on (kind, record_id, id) */
+	AttrNumber atts[HISTORY_COLUMNS];
+	bool plain; /* rows can be written without a query */
+	AttrNumber id_att;
+	Oid sequence;
+	SPIPlanPtr plan; /* the query, NULL if not needed yet */
+} StageHistory;
+
+/*
+ * A table as the workspace made it takes rows without a query, at a third of the
+ * cost.  One that has been given triggers, defaults, rules, other types, partitions
+ * or a policy for its owner gets an INSERT.
+ */
+static bool
+crm_stage_history_is_plain(StageHistory *history, Relation rel)
+{
+	TupleDesc tupdesc = RelationGetDescr(rel);
+
+	if (rel->rd_rel->relkind != RELKIND_RELATION || rel->rd_rel->relispartition ||
+		rel->rd_rel->relhasrules || rel->rd_rel->relforcerowsecurity || rel->trigdesc != NULL)
+		return false;
+	for (int i = 0; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute attr = TupleDescAttr(tupdesc, i);
+		int column = 0;
+
+		if (attr->attisdropped)
+			continue;
+		while (column < HISTORY_COLUMNS && history->atts[column] != i + 1)
+			column++;
+		if (column < HISTORY_COLUMNS)
+		{
+			if (attr->atttypid != history_columns[column].type || attr->atttypmod != -1 ||
+				attr->attgenerated != '\0')
+				return false;
+		}
+		else if (strcmp(NameStr(attr->attname), "id") == 0 && attr->attidentity != '\0' &&
+				 attr->atttypid == INT8OID)
+		{
+			history->id_att = i + 1;
+			history->sequence = CRM_IDENTITY_SEQUENCE(rel, i + 1);
+		}
+		else if (attr->atthasdef || attr->attidentity != '\0' || attr->attgenerated != '\0' ||
+				 get_typtype(attr->atttypid) == TYPTYPE_DOMAIN)
+			return false;
+	}
+	return history->id_att != InvalidAttrNumber;
+}
+
+static StageHistory *
+crm_stage_history_of(StageRules *rules)
+{
+	StageHistory *history;
+	Relation rel;
+
+	if (likely(rules->history != NULL))
+		return rules->history;
+
+	history = MemoryContextAllocZero(rules->context, sizeof(StageHistory));
+	history->table = crm_workspace_table(rules->workspace, "stage_history", false);
+	rel = table_open(history->table, RowExclusiveLock);
+	for (int i = 0; i < HISTORY_COLUMNS; i++)
+	{
+		history->atts[i] = get_attnum(history->table, history_columns[i].name);
+		if (history->atts[i] <= 0)
+			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
+							errmsg("column \"%s\" of relation \"%s\" does not exist",
+								   history_columns[i].name, RelationGetRelationName(rel))));
+	}
+	history->index = get_relname_relid("stage_history_record", rules->workspace);
+	if (!OidIsValid(history->index))
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						errmsg("table \"stage_history\" has no index \"stage_history_record\""),
+						errhint("Create it on (kind, record_id, id).")));
+	history->plain = crm_stage_history_is_plain(history, rel);
+	table_close(rel, NoLock);
+	rules->history = history;
+	return history;
+}
+
+void
+crm_stage_free_history(StageHistory *history)
+{
+	if (history->plan != NULL)
+		SPI_freeplan(history->plan);
+}
+
 /* Where the history last saw a record. */
 typedef struct StageLast
 {
@@ -65,14 +189,13 @@ typedef struct StageLast
 } StageLast;
 
 static Datum
-crm_stage_history_value(Relation history, HeapTuple tuple, const char *column)
+crm_stage_history_value(StageHistory *history, TupleDesc tupdesc, HeapTuple tuple, int column)
 {
 	bool isnull;
-	Datum value = heap_getattr(tuple, get_attnum(RelationGetRelid(history), column),
-							   RelationGetDescr(history), &isnull);
+	Datum value = heap_getattr(tuple, history->atts[column], tupdesc, &isnull);
 
 	if (isnull)
-		elog(ERROR, "column \"%s\" of stage_history is null", column);
+		elog(ERROR, "column \"%s\" of stage_history is null", history_columns[column].name);
 	return value;
 }
 
@@ -82,61 +205,104 @@ crm_stage_history_value(Relation history, HeapTuple tuple, const char *column)
  * snapshot, because another session may have moved the record while we waited for it.
  */
 static bool
-crm_stage_last(StageRules *rules, int64 record_id, StageLast *last)
+crm_stage_last(StageHistory *history, Relation rel, Datum kind, int64 record_id, bool names,
+			   StageLast *last)
 {
-	Oid index_oid = get_relname_relid("stage_history_record", rules->workspace);
-	Relation history;
-	Relation index;
+	Relation index = index_open(history->index, AccessShareLock);
+	TupleDesc tupdesc = RelationGetDescr(rel);
 	ScanKeyData keys[2];
 	Snapshot snapshot;
 	SysScanDesc scan;
 	HeapTuple tuple;
+	bool found;
 
-	history =
-		table_open(crm_workspace_table(rules->workspace, "stage_history", false), RowExclusiveLock);
-	if (!OidIsValid(index_oid))
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
-						errmsg("table \"stage_history\" has no index \"stage_history_record\""),
-						errhint("Create it on (kind, record_id, id).")));
-	index = index_open(index_oid, AccessShareLock);
-	ScanKeyEntryInitialize(&keys[0], 0, get_attnum(RelationGetRelid(history), "kind"),
-						   BTEqualStrategyNumber, InvalidOid, index->rd_indcollation[0], F_TEXTEQ,
-						   CStringGetTextDatum(rules->kind));
-	ScanKeyInit(&keys[1], get_attnum(RelationGetRelid(history), "record_id"), BTEqualStrategyNumber,
-				F_INT8EQ, Int64GetDatum(record_id));
+	ScanKeyEntryInitialize(&keys[0], 0, history->atts[HISTORY_KIND], BTEqualStrategyNumber,
+						   InvalidOid, index->rd_indcollation[0], F_TEXTEQ, kind);
+	ScanKeyInit(&keys[1], history->atts[HISTORY_RECORD_ID], BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(record_id));
 
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	scan = systable_beginscan_ordered(history, index, snapshot, lengthof(keys), keys);
+	scan = systable_beginscan_ordered(rel, index, snapshot, lengthof(keys), keys);
 	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
-	if (HeapTupleIsValid(tuple))
+	found = HeapTupleIsValid(tuple);
+	if (found)
+		last->changed_at = DatumGetTimestampTz(
+			crm_stage_history_value(history, tupdesc, tuple, HISTORY_CHANGED_AT));
+	if (found && names)
 	{
-		last->pipeline = TextDatumGetCString(crm_stage_history_value(history, tuple, "pipeline"));
-		last->stage = TextDatumGetCString(crm_stage_history_value(history, tuple, "stage"));
-		last->changed_at =
-			DatumGetTimestampTz(crm_stage_history_value(history, tuple, "changed_at"));
+		last->pipeline =
+			TextDatumGetCString(crm_stage_history_value(history, tupdesc, tuple, HISTORY_PIPELINE));
+		last->stage =
+			TextDatumGetCString(crm_stage_history_value(history, tupdesc, tuple, HISTORY_STAGE));
 	}
 	systable_endscan_ordered(scan);
 	UnregisterSnapshot(snapshot);
 	index_close(index, NoLock);
-	table_close(history, NoLock);
-	return HeapTupleIsValid(tuple);
+	return found;
 }
 
-static SPIPlanPtr
-crm_stage_history_plan(StageRules *rules)
+/* Writes a row of a plain table as COPY would. */
+static void
+crm_stage_insert(StageHistory *history, Relation rel, Datum *values, bool *nulls)
 {
-	Oid types[] = {TEXTOID, INT8OID, TEXTOID,		 TEXTOID, TEXTOID,
-				   TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, INTERVALOID};
-	SPIPlanPtr plan = SPI_prepare_cursor(
-		psprintf("INSERT INTO %s.stage_history (kind, record_id, from_pipeline, from_stage,"
-				 " pipeline, stage, type, changed_at, member_id, duration)"
-				 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-				 quote_identifier(get_namespace_name(rules->workspace))),
-		lengthof(types), types, CURSOR_OPT_GENERIC_PLAN);
+	EState *estate = CreateExecutorState();
+	ResultRelInfo *target = makeNode(ResultRelInfo);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
 
-	if (plan == NULL || SPI_keepplan(plan) != 0)
-		elog(ERROR, "could not prepare the stage history: %s", SPI_result_code_string(SPI_result));
-	return plan;
+	ExecStoreAllNullTuple(slot);
+	for (int i = 0; i < HISTORY_COLUMNS; i++)
+	{
+		slot->tts_values[history->atts[i] - 1] = values[i];
+		slot->tts_isnull[history->atts[i] - 1] = nulls[i];
+	}
+	slot->tts_values[history->id_att - 1] =
+		Int64GetDatum(nextval_internal(history->sequence, false));
+	slot->tts_isnull[history->id_att - 1] = false;
+
+	InitResultRelInfo(target, rel, 0, NULL, 0);
+	ExecOpenIndices(target, false);
+	ExecSimpleRelationInsert(target, estate, slot);
+	ExecCloseIndices(target);
+	ExecDropSingleTupleTableSlot(slot);
+	FreeExecutorState(estate);
+	CommandCounterIncrement();
+}
+
+/* Writes a row of any table. */
+static void
+crm_stage_insert_by_query(StageRules *rules, StageHistory *history, Datum *values, bool *nulls)
+{
+	char spi_nulls[HISTORY_COLUMNS + 1] = {0};
+
+	for (int i = 0; i < HISTORY_COLUMNS; i++)
+		spi_nulls[i] = nulls[i] ? 'n' : ' ';
+	SPI_connect();
+	if (history->plan == NULL)
+	{
+		StringInfoData names, parameters;
+		Oid types[HISTORY_COLUMNS];
+		SPIPlanPtr plan;
+
+		initStringInfo(&names);
+		initStringInfo(&parameters);
+		for (int i = 0; i < HISTORY_COLUMNS; i++)
+		{
+			appendStringInfo(&names, "%s%s", i > 0 ? ", " : "", history_columns[i].name);
+			appendStringInfo(&parameters, "%s$%d", i > 0 ? ", " : "", i + 1);
+			types[i] = history_columns[i].type;
+		}
+		plan = SPI_prepare_cursor(psprintf("INSERT INTO %s.stage_history (%s) VALUES (%s)",
+										   quote_identifier(get_namespace_name(rules->workspace)),
+										   names.data, parameters.data),
+								  HISTORY_COLUMNS, types, CURSOR_OPT_GENERIC_PLAN);
+		if (plan == NULL || SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not prepare the stage history: %s",
+				 SPI_result_code_string(SPI_result));
+		history->plan = plan;
+	}
+	if (SPI_execute_plan(history->plan, values, spi_nulls, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not write the stage history");
+	SPI_finish();
 }
 
 /*
@@ -145,11 +311,12 @@ crm_stage_history_plan(StageRules *rules)
  * another one, and a row whose old stage is not known, because it was renamed.
  */
 static void
-crm_stage_write_history(StageRules *rules, Relation rel, StageStep *step)
+crm_stage_write_history(StageRules *rules, Relation rel, StageStep *step, Relation history_rel)
 {
 	static const char *const types[] = {"open", "won", "lost"};
-	Datum values[10];
-	char nulls[11] = "          ";
+	StageHistory *history = rules->history;
+	Datum values[HISTORY_COLUMNS] = {0};
+	bool nulls[HISTORY_COLUMNS] = {0};
 	char *from_pipeline = NULL;
 	char *from_stage = NULL;
 	int64 record_id = crm_stage_record_id(rules, rel, step->new_slot);
@@ -158,10 +325,11 @@ crm_stage_write_history(StageRules *rules, Relation rel, StageStep *step)
 	bool update = step->old_slot != NULL;
 	bool uncertain = update ? step->from == NULL : rules->is_partition;
 	bool seen = false;
-	StageLast last;
+	StageLast last = {0};
 	Oid user;
 	int sec_context;
 
+	values[HISTORY_KIND] = CStringGetTextDatum(rules->kind);
 	if (update)
 	{
 		from_stage = crm_stage_text(step->old_slot, rules->stage_att);
@@ -170,7 +338,8 @@ crm_stage_write_history(StageRules *rules, Relation rel, StageStep *step)
 			from_pipeline = pstrdup(step->from->pipeline->name);
 	}
 	if (update || uncertain)
-		seen = crm_stage_last(rules, record_id, &last);
+		seen =
+			crm_stage_last(history, history_rel, values[HISTORY_KIND], record_id, uncertain, &last);
 	if (seen && uncertain)
 	{
 		if (strcmp(last.pipeline, step->to->pipeline->name) == 0 &&
@@ -180,34 +349,33 @@ crm_stage_write_history(StageRules *rules, Relation rel, StageStep *step)
 		from_stage = last.stage;
 	}
 
-	values[0] = CStringGetTextDatum(rules->kind);
-	values[1] = Int64GetDatum(record_id);
-	values[2] = from_pipeline ? CStringGetTextDatum(from_pipeline) : (Datum) 0;
-	nulls[2] = from_pipeline ? ' ' : 'n';
-	values[3] = from_stage ? CStringGetTextDatum(from_stage) : (Datum) 0;
-	nulls[3] = from_stage ? ' ' : 'n';
-	values[4] = CStringGetTextDatum(step->to->pipeline->name);
-	values[5] = CStringGetTextDatum(step->to->name);
-	values[6] = CStringGetTextDatum(types[step->to->type]);
-	values[7] = TimestampTzGetDatum(now);
-	values[8] = Int64GetDatum(member);
-	nulls[8] = member != 0 ? ' ' : 'n';
-	values[9] =
-		seen ? DirectFunctionCall2(timestamp_mi, TimestampTzGetDatum(Max(now, last.changed_at)),
-								   TimestampTzGetDatum(last.changed_at))
-			 : (Datum) 0;
-	nulls[9] = seen ? ' ' : 'n';
+	values[HISTORY_RECORD_ID] = Int64GetDatum(record_id);
+	nulls[HISTORY_FROM_PIPELINE] = from_pipeline == NULL;
+	if (from_pipeline != NULL)
+		values[HISTORY_FROM_PIPELINE] = CStringGetTextDatum(from_pipeline);
+	nulls[HISTORY_FROM_STAGE] = from_stage == NULL;
+	if (from_stage != NULL)
+		values[HISTORY_FROM_STAGE] = CStringGetTextDatum(from_stage);
+	values[HISTORY_PIPELINE] = CStringGetTextDatum(step->to->pipeline->name);
+	values[HISTORY_STAGE] = CStringGetTextDatum(step->to->name);
+	values[HISTORY_TYPE] = CStringGetTextDatum(types[step->to->type]);
+	values[HISTORY_CHANGED_AT] = TimestampTzGetDatum(now);
+	values[HISTORY_MEMBER_ID] = Int64GetDatum(member);
+	nulls[HISTORY_MEMBER_ID] = member == 0;
+	nulls[HISTORY_DURATION] = !seen;
+	if (seen)
+		values[HISTORY_DURATION] =
+			DirectFunctionCall2(timestamp_mi, TimestampTzGetDatum(Max(now, last.changed_at)),
+								TimestampTzGetDatum(last.changed_at));
 
 	/* As the owner of the workspace: no role can write history by itself. */
 	GetUserIdAndSecContext(&user, &sec_context);
 	SetUserIdAndSecContext(rules->owner, sec_context | SECURITY_LOCAL_USERID_CHANGE |
 											 SECURITY_RESTRICTED_OPERATION);
-	SPI_connect();
-	if (rules->history_plan == NULL)
-		rules->history_plan = crm_stage_history_plan(rules);
-	if (SPI_execute_plan(rules->history_plan, values, nulls, false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not write the stage history");
-	SPI_finish();
+	if (history->plain)
+		crm_stage_insert(history, history_rel, values, nulls);
+	else
+		crm_stage_insert_by_query(rules, history, values, nulls);
 	SetUserIdAndSecContext(user, sec_context);
 }
 
@@ -220,6 +388,8 @@ crm_stage_history(PG_FUNCTION_ARGS)
 	bool update = TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event);
 	StageStep step = {0};
 	StageRules *rules;
+	StageRules *current;
+	Relation history_rel;
 	StageUse use;
 
 	if (TRIGGER_FIRED_BEFORE(trigdata->tg_event))
@@ -233,13 +403,24 @@ crm_stage_history(PG_FUNCTION_ARGS)
 					crm_stage_same(step.old_slot, step.new_slot, rules->pipeline_att)) ||
 				   crm_stage_is_rename(rules, step.old_slot, step.new_slot)))
 		return PointerGetDatum(NULL);
+	/* The lock may have waited for a change of the history, which makes rules stale. */
+	history_rel = table_open(crm_stage_history_of(rules)->table, RowExclusiveLock);
+	current = crm_stage_rules_of_call(fcinfo, trigdata);
+	if (current != rules)
+	{
+		rules = current;
+		table_close(history_rel, NoLock);
+		history_rel = table_open(crm_stage_history_of(rules)->table, RowExclusiveLock);
+	}
+
 	crm_stage_begin(&use, rules, rel);
 	step.to = crm_stage_row_stage(rules, rel, step.new_slot,
 								  crm_stage_row_pipeline(rules, rel, step.new_slot));
 	if (update)
 		step.from = crm_stage_known_stage(rules, step.old_slot);
-	crm_stage_write_history(rules, rel, &step);
+	crm_stage_write_history(rules, rel, &step, history_rel);
 	crm_stage_end(&use);
+	table_close(history_rel, NoLock);
 	return PointerGetDatum(NULL);
 }
 

@@ -11,7 +11,7 @@
  *	  crm.stage_changed() sends a relcache invalidation of its own table, which
  *	  PostgreSQL delivers at commit to other sessions, at once to the session
  *	  itself, and takes back from itself at rollback;
- *	- the guarded table, its triggers or columns: relcache;
+ *	- the guarded table or the history, their triggers or columns: relcache;
  *	- a function or type that an expression uses: syscache, by hash value, as for
  *	  cached plans; operators and schemas: syscache, whichever they are.
  *
@@ -70,8 +70,9 @@ typedef struct StageKey
 	uint32 args_high;
 } StageKey;
 
-/* The tables that hold rules, and that an entry depends on. */
-static const char *const rule_tables[] = {"pipeline", "stage", "stage_transition", "stage_rule"};
+/* The tables of the workspace that an entry depends on. */
+static const char *const rule_tables[] = {"pipeline", "stage", "stage_transition", "stage_rule",
+										  "stage_history"};
 
 struct StageEntry
 {
@@ -749,8 +750,8 @@ crm_stage_build(StageEntry *entry, Relation rel, Trigger *trigger)
 static void
 crm_stage_free(StageRules *rules)
 {
-	if (rules->history_plan != NULL)
-		SPI_freeplan(rules->history_plan);
+	if (rules->history != NULL)
+		crm_stage_free_history(rules->history);
 	MemoryContextDelete(rules->context);
 }
 

@@ -100,11 +100,10 @@ CREATE TABLE @workspace@.stage_history (
     type text NOT NULL,
     changed_at timestamptz NOT NULL,
     duration interval,
-    member_id bigint REFERENCES @workspace@.member
+    member_id bigint
 );
 CREATE INDEX stage_history_record ON @workspace@.stage_history (kind, record_id, id);
 CREATE INDEX ON @workspace@.stage_history (pipeline, stage, changed_at);
-CREATE INDEX ON @workspace@.stage_history (member_id);
 COMMENT ON TABLE @workspace@.stage_history IS 'Every entry of a record into a stage, written by the database with the move itself. Renaming a stage renames it here.';
 COMMENT ON COLUMN @workspace@.stage_history.id IS 'Identifier; in order of the moves of a record.';
 COMMENT ON COLUMN @workspace@.stage_history.kind IS 'Kind of record, as in crm.guard_stages().';
@@ -116,7 +115,7 @@ COMMENT ON COLUMN @workspace@.stage_history.stage IS 'Stage after the move.';
 COMMENT ON COLUMN @workspace@.stage_history.type IS 'Type of that stage at the time: open, won or lost.';
 COMMENT ON COLUMN @workspace@.stage_history.changed_at IS 'When the record moved. Rows of one record are in order of id.';
 COMMENT ON COLUMN @workspace@.stage_history.duration IS 'How long the record had stood in from_stage; NULL if that is not known.';
-COMMENT ON COLUMN @workspace@.stage_history.member_id IS 'Who moved it; NULL if the session was nobody.';
+COMMENT ON COLUMN @workspace@.stage_history.member_id IS 'The member who moved it; NULL if the session was nobody. Not a foreign key: the history outlives the member, and no move waits for another one''s lock on the member.';
 
 INSERT INTO @workspace@.pipeline (name, kind, is_default, description) VALUES
     ('sales', 'opportunity', true, 'From first interest to a signed contract.'),
