@@ -17,6 +17,7 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -519,9 +520,57 @@ crm_audit_rebuild_count(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(audit_rebuilds);
 }
 
+/* How many rows this backend wrote to logs without the executor; for tests. */
+PG_FUNCTION_INFO_V1(crm_audit_direct_count);
+Datum
+crm_audit_direct_count(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(crm_audit_rows_direct);
+}
+
 PG_FUNCTION_INFO_V1(crm_next_transaction);
 Datum
 crm_next_transaction(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_INT64((int64) U64FromFullTransactionId(ReadNextFullTransactionId()));
+}
+
+/*
+ * Seals as the owner of the workspace, whose triggers on the tables of the seals
+ * would otherwise run with the rights of a superuser who seals everybody's log.
+ * Deferred ones would still: they wait for the commit, when the superuser is back.
+ * So nothing is deferred while another acts.
+ */
+PG_FUNCTION_INFO_V1(crm_seal_audit_as_owner);
+Datum
+crm_seal_audit_as_owner(PG_FUNCTION_ARGS)
+{
+	Oid owner = crm_workspace_owner(PG_GETARG_OID(0));
+	Oid types[] = {NAMEOID, INT4OID};
+	Datum values[] = {PG_GETARG_DATUM(1), PG_GETARG_DATUM(2)};
+	bool change = owner != GetUserId() && has_privs_of_role(GetUserId(), owner);
+	Oid save_userid;
+	int save_sec_context;
+	bool isnull = true;
+	int64 sealed = 0;
+	int rc;
+
+	SPI_connect();
+	GetUserIdAndSecContext(&save_userid, &save_sec_context);
+	if (change)
+	{
+		if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) != SPI_OK_UTILITY)
+			elog(ERROR, "could not fire deferred triggers");
+		SetUserIdAndSecContext(owner, save_sec_context | SECURITY_LOCAL_USERID_CHANGE |
+										  SECURITY_RESTRICTED_OPERATION);
+	}
+	rc = SPI_execute_with_args("SELECT crm._seal_audit($1, $2)", 2, types, values, NULL, false, 1);
+	if (rc == SPI_OK_SELECT && SPI_processed == 1)
+		sealed =
+			DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	if (isnull)
+		elog(ERROR, "could not seal the audit log: %s", SPI_result_code_string(rc));
+	SetUserIdAndSecContext(save_userid, save_sec_context);
+	SPI_finish();
+	PG_RETURN_INT64(sealed);
 }

@@ -91,6 +91,9 @@ typedef struct AuditLog
 	IndexInfo **index_infos;
 } AuditLog;
 
+/* Rows written directly by this backend. */
+extern int64 crm_audit_rows_direct;
+
 extern void crm_audit_load_log(AuditLog *log, Oid relid);
 extern void crm_audit_lock_log(const AuditLog *log);
 extern void crm_audit_write(AuditLog *log, Datum *values, bool *nulls);

@@ -67,6 +67,8 @@ static const struct
 	[AUDIT_NEW] = {"new", JSONBOID},
 };
 
+int64 crm_audit_rows_direct = 0;
+
 /* True if an INSERT would run, check or route something other than columns and indexes. */
 static bool
 crm_audit_needs_executor(Relation rel)
@@ -319,6 +321,7 @@ crm_audit_insert(AuditLog *log, const Datum *values, const bool *nulls)
 	for (int i = 0; i < log->nindexes; i++)
 		crm_audit_insert_index(log, i, rel, tuple, row, row_nulls);
 	table_close(rel, NoLock);
+	crm_audit_rows_direct++;
 	return true;
 }
 

@@ -121,7 +121,7 @@ $$;
 COMMENT ON FUNCTION crm._transactions_ended(bigint) IS
 'True if every transaction with a number below this one has ended, the caller''s own aside.';
 
-CREATE FUNCTION crm.seal_audit(workspace name, max_rows integer DEFAULT 1000000) RETURNS bigint
+CREATE FUNCTION crm._seal_audit(workspace name, max_rows integer) RETURNS bigint
 LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -134,19 +134,6 @@ DECLARE
     newest bigint;
     sealed bigint := 0;
 BEGIN
-    IF schema_oid IS NULL OR NOT crm.is_workspace(schema_oid) THEN
-        RAISE EXCEPTION 'schema "%" is not a crm workspace', workspace
-            USING ERRCODE = 'invalid_schema_name',
-                  HINT = 'SELECT * FROM crm.workspaces() lists the workspaces of this database.';
-    END IF;
-    IF max_rows < 1 OR max_rows > 10000000 THEN
-        RAISE EXCEPTION 'max_rows must be between 1 and 10000000' USING ERRCODE = 'invalid_parameter_value';
-    END IF;
-    IF current_setting('transaction_isolation') <> 'read committed' THEN
-        RAISE EXCEPTION 'crm.seal_audit() must run in a READ COMMITTED transaction'
-            USING ERRCODE = 'object_not_in_prerequisite_state',
-                  DETAIL = 'It must see which transactions have ended while it runs.';
-    END IF;
     PERFORM pg_advisory_xact_lock('crm.seal_audit(name,integer)'::regprocedure::oid::integer, schema_oid::integer);
 
     -- A seal is first opened, with the newest id given out so far and the first
@@ -177,8 +164,41 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION crm._seal_audit(name, integer) IS
+'What crm.seal_audit() does once its arguments are checked and the workspace''s owner acts.';
+
+CREATE FUNCTION crm._seal_audit_as_owner(schema oid, workspace name, max_rows integer) RETURNS bigint
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'crm_seal_audit_as_owner';
+
+COMMENT ON FUNCTION crm._seal_audit_as_owner(oid, name, integer) IS
+'Calls crm._seal_audit() as the owner of the schema where the caller is a member of that role, so that the owner''s triggers do not run with the rights of a superuser; otherwise as the caller.';
+
+CREATE FUNCTION crm.seal_audit(workspace name, max_rows integer DEFAULT 1000000) RETURNS bigint
+LANGUAGE plpgsql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    schema_oid oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
+BEGIN
+    IF schema_oid IS NULL OR NOT crm.is_workspace(schema_oid) THEN
+        RAISE EXCEPTION 'schema "%" is not a crm workspace', workspace
+            USING ERRCODE = 'invalid_schema_name',
+                  HINT = 'SELECT * FROM crm.workspaces() lists the workspaces of this database.';
+    END IF;
+    IF max_rows < 1 OR max_rows > 10000000 THEN
+        RAISE EXCEPTION 'max_rows must be between 1 and 10000000' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'crm.seal_audit() must run in a READ COMMITTED transaction'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  DETAIL = 'It must see which transactions have ended while it runs.';
+    END IF;
+    RETURN crm._seal_audit_as_owner(schema_oid, workspace, max_rows);
+END
+$$;
+
 COMMENT ON FUNCTION crm.seal_audit(name, integer) IS
-'Seals the audit log of a workspace: writes a SHA-256 over the rows since the last seal, chained to that seal, into audit_seal. Rows that a transaction still running might yet precede wait for a later call. Run it regularly, as the owner of the workspace, in a READ COMMITTED transaction of its own; at most max_rows rows a seal and two seals a call. Returns the number of rows sealed.';
+'Seals the audit log of a workspace: writes a SHA-256 over the rows since the last seal, chained to that seal, into audit_seal. Rows that a transaction still running might yet precede wait for a later call. It runs as the workspace''s owner when a member of that role or a superuser calls it. Run it regularly, in a READ COMMITTED transaction of its own; at most max_rows rows a seal and two seals a call. Returns the number of rows sealed.';
 
 CREATE FUNCTION crm.audit_verify(workspace name, OUT seal_id bigint, OUT last_id bigint, OUT row_count bigint, OUT intact boolean, OUT detail text)
 RETURNS SETOF record LANGUAGE plpgsql STABLE STRICT

@@ -14,6 +14,12 @@ LANGUAGE C VOLATILE STRICT AS '$libdir/crm', 'crm_audit_rebuild_count';
 COMMENT ON FUNCTION crm_test.audit_rebuilds() IS
 'How often this backend looked up the fixed parts of an audit trigger.';
 
+CREATE FUNCTION crm_test.audit_rows_direct() RETURNS bigint
+LANGUAGE C VOLATILE STRICT AS '$libdir/crm', 'crm_audit_direct_count';
+
+COMMENT ON FUNCTION crm_test.audit_rows_direct() IS
+'How many rows this backend wrote to audit logs without the executor.';
+
 CREATE FUNCTION crm_test.stage_rebuilds() RETURNS bigint
 LANGUAGE C VOLATILE STRICT AS '$libdir/crm', 'crm_stage_rebuilds';
 
