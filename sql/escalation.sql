@@ -203,6 +203,32 @@ SELECT record_id, due_at FROM reminder WHERE kind = 'contact' ORDER BY due_at;
 ROLLBACK;
 SELECT days(60);
 
+-- tasks of a stage: given once, to the owner, who is reminded
+BEGIN;
+INSERT INTO stage_task (pipeline, stage, subject, type, after) VALUES
+    ('sales', 'proposal', 'Send the offer', 'task', '2 days'), ('sales', 'proposal', 'Read the file', 'note', NULL), ('sales', 'won', 'Celebrate', 'meeting', '1 hour');
+DELETE FROM reminder;
+INSERT INTO opportunity (id, name, owner_id, amount) VALUES (40, 'With tasks', 3, 1), (41, 'Of nobody', NULL, 1);
+SELECT count(*) FROM activity WHERE opportunity_id >= 40;
+RESET ROLE;
+SET SESSION AUTHORIZATION regress_escalation_rep;
+UPDATE opportunity SET stage = 'proposal' WHERE id >= 40;
+UPDATE opportunity SET stage = 'qualification' WHERE id >= 40;
+UPDATE opportunity SET stage = 'proposal' WHERE id >= 40;
+RESET SESSION AUTHORIZATION;
+SET ROLE regress_escalation_owner;
+SELECT a.opportunity_id, a.type, a.subject, a.owner_id, a.due_at - h.changed_at AS after, r.member_id AS reminds, r.title
+FROM activity AS a
+LEFT JOIN reminder AS r ON r.kind = 'activity' AND r.record_id = a.id
+LEFT JOIN LATERAL (SELECT min(h.changed_at) AS changed_at FROM stage_history AS h WHERE h.record_id = a.opportunity_id AND h.stage = 'proposal') AS h ON true
+WHERE a.opportunity_id >= 40 ORDER BY 1, 3;
+-- what was done is given again
+UPDATE activity SET completed_at = crm.now() WHERE opportunity_id = 40;
+UPDATE opportunity SET stage = 'qualification' WHERE id = 40;
+UPDATE opportunity SET stage = 'proposal' WHERE id = 40;
+SELECT subject, completed_at IS NOT NULL AS done FROM activity WHERE opportunity_id = 40 ORDER BY id;
+ROLLBACK;
+
 -- merging leaves one escalation, undoing it two
 INSERT INTO account (id, name, owner_id) VALUES (2, 'Acme Inc', 3);
 SELECT count(*) FROM reminder;

@@ -82,6 +82,7 @@ SELECT * FROM (VALUES
     ('table', 'reminder', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', 'SELECT (id)'),
     ('table', 'escalation_rule', 'SELECT', 'SELECT', NULL),
     ('table', 'escalation_level', 'SELECT', 'SELECT', NULL),
+    ('table', 'stage_task', 'SELECT', 'SELECT', NULL),
     ('table', 'escalation', 'SELECT', 'SELECT', NULL),
     ('table', 'event', 'SELECT, UPDATE (state, handled_at, snoozed_until)', 'SELECT', NULL),
     ('table', 'inbox', 'SELECT', NULL, NULL),
