@@ -687,7 +687,7 @@ crm_scan_duplicates(PG_FUNCTION_ARGS)
 		elog(ERROR, "SPI_connect failed");
 	scan.context =
 		AllocSetContextCreate(CurrentMemoryContext, "crm match scan", ALLOCSET_DEFAULT_SIZES);
-	rel = table_open(relid, AccessShareLock);
+	rel = crm_table_open(relid, AccessShareLock);
 	columns = crm_match_columns(rel, false);
 	crm_scan_read(&scan, rel, columns, crm_id_column(rel));
 	table_close(rel, NoLock);

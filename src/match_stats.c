@@ -39,6 +39,7 @@
 #include "crm.h"
 #include "match.h"
 #include "match_count.h"
+#include "workspace.h"
 
 struct MatchStats
 {
@@ -299,7 +300,7 @@ Datum
 crm_analyze_matching(PG_FUNCTION_ARGS)
 {
 	Oid relid = PG_GETARG_OID(0);
-	Relation rel = table_open(relid, AccessShareLock);
+	Relation rel = crm_table_open(relid, AccessShareLock);
 	MatchColumns *columns = crm_match_columns(rel, false);
 	MatchCounts *counts = crm_counts_create(CurrentMemoryContext, 4 * 1024 * 1024);
 	MatchScratch *scratch = crm_match_scratch();

@@ -123,9 +123,9 @@ crm_occurrences(PG_FUNCTION_ARGS)
 
 	crm_rule_of(PG_GETARG_TEXT_PP(0), rule);
 	crm_check_start(start);
-	if (left < 0)
+	if (left < 0 || left > 100000)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("number of occurrences must not be negative")));
+						errmsg("number of occurrences must be between 0 and 100000")));
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	it = crm_rule_begin_at(rule, start, tz, after);
 	while (left-- > 0 && crm_next_instant(it, tz, after, &result))

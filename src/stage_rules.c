@@ -366,7 +366,7 @@ crm_check_stage_expression(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 	crm_check_workspace(PG_GETARG_OID(1));
 	if (!PG_ARGISNULL(0))
-		rel = relation_open(PG_GETARG_OID(0), AccessShareLock);
+		rel = crm_table_open(PG_GETARG_OID(0), AccessShareLock);
 	(void) crm_stage_parse_as_owner(PG_GETARG_OID(1), rel, text_to_cstring(PG_GETARG_TEXT_PP(2)));
 	if (rel != NULL)
 		relation_close(rel, NoLock);
@@ -378,7 +378,7 @@ PG_FUNCTION_INFO_V1(crm_check_stage_field);
 Datum
 crm_check_stage_field(PG_FUNCTION_ARGS)
 {
-	Relation rel = relation_open(PG_GETARG_OID(0), AccessShareLock);
+	Relation rel = crm_table_open(PG_GETARG_OID(0), AccessShareLock);
 	char *field = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	AttrNumber att = get_attnum(RelationGetRelid(rel), field);
 

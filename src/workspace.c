@@ -43,6 +43,17 @@ crm_workspace_table(Oid workspace, const char *name, bool missing_ok)
 	return relid;
 }
 
+Relation
+crm_table_open(Oid relid, LOCKMODE lockmode)
+{
+	Relation rel = try_table_open(relid, lockmode);
+
+	if (rel == NULL)
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+						errmsg("relation with OID %u does not exist", relid)));
+	return rel;
+}
+
 /*
  * The marker is a trigger on crm_meta whose function is ours: it survives
  * pg_dump, a dump of one schema, and pg_upgrade, and being restored after the

@@ -8,10 +8,14 @@
 #ifndef CRM_WORKSPACE_H
 #define CRM_WORKSPACE_H
 
+#include "storage/lockdefs.h"
 #include "utils/relcache.h"
 
 /* OID of table "name" of a workspace; an error says so when missing_ok is false. */
 extern Oid crm_workspace_table(Oid workspace, const char *name, bool missing_ok);
+
+/* Opens a table that a caller named by OID; an error if there is none. */
+extern Relation crm_table_open(Oid relid, LOCKMODE lockmode);
 
 /* True if the schema is a workspace: it has a crm_meta table with the marker trigger. */
 extern bool crm_is_workspace(Oid schema);

@@ -161,6 +161,8 @@ AS $$
 DECLARE
     schema_name text := (SELECT quote_ident(n.nspname) FROM pg_namespace AS n WHERE n.oid = workspace);
     lead record;
+    -- Fields that a user may have dropped from the table are read as absent.
+    fields jsonb;
     found boolean;
     person boolean;
     next_stage text;
@@ -176,7 +178,8 @@ BEGIN
                   DETAIL = format('It became %s.', concat_ws(', ', 'account ' || lead.converted_account_id, 'contact ' || lead.converted_contact_id,
                                                              'opportunity ' || lead.converted_opportunity_id));
     END IF;
-    person := num_nonnulls(lead.full_name, lead.given_name, lead.family_name) > 0;
+    fields := to_jsonb(lead);
+    person := num_nonnulls(fields ->> 'full_name', fields ->> 'given_name', fields ->> 'family_name') > 0;
 
     IF into_account IS NOT NULL THEN
         EXECUTE format('SELECT true FROM %s.account AS a WHERE a.id = $1', schema_name) INTO found USING into_account;
@@ -185,14 +188,14 @@ BEGIN
                 USING ERRCODE = 'no_data_found';
         END IF;
         account_id := into_account;
-    ELSIF lead.company IS NOT NULL THEN
+    ELSIF (fields ->> 'company') IS NOT NULL THEN
         IF match THEN
             account_id := crm._convert_match(workspace, 'account', jsonb_strip_nulls(jsonb_build_object(
-                'name', lead.company, 'website', lead.website, 'city', lead.city, 'region', lead.region, 'country', lead.country,
-                'street', lead.street, 'postcode', lead.postcode)));
+                'name', fields ->> 'company', 'website', fields ->> 'website', 'city', fields ->> 'city', 'region', fields ->> 'region', 'country', fields ->> 'country',
+                'street', fields ->> 'street', 'postcode', fields ->> 'postcode')));
         END IF;
         IF account_id IS NULL THEN
-            account_id := crm._convert_insert(workspace, 'account', lead_id, jsonb_build_object('name', lead.company),
+            account_id := crm._convert_insert(workspace, 'account', lead_id, jsonb_build_object('name', fields ->> 'company'),
                                               CASE WHEN person THEN '{phone,email,description}'::text[] ELSE '{description}' END);
         END IF;
     END IF;
@@ -204,11 +207,11 @@ BEGIN
                 USING ERRCODE = 'no_data_found';
         END IF;
         contact_id := into_contact;
-    ELSIF person OR lead.company IS NULL THEN
+    ELSIF person OR (fields ->> 'company') IS NULL THEN
         IF match THEN
             contact_id := crm._convert_match(workspace, 'contact', jsonb_strip_nulls(jsonb_build_object(
-                'full_name', lead.full_name, 'given_name', lead.given_name, 'family_name', lead.family_name,
-                'phone', lead.phone, 'email', lead.email, 'street', lead.street, 'city', lead.city, 'postcode', lead.postcode)));
+                'full_name', fields ->> 'full_name', 'given_name', fields ->> 'given_name', 'family_name', fields ->> 'family_name',
+                'phone', fields ->> 'phone', 'email', fields ->> 'email', 'street', fields ->> 'street', 'city', fields ->> 'city', 'postcode', fields ->> 'postcode')));
         END IF;
         IF contact_id IS NULL THEN
             contact_id := crm._convert_insert(workspace, 'contact', lead_id,

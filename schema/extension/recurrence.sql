@@ -14,4 +14,4 @@ CREATE FUNCTION crm.occurrences(rule text, starts_at timestamp, time_zone text D
 LANGUAGE C STABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'crm_occurrences';
 
 COMMENT ON FUNCTION crm.occurrences(text, timestamp, text, timestamptz, integer) IS
-'The first max occurrences of a recurrence rule after an instant, as crm.next_occurrence() finds them one by one.';
+'The first max (0 to 100000) occurrences of a recurrence rule after an instant, as crm.next_occurrence() finds them one by one.';
