@@ -104,7 +104,9 @@ SET datestyle = 'ISO';
 SET search_path = regress_cal;
 SET ROLE regress_calendar_app;
 SELECT business_add('2026-01-02 17:30', '1 hour');
+-- changes nothing: calendars are the administrators'
 UPDATE calendar SET name = 'mine';
+SELECT count(*) FROM calendar WHERE name = 'mine';
 SET ROLE regress_calendar_none;
 SELECT crm.business_add('regress_cal', '2026-01-02 17:30', '1 hour', 'standard');
 RESET ROLE;

@@ -263,7 +263,8 @@ crm_find_query(const MatchKey *keys, int nkeys, const MatchStats *stats, double 
 		else
 			ranked[i].rows = table_rows * exp2(-(double) keys[i].default_bits / MATCH_BITS_SCALE);
 	}
-	qsort(ranked, nkeys, sizeof(RankedKey), crm_cmp_ranked);
+	if (nkeys > 1)
+		qsort(ranked, nkeys, sizeof(RankedKey), crm_cmp_ranked);
 
 	out[n++] = Int32GetDatum(QUERY_THRESHOLD);
 	for (int i = 0; i < nkeys && taken < QUERY_KEYS; i++)

@@ -462,7 +462,7 @@ crm_scan_cannot_links(TableMatch *scan, const char *schema, const char *kind)
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		bool isnull;
-		IdNumber want;
+		IdNumber want = {0};
 		IdNumber *found[2];
 
 		for (int side = 0; side < 2; side++)
