@@ -1028,7 +1028,7 @@ crm_check_duplicate(PG_FUNCTION_ARGS)
 	Snapshot snapshot;
 
 	InitMaterializedSRF(fcinfo, 0);
-	rel = relation_open(PG_GETARG_OID(3), AccessShareLock);
+	rel = crm_table_open(PG_GETARG_OID(3), AccessShareLock);
 	rules = crm_duplicate_table(rel, workspace, kind);
 	limit = crm_check_limit(rules);
 	if (!crm_check_take(rules) || (limit >= 0 && crm_check_count(rules) >= limit))

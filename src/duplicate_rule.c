@@ -390,7 +390,7 @@ PG_FUNCTION_INFO_V1(crm_check_duplicate_condition);
 Datum
 crm_check_duplicate_condition(PG_FUNCTION_ARGS)
 {
-	Relation rel = relation_open(PG_GETARG_OID(0), AccessShareLock);
+	Relation rel = crm_table_open(PG_GETARG_OID(0), AccessShareLock);
 	Oid workspace = PG_GETARG_OID(1);
 	Oid user;
 	int sec_context;
@@ -414,7 +414,7 @@ PG_FUNCTION_INFO_V1(crm_check_duplicate_table);
 Datum
 crm_check_duplicate_table(PG_FUNCTION_ARGS)
 {
-	Relation rel = relation_open(PG_GETARG_OID(0), AccessShareLock);
+	Relation rel = crm_table_open(PG_GETARG_OID(0), AccessShareLock);
 	Oid type;
 
 	if (rel->rd_rel->relkind != RELKIND_RELATION)
