@@ -4728,7 +4728,8 @@ RETURNS bigint LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'crm_merge_records'
 SET search_path = pg_catalog, pg_temp
 SET datestyle = 'ISO, YMD'
 SET intervalstyle = postgres
-SET extra_float_digits = 3;
+SET extra_float_digits = 3
+SET bytea_output = hex;
 
 COMMENT ON FUNCTION crm.merge_records(regnamespace, text, text, text[], boolean) IS
 'Merges records of a kind (a table of the workspace, or the qualified name of any table with a primary key of one column) into the survivor: fields by the workspace''s merge_rule, every foreign key and registered link re-pointed, conflicting rows folded together, losers kept as tombstones. Ids are the text of the primary key. Returns the number of the merge in the workspace''s merge_log; null with dry_run. The caller needs SELECT, UPDATE and DELETE on the table and must see and be allowed to change every record under row-level security.';
@@ -4739,7 +4740,8 @@ RETURNS SETOF record LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'crm_merge_previe
 SET search_path = pg_catalog, pg_temp
 SET datestyle = 'ISO, YMD'
 SET intervalstyle = postgres
-SET extra_float_digits = 3;
+SET extra_float_digits = 3
+SET bytea_output = hex;
 
 COMMENT ON FUNCTION crm.merge_preview(regnamespace, text, text, text[]) IS
 'What crm.merge_records() would do. Runs the merge and takes it back, so that triggers and constraints have their say; the records stay locked only meanwhile.';
@@ -4750,7 +4752,8 @@ RETURNS SETOF record LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'crm_unmerge'
 SET search_path = pg_catalog, pg_temp
 SET datestyle = 'ISO, YMD'
 SET intervalstyle = postgres
-SET extra_float_digits = 3;
+SET extra_float_digits = 3
+SET bytea_output = hex;
 
 COMMENT ON FUNCTION crm.unmerge(regnamespace, bigint) IS
 'Undoes a merge of the workspace. BEFORE triggers do not run for rows that get back exactly what they had; constraints are checked and AFTER triggers fire. Returns each value edited since the merge, which is kept. A later merge that removed a row this one needs must be undone first; the error names it.';

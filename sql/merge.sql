@@ -153,6 +153,44 @@ SELECT * FROM regress_merge_user.remark ORDER BY about;
 SELECT * FROM regress_merge.unmerge(:merge_id);
 SELECT regress_merge_user.state() = :'before' AS exact;
 
+-- rows without a key that are equal, or differ only where the type has no equality,
+-- each return to the record they came from, whichever partition they are in and
+-- whatever the time zone is by then; one that was edited is reported and left
+CREATE TABLE regress_merge_user.sight (code text REFERENCES regress_merge_user.vendor, place point, doc json, lasted interval, seen timestamptz);
+INSERT INTO regress_merge_user.sight VALUES
+    ('C', '(1,2)', '{"a": 1}', '30 days', '2024-07-01 12:00+00'), ('A', '(3,4)', '{"a": 1}', '30 days', '2024-07-01 12:00+00'),
+    ('B', '(1,2)', '{"a":1}', '30 days', '2024-07-01 12:00+00'), ('B', '(1,2)', '{"a": 1}', '1 mon', '2024-07-01 12:00+00'),
+    ('A', '(1,2)', NULL, '1 mon', '2024-07-01 12:00+00'), ('B', NULL, '{"a": 1}', '30 days', '2024-07-01 12:00+00');
+CREATE TABLE regress_merge_user.parted (code text REFERENCES regress_merge_user.vendor, part integer, doc json) PARTITION BY LIST (part);
+CREATE TABLE regress_merge_user.parted_1 PARTITION OF regress_merge_user.parted FOR VALUES IN (1);
+CREATE TABLE regress_merge_user.parted_2 PARTITION OF regress_merge_user.parted FOR VALUES IN (2);
+INSERT INTO regress_merge_user.parted VALUES ('B', 1, '[]'), ('B', 2, '[]');
+SELECT regress_merge_user.state() AS before \gset
+SELECT regress_merge.merge_records('regress_merge_user.vendor', 'A', '{B,C}') AS merge_id \gset
+SET timezone = 'Asia/Shanghai';
+SELECT * FROM regress_merge.unmerge(:merge_id);
+RESET timezone;
+SELECT regress_merge_user.state() = :'before' AS exact;
+SELECT regress_merge.merge_records('regress_merge_user.vendor', 'A', '{B,C}') AS merge_id \gset
+UPDATE regress_merge_user.sight SET place = '(9,9)' WHERE extract(month FROM lasted) = 1 AND doc IS NOT NULL;
+SELECT table_name, field, record ->> 'lasted' AS lasted, note FROM regress_merge.unmerge(:merge_id);
+SELECT code, place, doc, lasted FROM regress_merge_user.sight ORDER BY code, place::text, doc::text, lasted::text;
+DROP TABLE regress_merge_user.sight, regress_merge_user.parted;
+
+-- a record with time stamps merged in one time zone and restored in another
+CREATE TABLE regress_merge_user.visit (id integer PRIMARY KEY, first timestamptz, scan bytea, updated_at timestamptz);
+INSERT INTO regress_merge_user.visit VALUES (1, NULL, NULL, '2024-07-01 12:00+00'), (2, '2024-07-02 12:00+00', '\xff', '2024-07-02 12:00+00');
+SELECT regress_merge_user.state() AS before \gset
+SELECT regress_merge.merge_records('regress_merge_user.visit', '1', '{2}') AS merge_id \gset
+SET timezone = 'Asia/Shanghai';
+SET bytea_output = escape;
+SELECT * FROM regress_merge.unmerge(:merge_id);
+RESET timezone;
+RESET bytea_output;
+SELECT regress_merge_user.state() = :'before' AS exact;
+DROP TABLE regress_merge_user.visit;
+DELETE FROM regress_merge.duplicate_pair WHERE kind = 'regress_merge_user.visit';
+
 -- what a scan found and people decided goes along, and comes back
 INSERT INTO regress_merge.account (id, name, city) VALUES (20, 'Beta', NULL), (21, 'Beta', 'Rome'), (22, 'Beta', NULL), (23, 'Betamax', NULL), (24, 'Gamma', NULL), (25, 'Gamma', 'Oslo');
 INSERT INTO regress_merge.duplicate_pair (kind, left_id, right_id, score, state) VALUES
