@@ -746,7 +746,7 @@ COMMENT ON FUNCTION crm.name_parts(text) IS
 CREATE FUNCTION crm.canonicalize() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'crm_canonicalize';
 COMMENT ON FUNCTION crm.canonicalize() IS
-'Trigger BEFORE INSERT OR UPDATE, FOR EACH ROW: brings columns of type text, character varying and character into canonical form. Arguments ''column=kind'' with kind name, phone, email, uscc, domain, website, country or currency, and ''full_name=given_name,family_name'' for a name composed where it is null. An empty value becomes null. On UPDATE only columns whose value changes are looked at. National telephone numbers are read as those of the row''s country, else of crm.default_region. All faults of a row are one error (22P02) unless crm.strict_input is off, when text that cannot be parsed is kept, trimmed.';
+'Trigger BEFORE INSERT OR UPDATE, FOR EACH ROW: brings columns of type text, character varying and character into canonical form. Arguments ''column=kind'' with kind name, phone, email, uscc, domain, website, country or currency, and ''full_name=given_name,family_name'' for a name composed where it is null. An empty value becomes null. On UPDATE only columns whose value changes are looked at. National telephone numbers are read as those of the row''s country, else of crm.default_region. Text that cannot be parsed is kept, trimmed; with crm.strict_input on, all faults of a row are one error (22P02).';
 
 ---------------------------------------------------------------------
 -- The workspace's DDL (schema/workspace), as data
@@ -1217,7 +1217,7 @@ CREATE TABLE @workspace@.contact (
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     row_version integer NOT NULL DEFAULT 1,
-    CONSTRAINT contact_is_somebody CHECK (num_nonnulls(full_name, given_name, family_name, email, phone) > 0)
+    CONSTRAINT contact_is_somebody CHECK (num_nonnulls(full_name, given_name, family_name, email, phone, national_id, birth_date, street) > 0)
 );
 CREATE INDEX ON @workspace@.contact (account_id);
 CREATE INDEX ON @workspace@.contact (owner_id);

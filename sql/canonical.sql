@@ -1,5 +1,6 @@
 -- crm.canonicalize(): text columns in canonical form, whoever writes them.
 \set SHOW_CONTEXT never
+SET crm.strict_input = on;
 CREATE ROLE regress_canonical_user;
 CREATE SCHEMA regress_canonical AUTHORIZATION regress_canonical_user;
 GRANT USAGE ON SCHEMA crm TO regress_canonical_user;
@@ -77,11 +78,12 @@ EXCEPTION WHEN invalid_text_representation THEN
     RAISE INFO 'schema %, table %, column %', s, t, c;
 END $$;
 
--- crm.strict_input off keeps what cannot be parsed, trimmed
-SET crm.strict_input = off;
+-- the default keeps what cannot be parsed, trimmed
+RESET crm.strict_input;
+SHOW crm.strict_input;
 INSERT INTO person (id, phone, mail, code, country) VALUES (60, '  see  reception ', ' none', '321281000109294', 'China')
 RETURNING phone, mail, code, country;
-RESET crm.strict_input;
+SET crm.strict_input = on;
 -- and such a value stands until it is changed itself
 UPDATE person SET name = 'Reception' WHERE id = 60 RETURNING phone, mail;
 UPDATE person SET mail = 'nobody' WHERE id = 60;  -- fails

@@ -1,7 +1,6 @@
 -- Who is this already?  A lookup by anything that is known of a company or person.
 \set SHOW_CONTEXT never
 -- customers are entered as they come
-SET crm.strict_input = off;
 SET client_min_messages = warning;
 SELECT crm.create_workspace('regress_match');
 RESET client_min_messages;

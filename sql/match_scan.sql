@@ -1,7 +1,6 @@
 -- Scanning a table for duplicates: pairs, clusters that do not chain, decisions that stay.
 \set SHOW_CONTEXT never
 -- customers are entered as they come
-SET crm.strict_input = off;
 SET client_min_messages = warning;
 CREATE ROLE regress_match_scan_owner;
 GRANT CREATE ON DATABASE contrib_regression TO regress_match_scan_owner;

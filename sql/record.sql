@@ -1,5 +1,6 @@
 -- Business tables keep their own bookkeeping: row_version, updated_at, and refusal of stale updates.
 \set SHOW_CONTEXT never
+SET crm.strict_input = on;
 \pset format unaligned
 SET client_min_messages = warning;
 SELECT crm.create_workspace('regress_record');

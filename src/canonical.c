@@ -44,9 +44,10 @@
 
 /*
  * crm.strict_input: whether the trigger refuses what it cannot parse.  Off, it
- * keeps the text, trimmed, which is what a migration of old data wants.
+ * keeps the text, trimmed: a number whose country nobody told, or a code from
+ * before the standard, is worth more than a load that stops.
  */
-static bool crm_strict_input = true;
+static bool crm_strict_input = false;
 
 typedef enum CanonicalKind
 {
@@ -130,7 +131,7 @@ crm_canonical_init(void)
 {
 	DefineCustomBoolVariable("crm.strict_input",
 							 "Whether crm.canonicalize() refuses values it cannot parse.",
-							 "Off, such a value is kept as trimmed text.", &crm_strict_input, true,
+							 "Off, such a value is kept as trimmed text.", &crm_strict_input, false,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
 }
 

@@ -102,7 +102,7 @@ typedef struct StageHistory
 } StageHistory;
 
 /*
- * A table as the workspace made it takes rows without a query, at a third of the
+ * A table as the workspace made it takes rows without a query, at a fraction of the
  * cost.  One that has been given triggers, defaults, rules, other types, partitions
  * or a policy for its owner gets an INSERT.
  */

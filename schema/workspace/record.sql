@@ -63,7 +63,7 @@ CREATE TABLE @workspace@.contact (
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     row_version integer NOT NULL DEFAULT 1,
-    CONSTRAINT contact_is_somebody CHECK (num_nonnulls(full_name, given_name, family_name, email, phone) > 0)
+    CONSTRAINT contact_is_somebody CHECK (num_nonnulls(full_name, given_name, family_name, email, phone, national_id, birth_date, street) > 0)
 );
 CREATE INDEX ON @workspace@.contact (account_id);
 CREATE INDEX ON @workspace@.contact (owner_id);
