@@ -28,6 +28,8 @@
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "nodes/value.h"
+#include "parser/parse_func.h"
 #include "port/pg_bitutils.h"
 #include "storage/lock.h"
 #include "utils/acl.h"
@@ -57,6 +59,7 @@ typedef struct CrmFirePlans
 	NameData schema;
 	SPIPlanPtr fire;
 	SPIPlanPtr next;
+	SPIPlanPtr hold; /* prepared when the workspace has what it takes */
 } CrmFirePlans;
 
 static HTAB *crm_fire_plans = NULL;
@@ -123,14 +126,16 @@ crm_get_fire_plans(Oid workspace)
 	if (found && plans->next != NULL && strcmp(NameStr(plans->schema), name) == 0)
 		return plans;
 	if (!found)
-		plans->fire = plans->next = NULL;
+		plans->fire = plans->next = plans->hold = NULL;
 
 	/* The statements name the schema, so a renamed one needs new ones. */
 	if (plans->fire != NULL)
 		SPI_freeplan(plans->fire);
 	if (plans->next != NULL)
 		SPI_freeplan(plans->next);
-	plans->fire = plans->next = NULL;
+	if (plans->hold != NULL)
+		SPI_freeplan(plans->hold);
+	plans->fire = plans->next = plans->hold = NULL;
 	namestrcpy(&plans->schema, name);
 
 	schema = quote_identifier(name);
@@ -229,6 +234,35 @@ crm_count_fired(CrmFired *fired, TimestampTz now)
 	fired->count += SPI_processed;
 }
 
+/*
+ * A workspace with rules about attention has a function that looks at the events
+ * just written: those that must wait it marks as held, and it plans digests.  It
+ * runs before anybody hears of the events.
+ */
+static void
+crm_hold_fired(CrmFirePlans *plans, int64 first, int64 last, TimestampTz now)
+{
+	static Oid types[] = {INT8OID, INT8OID, TIMESTAMPTZOID};
+	const char *schema = quote_identifier(NameStr(plans->schema));
+	List *name = list_make2(makeString(NameStr(plans->schema)), makeString("hold_events"));
+	int rc;
+
+	if (!OidIsValid(crm_workspace_table(plans->workspace, "attention_rule", true)) ||
+		!OidIsValid(LookupFuncName(name, lengthof(types), types, true)))
+		return;
+	if (plans->hold == NULL)
+		plans->hold = crm_prepare(psprintf("SELECT %1$s.hold_events($1, $2, $3)"
+										   " WHERE EXISTS (SELECT FROM %1$s.attention_rule)",
+										   schema),
+								  lengthof(types), types);
+	rc = SPI_execute_plan(
+		plans->hold, (Datum[]){Int64GetDatum(first), Int64GetDatum(last), TimestampTzGetDatum(now)},
+		NULL, false, 0);
+	if (rc != SPI_OK_SELECT)
+		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(rc));
+	SPI_freetuptable(SPI_tuptable);
+}
+
 static void
 crm_notify_fired(const char *schema, int64 last, uint64 count)
 {
@@ -322,6 +356,7 @@ crm_reminder_fire(CrmPending *pending, TimestampTz now, int64 limit, bool wait, 
 	CrmOwnerContext saved;
 	CrmFirePlans *plans;
 	int rc;
+	int64 first = 0;
 	int64 last = 0;
 	uint64 count;
 
@@ -348,10 +383,14 @@ crm_reminder_fire(CrmPending *pending, TimestampTz now, int64 limit, bool wait, 
 	{
 		bool isnull;
 
+		first =
+			DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
 		last = DatumGetInt64(
 			SPI_getbinval(SPI_tuptable->vals[count - 1], SPI_tuptable->tupdesc, 2, &isnull));
 	}
 	SPI_freetuptable(SPI_tuptable);
+	if (count > 0)
+		crm_hold_fired(plans, first, last, now);
 
 	crm_find_next(pending, plans);
 	fired->more = pending->next <= now;
