@@ -4434,6 +4434,21 @@ AS $$ SELECT m.id::bigint, m.score, m.reasons FROM crm.find_matches(crm._match_t
 COMMENT ON FUNCTION crm.find_duplicates(regnamespace, text, jsonb, integer) IS
 'crm.find_matches() on the table of a workspace that holds the records of a kind: account, contact, lead or any table of the workspace with an index on crm.match_keys(...).';
 
+CREATE FUNCTION crm._compare_records(relation regclass, record jsonb, other jsonb, needed double precision, OUT score real, OUT reasons jsonb, OUT bits double precision, OUT quick double precision)
+LANGUAGE C STABLE STRICT
+AS 'MODULE_PATHNAME', 'crm_compare_records';
+
+COMMENT ON FUNCTION crm._compare_records(regclass, jsonb, jsonb, double precision) IS
+'Implements crm.compare_records(); bits is the log-odds of the score, and quick the same as a scan computes it that needs so many: minus infinity where bits are fewer.';
+
+CREATE FUNCTION crm.compare_records(relation regclass, record jsonb, other jsonb, OUT score real, OUT reasons jsonb)
+LANGUAGE sql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT c.score, c.reasons FROM crm._compare_records(relation, record, other, '-Infinity') AS c $$;
+
+COMMENT ON FUNCTION crm.compare_records(regclass, jsonb, jsonb) IS
+'Do two records mean the same? The probability (0 to 1) and its reasons, as crm.find_matches() would give them. relation is a table with a matching index, whose column names both records have; neither needs to be stored. The caller needs SELECT on the table.';
+
 CREATE FUNCTION crm._analyze_matching(relation regclass, OUT rows bigint, OUT keys bytea)
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'crm_analyze_matching';
 
@@ -5937,6 +5952,8 @@ SELECT * FROM (VALUES
     ('toolkit', 'occurrences', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', 'find_matches', 'EXECUTE', NULL, NULL),
     ('toolkit', 'find_duplicates', 'EXECUTE', NULL, NULL),
+    ('toolkit', 'compare_records', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_compare_records', 'EXECUTE', NULL, NULL),
     ('toolkit', '_match_table', 'EXECUTE', NULL, NULL),
     ('toolkit', 'check_duplicate', 'EXECUTE', NULL, NULL),
     ('toolkit', '_check_duplicate', 'EXECUTE', NULL, NULL),

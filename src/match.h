@@ -186,17 +186,103 @@ typedef enum MatchField
 } MatchField;
 #define MATCH_NFIELDS (FIELD_PRIOR + 1)
 
+/* How well two records agree in a field; what each level weighs is the model's. */
+typedef enum MatchLevel
+{
+	LEVEL_NONE, /* not compared: one side is blank */
+	NAME_EQUAL,
+	NAME_SOUNDS_EQUAL,
+	NAME_OTHER_FORM,
+	NAME_EQUAL_CORE,
+	NAME_ABBREVIATION,
+	NAME_SLIP,
+	NAME_SIMILAR,
+	NAME_PARTLY_SIMILAR,
+	NAME_DIFFERENT,
+	BRANCH_OF,
+	BRANCH_DIFFERENT,
+	PERSON_EQUAL, /* of either name: the two add up */
+	PERSON_SWAPPED,
+	PERSON_INITIAL,
+	PERSON_SHORT_FORM,
+	PERSON_SIMILAR,
+	PERSON_PARTLY_SIMILAR,
+	PERSON_UNLIKE,
+	PERSON_DIFFERENT,
+	BIRTH_DATE_EQUAL,
+	BIRTH_DATE_SLIP,
+	BIRTH_DATE_NEAR,
+	BIRTH_DATE_YEAR,
+	BIRTH_DATE_DIFFERENT,
+	NATIONAL_ID_EQUAL,
+	NATIONAL_ID_SLIP,
+	NATIONAL_ID_TWO_SLIPS,
+	NATIONAL_ID_DIFFERENT,
+	TAX_ID_EQUAL,
+	TAX_ID_SLIP,
+	TAX_ID_DIFFERENT,
+	TAX_ID_BOTH_VALID,
+	PHONE_EQUAL,
+	PHONE_SLIP,
+	PHONE_DIFFERENT,
+	EMAIL_EQUAL,
+	EMAIL_LOCAL_PART,
+	EMAIL_SIMILAR,
+	EMAIL_DIFFERENT,
+	DOMAIN_EQUAL,
+	DOMAIN_NAMED,
+	DOMAIN_DIFFERENT,
+	ADDRESS_EQUAL,
+	ADDRESS_SIMILAR,
+	ADDRESS_SAME_PLACE,
+	ADDRESS_OTHER_PLACE,
+	PRIOR_COMPANY,
+	PRIOR_PERSON
+} MatchLevel;
+#define MATCH_NLEVELS (PRIOR_PERSON + 1)
+
+/* match_model.c: what each level weighs */
+typedef struct MatchWeight
+{
+	float weight; /* bits */
+	float rarity; /* of the bits of evidence that are added */
+} MatchWeight;
+
+typedef struct MatchModel
+{
+	MatchWeight level[MATCH_NLEVELS];
+} MatchModel;
+
+extern const MatchModel crm_default_match_model;
+extern const char *crm_match_field_name(MatchField field);
+extern const char *crm_match_level_name(MatchLevel level);
+extern MatchField crm_match_level_field(MatchLevel level);
+
+/* A model at work on a table of so many rows. */
+typedef struct MatchScorer
+{
+	const MatchModel *model;
+	double prior_company;
+	double prior_person;
+	double most[MATCH_NFIELDS]; /* what a level without evidence weighs at most; not below 0 */
+	double part_weight;			/* the same for one of a person's names that is not equal, ... */
+	double part_rarity;			/* ... and of its rarity */
+} MatchScorer;
+
 typedef struct MatchScore
 {
 	double bits; /* log2 of the odds that both mean the same; the sum of weight[] */
 	double weight[MATCH_NFIELDS];
-	const char *level[MATCH_NFIELDS]; /* NULL = not compared: one side is blank */
+	uint8 level[MATCH_NFIELDS]; /* MatchLevel */
 } MatchScore;
 
-extern void crm_match_score(const MatchRecord *a, const MatchRecord *b, double rows,
+extern void crm_match_scorer(MatchScorer *scorer, const MatchModel *model, double rows);
+extern void crm_match_score(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
 							MatchScore *score);
+/* The same log-odds; or, sooner, minus infinity if they are less than needed. */
+extern double crm_match_bits(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
+							 double needed);
 extern double crm_match_probability(double bits);
-extern const char *crm_match_field_name(MatchField field);
 extern Jsonb *crm_match_reasons(const MatchScore *score, bool truncated);
 
 /* match_column.c: the columns of a table and their roles, read from its matching index */
@@ -219,6 +305,10 @@ extern bool crm_match_value(Datum value, Oid type, MatchValue *out);
 extern void crm_match_slot_values(const MatchColumns *columns, TupleTableSlot *slot,
 								  MatchValue values[MATCH_NROLES]);
 extern bool crm_match_type_ok(Oid type);
+/* The values of a JSON object in the roles of the columns of their names; other fields are
+ * ignored. */
+extern void crm_match_json_values(Jsonb *record, const MatchColumns *columns,
+								  MatchValue values[MATCH_NROLES]);
 /* Parses "company,phone,..."; returns the number of roles, -1 at a fault. */
 extern int crm_match_parse_model(const char *model, MatchRole roles[MATCH_NROLES]);
 

@@ -306,9 +306,8 @@ crm_find_query(const MatchKey *keys, int nkeys, const MatchStats *stats, double 
 	return construct_array(out, n, INT4OID, sizeof(int32), true, TYPALIGN_INT);
 }
 
-/* Reads the record: fields that are columns of the matching index; others are ignored. */
-static void
-crm_json_values(Jsonb *record, const MatchColumns *columns, MatchValue values[MATCH_NROLES])
+void
+crm_match_json_values(Jsonb *record, const MatchColumns *columns, MatchValue values[MATCH_NROLES])
 {
 	if (!JB_ROOT_IS_OBJECT(record))
 		ereport(
@@ -368,10 +367,11 @@ crm_match_reasons(const MatchScore *score, bool truncated)
 	initStringInfo(&json);
 	appendStringInfoChar(&json, '[');
 	for (int i = 0; i < MATCH_NFIELDS; i++)
-		if (score->level[i] != NULL)
+		if (score->level[i] != LEVEL_NONE)
 		{
 			appendStringInfo(&json, "%s{\"field\": \"%s\", \"level\": \"%s\", \"weight\": %.2f}",
-							 separator, crm_match_field_name(i), score->level[i], score->weight[i]);
+							 separator, crm_match_field_name(i),
+							 crm_match_level_name(score->level[i]), score->weight[i]);
 			separator = ", ";
 		}
 	if (truncated)
@@ -444,13 +444,13 @@ crm_cmp_candidate(const void *a, const void *b)
 static bool
 crm_worth_reporting(const MatchScore *score)
 {
-	static const MatchField identifiers[] = {FIELD_NAME,  FIELD_PERSON, FIELD_PHONE,
-											 FIELD_EMAIL, FIELD_TAX_ID, FIELD_NATIONAL_ID};
+	static const MatchLevel identifiers[] = {NAME_EQUAL,  PERSON_EQUAL, PHONE_EQUAL,
+											 EMAIL_EQUAL, TAX_ID_EQUAL, NATIONAL_ID_EQUAL};
 	double evidence = score->bits - score->weight[FIELD_PRIOR];
 
 	for (int i = 0; i < (int) lengthof(identifiers); i++)
-		if (score->level[identifiers[i]] != NULL && evidence > -EVIDENCE_BITS &&
-			strcmp(score->level[identifiers[i]], "equal") == 0)
+		if (score->level[crm_match_level_field(identifiers[i])] == identifiers[i] &&
+			evidence > -EVIDENCE_BITS)
 			return true;
 	return evidence >= EVIDENCE_BITS;
 }
@@ -461,7 +461,7 @@ crm_worth_reporting(const MatchScore *score)
  */
 static Candidate *
 crm_rank(const MatchRecord *record, const FindPlan *plan, MatchScratch *scratch,
-		 const MatchStats *stats, uint32 roles, const char *self, int *n)
+		 const MatchStats *stats, const MatchScorer *scorer, uint32 roles, const char *self, int *n)
 {
 	SPITupleTable *rows = SPI_tuptable;
 	Candidate *result = palloc(sizeof(Candidate) * Max(SPI_processed, 1));
@@ -477,7 +477,7 @@ crm_rank(const MatchRecord *record, const FindPlan *plan, MatchScratch *scratch,
 
 		CHECK_FOR_INTERRUPTS();
 		other = crm_candidate(rows->vals[i], rows->tupdesc, plan->columns, roles, scratch, stats);
-		crm_match_score(record, other, crm_match_rows(stats), &score);
+		crm_match_score(scorer, record, other, &score);
 		if (crm_worth_reporting(&score))
 		{
 			bool isnull;
@@ -515,6 +515,7 @@ crm_find_matches(PG_FUNCTION_ARGS)
 	bool truncated = false;
 	uint32 roles;
 	Candidate *best = NULL;
+	MatchScorer scorer;
 	MatchScore score;
 	double enough;
 	Relation rel;
@@ -534,12 +535,13 @@ crm_find_matches(PG_FUNCTION_ARGS)
 	relation_close(rel, NoLock);
 
 	plan = crm_find_plan(relid);
-	crm_json_values(json, plan->columns, values);
+	crm_match_json_values(json, plan->columns, values);
 	roles = crm_comparable(values);
 	scratch = crm_match_scratch();
 	record = crm_match_record(values, scratch, &keys, &nkeys);
 	stats = crm_match_stats(relid);
 	crm_match_weigh(record, stats);
+	crm_match_scorer(&scorer, &crm_default_match_model, crm_match_rows(stats));
 	n = 0;
 	if (nkeys > 0)
 	{
@@ -549,7 +551,7 @@ crm_find_matches(PG_FUNCTION_ARGS)
 
 		table_close(key_rel, NoLock);
 		memcpy(own_keys, keys, sizeof(MatchKey) * nkeys);
-		crm_match_score(record, record, crm_match_rows(stats), &score);
+		crm_match_score(&scorer, record, record, &score);
 		enough = CONVINCING * (score.bits - score.weight[FIELD_PRIOR]) + score.weight[FIELD_PRIOR];
 		for (int i = 0; i < (int) lengthof(efforts); i++)
 		{
@@ -559,7 +561,7 @@ crm_find_matches(PG_FUNCTION_ARGS)
 			if (SPI_execute_plan(plan->plan, &arg, NULL, true, MAX_CANDIDATES) != SPI_OK_SELECT)
 				elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(SPI_result));
 			truncated = truncated || SPI_processed == MAX_CANDIDATES;
-			best = crm_rank(record, plan, scratch, stats, roles, self, &n);
+			best = crm_rank(record, plan, scratch, stats, &scorer, roles, self, &n);
 			if (n > 0 && best[0].bits >= enough)
 				break;
 		}
@@ -572,7 +574,7 @@ crm_find_matches(PG_FUNCTION_ARGS)
 		Datum out[3];
 		bool nulls[3] = {false, false, false};
 
-		crm_match_score(record, match, crm_match_rows(stats), &score);
+		crm_match_score(&scorer, record, match, &score);
 		out[0] = heap_getattr(row, 1, SPI_tuptable->tupdesc, &nulls[0]);
 		out[1] = Float4GetDatum((float4) crm_match_probability(score.bits));
 		out[2] = JsonbPGetDatum(crm_match_reasons(&score, truncated));

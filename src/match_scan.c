@@ -166,9 +166,9 @@ crm_scan_read(TableMatch *scan, Relation rel, const MatchColumns *columns, AttrN
 	table_endscan(heap);
 	MemoryContextDelete(row_context);
 	pfree(scratch);
-	scan->data.rows = scan->data.nrecords;
+	crm_match_scorer(&scan->data.scorer, &crm_default_match_model, scan->data.nrecords);
 	for (uint32 i = 0; i < scan->data.nrecords; i++)
-		crm_match_weigh_counts(scan->data.record[i], scan->data.rows, scan->counts);
+		crm_match_weigh_counts(scan->data.record[i], scan->data.nrecords, scan->counts);
 }
 
 /* Radix sort by hash, stable, so that the records of a block stay in order. */
@@ -319,14 +319,11 @@ crm_told_apart(const MatchScan *scan, uint32 a, uint32 b)
 }
 
 float
-crm_scan_score(const MatchScan *scan, uint32 a, uint32 b)
+crm_scan_score(const MatchScan *scan, uint32 a, uint32 b, float needed)
 {
-	MatchScore score;
-
 	if (crm_told_apart(scan, a, b))
 		return CANNOT_LINK_BITS;
-	crm_match_score(scan->record[a], scan->record[b], scan->rows, &score);
-	return (float) score.bits;
+	return (float) crm_match_bits(&scan->scorer, scan->record[a], scan->record[b], needed);
 }
 
 float
@@ -336,7 +333,7 @@ crm_scan_link(const MatchScan *scan, uint32 a, uint32 b)
 
 	if (crm_told_apart(scan, a, b))
 		return CANNOT_LINK_BITS;
-	crm_match_score(scan->record[a], scan->record[b], scan->rows, &score);
+	crm_match_score(&scan->scorer, scan->record[a], scan->record[b], &score);
 	if (score.weight[FIELD_TAX_ID] < 0)
 		return CONFLICT_BITS;
 	return Max((float) score.bits, WORST_LINK_BITS);
@@ -394,7 +391,7 @@ crm_scan_compare(TableMatch *scan, float threshold)
 		for (uint32 i = 0; i < nfound; i++)
 			if (weight[found[i]] >= NEEDED_WEIGHT)
 			{
-				float bits = crm_scan_score(&scan->data, found[i], r);
+				float bits = crm_scan_score(&scan->data, found[i], r, threshold);
 
 				scan->candidates++;
 				if (bits >= threshold)
@@ -524,8 +521,8 @@ crm_write_pairs(TableMatch *scan, const char *schema, const char *kind, float th
 
 			if (scan->edge[i].bits < threshold)
 				continue;
-			crm_match_score(scan->data.record[scan->edge[i].a], scan->data.record[scan->edge[i].b],
-							scan->data.rows, &score);
+			crm_match_score(&scan->data.scorer, scan->data.record[scan->edge[i].a],
+							scan->data.record[scan->edge[i].b], &score);
 			left[n] = Int64GetDatum(Min(x, y));
 			right[n] = Int64GetDatum(Max(x, y));
 			value[n] = Float4GetDatum((float4) crm_match_probability(score.bits));

@@ -12,7 +12,7 @@ typedef struct MatchScan
 	uint32 nrecords;
 	MatchRecord **record;
 	int64 *id;
-	double rows;
+	MatchScorer scorer;
 	struct CannotLinks *cannot; /* pairs a person has told apart */
 } MatchScan;
 
@@ -20,8 +20,11 @@ typedef struct MatchScan
 #define WORST_LINK_BITS	 (-8.0f)  /* one strong disagreement does not outweigh everything */
 #define CONFLICT_BITS	 (-60.0f) /* outweighs what several other members say */
 
-/* Log-odds of two records by number; CANNOT_LINK_BITS if they were told apart. */
-extern float crm_scan_score(const MatchScan *scan, uint32 a, uint32 b);
+/*
+ * Log-odds of two records by number, or less than needed if they are less;
+ * CANNOT_LINK_BITS if they were told apart.
+ */
+extern float crm_scan_score(const MatchScan *scan, uint32 a, uint32 b, float needed);
 /* The same for two members of a group, where a tax number of another firm rules both out. */
 extern float crm_scan_link(const MatchScan *scan, uint32 a, uint32 b);
 

@@ -19,26 +19,6 @@
 #include "match.h"
 #include "match_text.h"
 
-static const char *const field_names[MATCH_NFIELDS] = {
-	[FIELD_NAME] = "name",
-	[FIELD_BRANCH] = "branch",
-	[FIELD_PERSON] = "person",
-	[FIELD_BIRTH_DATE] = "birth_date",
-	[FIELD_NATIONAL_ID] = "national_id",
-	[FIELD_TAX_ID] = "tax_id",
-	[FIELD_PHONE] = "phone",
-	[FIELD_EMAIL] = "email",
-	[FIELD_DOMAIN] = "domain",
-	[FIELD_ADDRESS] = "address",
-	[FIELD_PRIOR] = "prior",
-};
-
-const char *
-crm_match_field_name(MatchField field)
-{
-	return field_names[field];
-}
-
 double
 crm_match_probability(double bits)
 {
@@ -72,10 +52,23 @@ crm_same_text(const MatchRecord *a, const MatchRecord *b, MatchText text)
 }
 
 static void
-crm_say(MatchScore *score, MatchField field, const char *level, double weight)
+crm_say(MatchScore *score, MatchField field, MatchLevel level, double weight)
 {
 	score->weight[field] = weight;
-	score->level[field] = level;
+	score->level[field] = (uint8) level;
+}
+
+static inline double
+crm_level_weight(const MatchModel *model, MatchLevel level, double evidence)
+{
+	return model->level[level].weight + model->level[level].rarity * evidence;
+}
+
+static inline void
+crm_say_level(MatchScore *score, const MatchModel *model, MatchField field, MatchLevel level,
+			  double evidence)
+{
+	crm_say(score, field, level, crm_level_weight(model, level, evidence));
 }
 
 /* Rarity of the grams two ascending lists have in common, in bits, and of the rarest of them. */
@@ -115,17 +108,14 @@ crm_clamp(double x, double low, double high)
 #define NAME_EXTRA		  0.08 /* of what the longer name has alone */
 #define NAME_EXTRA_MOST	  3.0
 #define NAME_WORST		  (-9.0)
-#define NAME_CERTAIN	  0.9	 /* of the prior: what a similar name weighs at most */
-#define NAME_FORM		  (-1.5) /* same words, another legal form */
+#define NAME_CERTAIN	  0.9  /* of the prior: what a similar name weighs at most */
 #define SLIP_NONE		  0.85 /* of the rarity of the name, for no difference but in common words */
-#define SLIP_ONE		  0.65	 /* ... for one letter wrong, missing or moved */
-#define SLIP_TWO		  0.45	 /* ... for two */
-#define SLIP_SHORT		  0.7	 /* of that again, for short names */
-#define ABBREVIATION	  5		 /* Han syllables of a name picked from a longer one, at most */
-#define ABBREVIATION_BITS 2.5	 /* for each */
-#define NAME_HOMOPHONE	  (-1.5) /* same sounds, other characters */
-#define NAME_CONTAINED	  1.5	 /* all characters of one are in the other */
-#define BRANCH_DIFFERS	  (-12.0)
+#define SLIP_ONE		  0.65 /* ... for one letter wrong, missing or moved */
+#define SLIP_TWO		  0.45 /* ... for two */
+#define SLIP_SHORT		  0.7  /* of that again, for short names */
+#define ABBREVIATION	  5	   /* Han syllables of a name picked from a longer one, at most */
+#define ABBREVIATION_BITS 2.5  /* for each */
+#define NAME_CONTAINED	  1.5  /* all characters of one are in the other */
 
 /* The bytes of the shorter occur in the longer, in order. */
 static bool
@@ -155,7 +145,7 @@ crm_contained(const MatchRecord *a, const MatchRecord *b)
  * letter are mostly two words, so the shorter the name, the less it counts.
  */
 static double
-crm_score_slip(const MatchRecord *a, const MatchRecord *b)
+crm_slip_evidence(const MatchRecord *a, const MatchRecord *b, MatchLevel *level)
 {
 	const char *x = MATCH_TEXT(a, TEXT_COMPANY), *y = MATCH_TEXT(b, TEXT_COMPANY);
 	int nx = a->text_len[TEXT_COMPANY], ny = b->text_len[TEXT_COMPANY];
@@ -165,11 +155,15 @@ crm_score_slip(const MatchRecord *a, const MatchRecord *b)
 	/* A Han syllable says as much as two letters. */
 	bool han = n > 0 && ((unsigned char) x[0] & (unsigned char) y[0] & 0x80) != 0;
 
+	*level = NAME_SLIP;
 	if (n < (han ? 2 : 4))
 		return NAME_WORST;
 	if (han && n <= ABBREVIATION && nx != ny &&
 		crm_picked(nx < ny ? x : y, n, nx < ny ? y : x, Max(nx, ny)))
+	{
+		*level = NAME_ABBREVIATION;
 		return ABBREVIATION_BITS * n;
+	}
 	most = n >= (han ? 5 : 9) ? 2 : 1;
 	edits = crm_match_edits(x, nx, y, ny, most);
 	if (edits > most)
@@ -181,30 +175,33 @@ crm_score_slip(const MatchRecord *a, const MatchRecord *b)
 	return n <= (han ? 3 : 6) ? rarity * SLIP_SHORT : rarity;
 }
 
+/* Of two levels that both apply, the one that weighs more. */
 static void
-crm_score_name(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
+crm_say_better(MatchScore *score, const MatchModel *model, MatchField field, MatchLevel level,
+			   double evidence)
 {
-	const char *level;
-	double shared, rarest, alone_a, alone_b, bits,
-		best = -NAME_CERTAIN * score->weight[FIELD_PRIOR];
+	double bits = crm_level_weight(model, level, evidence);
 
-	if (!crm_both(a, b, ITEM_COMPANY))
-		return;
+	if (bits > score->weight[field])
+		crm_say(score, field, level, bits);
+}
+
+static void
+crm_score_name(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
+			   MatchScore *score)
+{
+	const MatchModel *model = scorer->model;
+	double shared, rarest, alone_a, alone_b, bits, best = -NAME_CERTAIN * scorer->prior_company;
+	MatchLevel level;
+
 	if (crm_same(a, b, ITEM_COMPANY))
 	{
-		bits = crm_item_bits(a, b, ITEM_COMPANY);
-		level = "equal";
-		if (!crm_same_text(a, b, TEXT_COMPANY))
-		{
-			bits += NAME_HOMOPHONE;
-			level = "sounds equal";
-		}
+		level = NAME_EQUAL;
 		if (a->legal_form != 0 && b->legal_form != 0 && a->legal_form != b->legal_form)
-		{
-			bits += NAME_FORM;
-			level = "other legal form";
-		}
-		crm_say(score, FIELD_NAME, level, bits);
+			level = NAME_OTHER_FORM;
+		else if (!crm_same_text(a, b, TEXT_COMPANY))
+			level = NAME_SOUNDS_EQUAL;
+		crm_say_level(score, model, FIELD_NAME, level, crm_item_bits(a, b, ITEM_COMPANY));
 		return;
 	}
 	shared = crm_overlap(MATCH_NAME_GRAMS(a), MATCH_NAME_GRAM_BITS(a), a->nname,
@@ -217,92 +214,95 @@ crm_score_name(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
 	if (crm_contained(a, b))
 		bits += NAME_CONTAINED;
 	bits = crm_clamp(bits, NAME_WORST, best);
-	level = bits >= 8 ? "similar" : bits >= 0 ? "partly similar" : "different";
+	level = bits >= 8 ? NAME_SIMILAR : bits >= 0 ? NAME_PARTLY_SIMILAR : NAME_DIFFERENT;
+	crm_say_level(score, model, FIELD_NAME, level, bits);
 	if (crm_same(a, b, ITEM_CORE))
-	{
-		if (crm_item_bits(a, b, ITEM_CORE) - 1.0 > bits)
-		{
-			bits = crm_item_bits(a, b, ITEM_CORE) - 1.0;
-			level = "equal core";
-		}
-	}
+		crm_say_better(score, model, FIELD_NAME, NAME_EQUAL_CORE, crm_item_bits(a, b, ITEM_CORE));
 	else if (bits < best)
 	{
-		double slip = crm_score_slip(a, b);
-
-		if (slip > bits)
-		{
-			bits = slip;
-			level = "slip";
-		}
+		bits = crm_slip_evidence(a, b, &level);
+		if (bits > NAME_WORST)
+			crm_say_better(score, model, FIELD_NAME, level, bits);
 	}
-	crm_say(score, FIELD_NAME, level, bits);
 }
 
+/* A branch is another customer than its head office and than its sisters. */
 static void
-crm_score_branch(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
+crm_score_branch(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
+				 MatchScore *score)
 {
 	uint32 x = a->item[ITEM_BRANCH], y = b->item[ITEM_BRANCH];
 
-	/* A branch is another customer than its head office and than its sisters. */
-	if (x == y || !crm_both(a, b, ITEM_COMPANY))
-		return;
-	if (x != 0 && y != 0)
-		crm_say(score, FIELD_BRANCH, "different", BRANCH_DIFFERS / 2);
-	else
-		crm_say(score, FIELD_BRANCH, "branch of", BRANCH_DIFFERS);
+	if (x != y)
+		crm_say_level(score, scorer->model, FIELD_BRANCH,
+					  x != 0 && y != 0 ? BRANCH_DIFFERENT : BRANCH_OF, 0);
 }
 
-/* Common short forms of given names, both in the form of the name key. */
-static bool
-crm_nickname(const char *a, int alen, const char *b, int blen)
+/* Common short forms of given names in the form of the name key, sorted. */
+static const char *const short_forms[][2] = {
+	{"abby", "abigail"},	{"al", "albert"},		  {"alex", "alexander"},
+	{"alex", "alexandra"},	{"andy", "andrew"},		  {"ben", "benjamin"},
+	{"beth", "elizabeth"},	{"betty", "elizabeth"},	  {"bill", "william"},
+	{"bob", "robert"},		{"cathy", "catherine"},	  {"charlie", "charles"},
+	{"chris", "christine"}, {"chris", "christopher"}, {"chuck", "charles"},
+	{"dan", "daniel"},		{"danny", "daniel"},	  {"dave", "david"},
+	{"debbie", "deborah"},	{"dick", "richard"},	  {"don", "donald"},
+	{"ed", "edward"},		{"eddie", "edward"},	  {"frank", "francis"},
+	{"fred", "frederick"},	{"gabe", "gabriel"},	  {"greg", "gregory"},
+	{"hank", "henry"},		{"harry", "harold"},	  {"harry", "henry"},
+	{"jack", "john"},		{"jake", "jacob"},		  {"jeff", "jeffrey"},
+	{"jen", "jennifer"},	{"jenny", "jennifer"},	  {"jerry", "gerald"},
+	{"jim", "james"},		{"jimmy", "james"},		  {"joe", "joseph"},
+	{"johnny", "john"},		{"jon", "jonathan"},	  {"josh", "joshua"},
+	{"kate", "katherine"},	{"kathy", "katherine"},	  {"katie", "katherine"},
+	{"ken", "kenneth"},		{"larry", "lawrence"},	  {"liz", "elizabeth"},
+	{"maggie", "margaret"}, {"matt", "matthew"},	  {"meg", "margaret"},
+	{"mike", "michael"},	{"nick", "nicholas"},	  {"pam", "pamela"},
+	{"pat", "patricia"},	{"pat", "patrick"},		  {"peggy", "margaret"},
+	{"pete", "peter"},		{"phil", "philip"},		  {"ray", "raymond"},
+	{"rick", "richard"},	{"rob", "robert"},		  {"ron", "ronald"},
+	{"sam", "samantha"},	{"sam", "samuel"},		  {"steve", "stephen"},
+	{"steve", "steven"},	{"sue", "susan"},		  {"ted", "theodore"},
+	{"tim", "timothy"},		{"tom", "thomas"},		  {"tony", "anthony"},
+	{"vicky", "victoria"},	{"will", "william"},	  {"zach", "zachary"},
+};
+
+static int
+crm_cmp_text(const char *a, int alen, const char *b)
 {
-	static const char *const pairs[][2] = {
-		{"abby", "abigail"},	  {"al", "albert"},		  {"alex", "alexander"},
-		{"alex", "alexandra"},	  {"andy", "andrew"},	  {"ben", "benjamin"},
-		{"beth", "elizabeth"},	  {"betty", "elizabeth"}, {"bill", "william"},
-		{"bob", "robert"},		  {"cathy", "catherine"}, {"charlie", "charles"},
-		{"chris", "christopher"}, {"chris", "christine"}, {"chuck", "charles"},
-		{"dan", "daniel"},		  {"danny", "daniel"},	  {"dave", "david"},
-		{"debbie", "deborah"},	  {"dick", "richard"},	  {"don", "donald"},
-		{"ed", "edward"},		  {"eddie", "edward"},	  {"frank", "francis"},
-		{"fred", "frederick"},	  {"gabe", "gabriel"},	  {"greg", "gregory"},
-		{"harry", "henry"},		  {"harry", "harold"},	  {"hank", "henry"},
-		{"jack", "john"},		  {"jake", "jacob"},	  {"jeff", "jeffrey"},
-		{"jen", "jennifer"},	  {"jenny", "jennifer"},  {"jerry", "gerald"},
-		{"jim", "james"},		  {"jimmy", "james"},	  {"joe", "joseph"},
-		{"johnny", "john"},		  {"jon", "jonathan"},	  {"josh", "joshua"},
-		{"kate", "katherine"},	  {"katie", "katherine"}, {"kathy", "katherine"},
-		{"ken", "kenneth"},		  {"larry", "lawrence"},  {"liz", "elizabeth"},
-		{"maggie", "margaret"},	  {"matt", "matthew"},	  {"meg", "margaret"},
-		{"mike", "michael"},	  {"nick", "nicholas"},	  {"pam", "pamela"},
-		{"pat", "patrick"},		  {"pat", "patricia"},	  {"peggy", "margaret"},
-		{"pete", "peter"},		  {"phil", "philip"},	  {"ray", "raymond"},
-		{"rick", "richard"},	  {"rob", "robert"},	  {"ron", "ronald"},
-		{"sam", "samuel"},		  {"sam", "samantha"},	  {"steve", "steven"},
-		{"steve", "stephen"},	  {"sue", "susan"},		  {"ted", "theodore"},
-		{"tim", "timothy"},		  {"tom", "thomas"},	  {"tony", "anthony"},
-		{"vicky", "victoria"},	  {"will", "william"},	  {"zach", "zachary"},
-	};
+	int c = strncmp(a, b, alen);
 
-	for (int i = 0; i < (int) lengthof(pairs); i++)
-		for (int side = 0; side < 2; side++)
-		{
-			const char *x = pairs[i][side], *y = pairs[i][1 - side];
+	return c != 0 ? c : -(b[alen] != '\0');
+}
 
-			if ((int) strlen(x) == alen && (int) strlen(y) == blen && memcmp(x, a, alen) == 0 &&
-				memcmp(y, b, blen) == 0)
-				return true;
-		}
+static bool
+crm_short_form(const char *nick, int nicklen, const char *name, int len)
+{
+	int low = 0, high = (int) lengthof(short_forms) - 1;
+
+	while (low <= high)
+	{
+		int mid = (low + high) / 2;
+		int c = crm_cmp_text(nick, nicklen, short_forms[mid][0]);
+
+		if (c == 0)
+			c = crm_cmp_text(name, len, short_forms[mid][1]);
+		if (c == 0)
+			return true;
+		if (c < 0)
+			high = mid - 1;
+		else
+			low = mid + 1;
+	}
 	return false;
 }
 
-#define PART_DIFFERS (-5.0)
+#define PART_EVIDENCE_MOST 14.0 /* of names that are alike but not equal */
 
 /* Two given or two family names.  Returns bits; *level says how alike. */
 static double
-crm_score_part(const MatchRecord *a, MatchText at, MatchItem ai, const MatchRecord *b, MatchText bt,
-			   MatchItem bi, const char **level)
+crm_score_part(const MatchModel *model, const MatchRecord *a, MatchText at, MatchItem ai,
+			   const MatchRecord *b, MatchText bt, MatchItem bi, MatchLevel *level)
 {
 	const char *x = MATCH_TEXT(a, at), *y = MATCH_TEXT(b, bt);
 	int nx = a->text_len[at], ny = b->text_len[bt];
@@ -311,37 +311,25 @@ crm_score_part(const MatchRecord *a, MatchText at, MatchItem ai, const MatchReco
 
 	if (nx == ny && memcmp(x, y, nx) == 0)
 	{
-		*level = "equal";
-		return (double) Min(a->item_bits[ai], b->item_bits[bi]) / MATCH_BITS_SCALE - 0.2;
+		*level = PERSON_EQUAL;
+		rarity = (double) Min(a->item_bits[ai], b->item_bits[bi]) / MATCH_BITS_SCALE;
 	}
-	if (Min(nx, ny) == 1 && x[0] == y[0])
+	else if (Min(nx, ny) == 1 && x[0] == y[0])
+		*level = PERSON_INITIAL;
+	else if (crm_short_form(x, nx, y, ny) || crm_short_form(y, ny, x, nx))
+		*level = PERSON_SHORT_FORM;
+	else
 	{
-		*level = "initial";
-		return 2.0;
+		rarity = Min(rarity, PART_EVIDENCE_MOST);
+		jw = crm_match_jaro_winkler(x, nx, y, ny);
+		if (jw >= 0.92 || crm_match_edits(x, nx, y, ny, 1) <= (Min(nx, ny) >= 4 ? 1 : 0))
+			*level = PERSON_SIMILAR;
+		else
+			*level = jw >= 0.84	  ? PERSON_PARTLY_SIMILAR
+					 : jw >= 0.75 ? PERSON_UNLIKE
+								  : PERSON_DIFFERENT;
 	}
-	if (crm_nickname(x, nx, y, ny))
-	{
-		*level = "short form";
-		return 0.5 * rarity;
-	}
-	jw = crm_match_jaro_winkler(x, nx, y, ny);
-	if (jw >= 0.92 || crm_match_edits(x, nx, y, ny, 1) <= (Min(nx, ny) >= 4 ? 1 : 0))
-	{
-		*level = "similar";
-		return 0.55 * Min(rarity, 14);
-	}
-	if (jw >= 0.84)
-	{
-		*level = "partly similar";
-		return 0.2 * Min(rarity, 14);
-	}
-	if (jw >= 0.75)
-	{
-		*level = "different";
-		return -2.0;
-	}
-	*level = "different";
-	return PART_DIFFERS;
+	return crm_level_weight(model, *level, rarity);
 }
 
 /* Exactly one of the two names is known. */
@@ -353,72 +341,55 @@ crm_one_name(const MatchRecord *r)
 
 /* The given name of one as the family name of the other. */
 static double
-crm_score_crossed(const MatchRecord *a, const MatchRecord *b, const char **level)
+crm_score_crossed(const MatchModel *model, const MatchRecord *a, const MatchRecord *b)
 {
+	MatchLevel level;
+
 	if (a->item[ITEM_GIVEN_NAME] == 0 || b->item[ITEM_FAMILY_NAME] == 0)
 		return -100.0;
-	return crm_score_part(a, TEXT_GIVEN_NAME, ITEM_GIVEN_NAME, b, TEXT_FAMILY_NAME,
-						  ITEM_FAMILY_NAME, level) -
-		   1.0;
+	return crm_score_part(model, a, TEXT_GIVEN_NAME, ITEM_GIVEN_NAME, b, TEXT_FAMILY_NAME,
+						  ITEM_FAMILY_NAME, &level);
 }
 
+/* A company changes its contact; a person does not. */
+#define CONTACT_WORST (-5.0)
+#define CONTACT_MOST  14.0
+#define PERSON_WORST  (-9.0)
+
 static void
-crm_score_person(const MatchRecord *a, const MatchRecord *b, bool company, MatchScore *score)
+crm_score_person(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
+				 bool company, MatchScore *score)
 {
-	const char *given = NULL, *family = NULL, *swap1, *swap2;
-	double bits = 0, swapped;
-	bool known = false;
+	const MatchModel *model = scorer->model;
+	MatchLevel given = LEVEL_NONE, family = LEVEL_NONE, level;
+	double bits = 0, swapped = -100.0;
 
 	if (crm_both(a, b, ITEM_GIVEN_NAME))
-	{
-		bits += crm_score_part(a, TEXT_GIVEN_NAME, ITEM_GIVEN_NAME, b, TEXT_GIVEN_NAME,
+		bits += crm_score_part(model, a, TEXT_GIVEN_NAME, ITEM_GIVEN_NAME, b, TEXT_GIVEN_NAME,
 							   ITEM_GIVEN_NAME, &given);
-		known = true;
-	}
 	if (crm_both(a, b, ITEM_FAMILY_NAME))
-	{
-		bits += crm_score_part(a, TEXT_FAMILY_NAME, ITEM_FAMILY_NAME, b, TEXT_FAMILY_NAME,
+		bits += crm_score_part(model, a, TEXT_FAMILY_NAME, ITEM_FAMILY_NAME, b, TEXT_FAMILY_NAME,
 							   ITEM_FAMILY_NAME, &family);
-		known = true;
-	}
-	if (crm_both(a, b, ITEM_PERSON))
-	{
-		swapped = crm_score_part(a, TEXT_GIVEN_NAME, ITEM_GIVEN_NAME, b, TEXT_FAMILY_NAME,
-								 ITEM_FAMILY_NAME, &swap1) +
-				  crm_score_part(a, TEXT_FAMILY_NAME, ITEM_FAMILY_NAME, b, TEXT_GIVEN_NAME,
-								 ITEM_GIVEN_NAME, &swap2) -
-				  1.0;
-		if (swapped > bits)
-		{
-			bits = swapped;
-			given = family = "swapped";
-		}
-	}
+	if (given == PERSON_EQUAL && family == PERSON_EQUAL)
+		;
+	else if (crm_both(a, b, ITEM_PERSON))
+		swapped = crm_score_crossed(model, a, b) + crm_score_crossed(model, b, a);
 	else if ((crm_one_name(a) || crm_one_name(b)) && bits <= 0)
+		swapped = Max(crm_score_crossed(model, a, b), crm_score_crossed(model, b, a));
+	swapped = crm_level_weight(model, PERSON_SWAPPED, swapped);
+	if (swapped > bits)
 	{
-		swapped = Max(crm_score_crossed(a, b, &swap1), crm_score_crossed(b, a, &swap2));
-		if (swapped > bits)
-		{
-			bits = swapped;
-			given = family = "swapped";
-			known = true;
-		}
+		bits = swapped;
+		given = family = PERSON_SWAPPED;
 	}
-	if (!known)
+	if (given == LEVEL_NONE && family == LEVEL_NONE)
 		return;
-	/* A company changes its contact; a person does not. */
-	if (company)
-		bits = crm_clamp(bits, -5.0, 14.0);
+	bits = company ? crm_clamp(bits, CONTACT_WORST, CONTACT_MOST) : Max(bits, PERSON_WORST);
+	if (given == LEVEL_NONE || family == LEVEL_NONE || given == family)
+		level = given != LEVEL_NONE ? given : family;
 	else
-		bits = Max(bits, -9.0);
-	if (given == NULL || family == NULL || strcmp(given, family) == 0)
-		crm_say(score, FIELD_PERSON, given ? given : family, bits);
-	else
-		crm_say(score, FIELD_PERSON,
-				bits >= 6	? "similar"
-				: bits >= 0 ? "partly similar"
-							: "different",
-				bits);
+		level = bits >= 6 ? PERSON_SIMILAR : bits >= 0 ? PERSON_PARTLY_SIMILAR : PERSON_DIFFERENT;
+	crm_say(score, FIELD_PERSON, level, bits);
 }
 
 /* A day count good enough for differences. */
@@ -429,20 +400,28 @@ crm_day_number(int32 date)
 }
 
 static void
-crm_score_birth_date(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
+crm_date_digits(int32 date, char digits[8])
 {
-	char x[9], y[9];
-	int differ = 0, first = -1, last = -1;
+	for (int i = 7; i >= 0; i--, date /= 10)
+		digits[i] = (char) (date % 10);
+}
 
-	if (a->birth_date == 0 || b->birth_date == 0)
-		return;
+static void
+crm_score_birth_date(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
+					 MatchScore *score)
+{
+	MatchLevel level;
+	char x[8], y[8];
+	int differ = 0, first = -1, last = -1, days;
+
 	if (a->birth_date == b->birth_date)
 	{
-		crm_say(score, FIELD_BIRTH_DATE, "equal", crm_item_bits(a, b, ITEM_BIRTH_DATE) - 0.2);
+		crm_say_level(score, scorer->model, FIELD_BIRTH_DATE, BIRTH_DATE_EQUAL,
+					  crm_item_bits(a, b, ITEM_BIRTH_DATE));
 		return;
 	}
-	snprintf(x, sizeof(x), "%08u", (unsigned) a->birth_date % 100000000);
-	snprintf(y, sizeof(y), "%08u", (unsigned) b->birth_date % 100000000);
+	crm_date_digits(a->birth_date, x);
+	crm_date_digits(b->birth_date, y);
 	for (int i = 0; i < 8; i++)
 		if (x[i] != y[i])
 		{
@@ -451,117 +430,121 @@ crm_score_birth_date(const MatchRecord *a, const MatchRecord *b, MatchScore *sco
 				first = i;
 			last = i;
 		}
+	days = abs(crm_day_number(a->birth_date) - crm_day_number(b->birth_date));
 	if (differ == 1 ||
 		(differ == 2 && last == first + 1 && x[first] == y[last] && x[last] == y[first]) ||
 		(memcmp(x, y, 4) == 0 && memcmp(x + 4, y + 6, 2) == 0 && memcmp(x + 6, y + 4, 2) == 0))
-		crm_say(score, FIELD_BIRTH_DATE, "one slip", 5.0);
+		level = BIRTH_DATE_SLIP;
+	else if (differ == 2 || days <= 31)
+		level = BIRTH_DATE_NEAR;
+	else if (days <= 366 || memcmp(x + 4, y + 4, 4) == 0)
+		level = BIRTH_DATE_YEAR;
 	else
-	{
-		int days = abs(crm_day_number(a->birth_date) - crm_day_number(b->birth_date));
+		level = BIRTH_DATE_DIFFERENT;
+	crm_say_level(score, scorer->model, FIELD_BIRTH_DATE, level, 0);
+}
 
-		if (differ == 2 || days <= 31)
-			crm_say(score, FIELD_BIRTH_DATE, "near", 2.0);
-		else if (days <= 366 || memcmp(x + 4, y + 4, 4) == 0)
-			crm_say(score, FIELD_BIRTH_DATE, "near", 0.0);
-		else
-			crm_say(score, FIELD_BIRTH_DATE, "different", -4.0);
-	}
+static int
+crm_text_edits(const MatchRecord *a, const MatchRecord *b, MatchText text, int most)
+{
+	return crm_match_edits(MATCH_TEXT(a, text), a->text_len[text], MATCH_TEXT(b, text),
+						   b->text_len[text], most);
 }
 
 static void
-crm_score_numbers(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
+crm_score_national_id(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
+					  MatchScore *score)
 {
-	int edits;
+	MatchLevel level = NATIONAL_ID_EQUAL;
 
-	if (crm_both(a, b, ITEM_NATIONAL_ID))
+	if (!crm_same(a, b, ITEM_NATIONAL_ID))
 	{
-		if (crm_same(a, b, ITEM_NATIONAL_ID))
-			crm_say(score, FIELD_NATIONAL_ID, "equal", crm_item_bits(a, b, ITEM_NATIONAL_ID));
-		else
-		{
-			edits =
-				crm_match_edits(MATCH_TEXT(a, TEXT_NATIONAL_ID), a->text_len[TEXT_NATIONAL_ID],
-								MATCH_TEXT(b, TEXT_NATIONAL_ID), b->text_len[TEXT_NATIONAL_ID], 2);
-			if (edits == 1)
-				crm_say(score, FIELD_NATIONAL_ID, "one slip", 8.0);
-			else if (edits == 2)
-				crm_say(score, FIELD_NATIONAL_ID, "two slips", 3.0);
-			else
-				crm_say(score, FIELD_NATIONAL_ID, "different", -4.5);
-		}
+		int edits = crm_text_edits(a, b, TEXT_NATIONAL_ID, 2);
+
+		level = edits == 1	 ? NATIONAL_ID_SLIP
+				: edits == 2 ? NATIONAL_ID_TWO_SLIPS
+							 : NATIONAL_ID_DIFFERENT;
 	}
-	if (crm_both(a, b, ITEM_TAX_ID))
-	{
-		if (crm_same(a, b, ITEM_TAX_ID))
-			crm_say(score, FIELD_TAX_ID, "equal", crm_item_bits(a, b, ITEM_TAX_ID));
-		else if ((a->flags & b->flags & MATCH_TAX_ID_VALID) != 0)
-			crm_say(score, FIELD_TAX_ID, "both valid, different", -14.0);
-		else
-		{
-			edits = crm_match_edits(MATCH_TEXT(a, TEXT_TAX_ID), a->text_len[TEXT_TAX_ID],
-									MATCH_TEXT(b, TEXT_TAX_ID), b->text_len[TEXT_TAX_ID], 1);
-			crm_say(score, FIELD_TAX_ID, edits == 1 ? "one slip" : "different",
-					edits == 1 ? 0.0 : -10.0);
-		}
-	}
-	if (crm_both(a, b, ITEM_PHONE))
-	{
-		if (crm_same(a, b, ITEM_PHONE))
-			crm_say(score, FIELD_PHONE, "equal", crm_item_bits(a, b, ITEM_PHONE) - 0.5);
-		else
-		{
-			edits = crm_match_edits(MATCH_TEXT(a, TEXT_PHONE), a->text_len[TEXT_PHONE],
-									MATCH_TEXT(b, TEXT_PHONE), b->text_len[TEXT_PHONE], 1);
-			crm_say(score, FIELD_PHONE, edits == 1 ? "one slip" : "different",
-					edits == 1 ? 7.0 : -1.2);
-		}
-	}
+	crm_say_level(score, scorer->model, FIELD_NATIONAL_ID, level,
+				  level == NATIONAL_ID_EQUAL ? crm_item_bits(a, b, ITEM_NATIONAL_ID) : 0);
 }
 
-#define DOMAIN_EQUAL 0.7 /* of its rarity */
-#define DOMAIN_NAMED 0.3 /* ... when the names agree too: the domain is made from the name */
+static void
+crm_score_tax_id(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
+				 MatchScore *score)
+{
+	MatchLevel level;
+
+	if (crm_same(a, b, ITEM_TAX_ID))
+		level = TAX_ID_EQUAL;
+	else if ((a->flags & b->flags & MATCH_TAX_ID_VALID) != 0)
+		level = TAX_ID_BOTH_VALID;
+	else
+		level = crm_text_edits(a, b, TEXT_TAX_ID, 1) == 1 ? TAX_ID_SLIP : TAX_ID_DIFFERENT;
+	crm_say_level(score, scorer->model, FIELD_TAX_ID, level,
+				  level == TAX_ID_EQUAL ? crm_item_bits(a, b, ITEM_TAX_ID) : 0);
+}
 
 static void
-crm_score_email(const MatchRecord *a, const MatchRecord *b, MatchScore *score)
+crm_score_phone(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
+				MatchScore *score)
 {
-	bool equal = false;
-	bool named = score->level[FIELD_NAME] != NULL && score->weight[FIELD_NAME] >= SAME_NAME;
+	MatchLevel level;
+
+	if (crm_same(a, b, ITEM_PHONE))
+		level = PHONE_EQUAL;
+	else
+		level = crm_text_edits(a, b, TEXT_PHONE, 1) == 1 ? PHONE_SLIP : PHONE_DIFFERENT;
+	crm_say_level(score, scorer->model, FIELD_PHONE, level,
+				  level == PHONE_EQUAL ? crm_item_bits(a, b, ITEM_PHONE) : 0);
+}
+
+static void
+crm_score_email(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
+				MatchScore *score)
+{
+	const MatchModel *model = scorer->model;
 
 	if (crm_both(a, b, ITEM_EMAIL))
 	{
 		if (crm_same(a, b, ITEM_EMAIL))
-		{
-			crm_say(score, FIELD_EMAIL, "equal", crm_item_bits(a, b, ITEM_EMAIL) - 0.5);
-			equal = true;
-		}
+			crm_say_level(score, model, FIELD_EMAIL, EMAIL_EQUAL, crm_item_bits(a, b, ITEM_EMAIL));
 		else if (crm_same(a, b, ITEM_LOCAL_PART))
-			crm_say(score, FIELD_EMAIL, "equal before the @",
-					0.6 * crm_item_bits(a, b, ITEM_LOCAL_PART));
+			crm_say_level(score, model, FIELD_EMAIL, EMAIL_LOCAL_PART,
+						  crm_item_bits(a, b, ITEM_LOCAL_PART));
 		else
 		{
 			double jw = crm_match_jaro_winkler(
 				MATCH_TEXT(a, TEXT_LOCAL_PART), a->text_len[TEXT_LOCAL_PART],
 				MATCH_TEXT(b, TEXT_LOCAL_PART), b->text_len[TEXT_LOCAL_PART]);
 
-			if (jw >= 0.92)
-				crm_say(score, FIELD_EMAIL, "similar", 4.0);
-			else
-				crm_say(score, FIELD_EMAIL, "different", -0.8);
+			crm_say_level(score, model, FIELD_EMAIL, jw >= 0.92 ? EMAIL_SIMILAR : EMAIL_DIFFERENT,
+						  0);
 		}
 	}
-	if (!equal && crm_both(a, b, ITEM_DOMAIN))
+	if (crm_both(a, b, ITEM_DOMAIN) && score->level[FIELD_EMAIL] != EMAIL_EQUAL)
 	{
-		if (crm_same(a, b, ITEM_DOMAIN))
-			crm_say(score, FIELD_DOMAIN, "equal",
-					(named ? DOMAIN_NAMED : DOMAIN_EQUAL) * crm_item_bits(a, b, ITEM_DOMAIN));
-		else
-			crm_say(score, FIELD_DOMAIN, "different", -2.0);
+		/* When the names agree too, the domain says less: it is made from the name. */
+		bool named =
+			score->level[FIELD_NAME] != LEVEL_NONE && score->weight[FIELD_NAME] >= SAME_NAME;
+		MatchLevel level = !crm_same(a, b, ITEM_DOMAIN) ? DOMAIN_DIFFERENT
+						   : named						? DOMAIN_NAMED
+														: DOMAIN_EQUAL;
+
+		crm_say_level(score, model, FIELD_DOMAIN, level,
+					  level != DOMAIN_DIFFERENT ? crm_item_bits(a, b, ITEM_DOMAIN) : 0);
 	}
 }
 
+#define CITY_EQUAL	   0.9 /* of its rarity */
+#define CITY_LIKE	   0.5
+#define CITY_DIFFERS   (-2.5)
+#define CITY_LIKE_MOST 8.0
+#define POSTCODE_EQUAL 0.8
+
 /* Cities: equal, misspelt, one within the other ("New York", "New York City"), or different. */
 static double
-crm_score_city(const MatchRecord *a, const MatchRecord *b)
+crm_city_evidence(const MatchRecord *a, const MatchRecord *b)
 {
 	const char *x = MATCH_TEXT(a, TEXT_CITY), *y = MATCH_TEXT(b, TEXT_CITY);
 	int nx = a->text_len[TEXT_CITY], ny = b->text_len[TEXT_CITY];
@@ -570,78 +553,93 @@ crm_score_city(const MatchRecord *a, const MatchRecord *b)
 		Max(a->item_bits[ITEM_CITY], b->item_bits[ITEM_CITY]) / (double) MATCH_BITS_SCALE;
 
 	if (crm_same(a, b, ITEM_CITY))
-		return 0.9 * crm_item_bits(a, b, ITEM_CITY);
+		return CITY_EQUAL * crm_item_bits(a, b, ITEM_CITY);
 	if (n >= 4 && memcmp(x, y, n) == 0 && (nx == ny || (nx > ny ? x : y)[n] == ' '))
-		return 0.5 * crm_item_bits(a, b, ITEM_CITY);
+		return CITY_LIKE * crm_item_bits(a, b, ITEM_CITY);
 	if (n >= 4 && crm_match_edits(x, nx, y, ny, n >= 8 ? 2 : 1) <= (n >= 8 ? 2 : 1))
-		return 0.5 * Min(rarity, 8.0);
-	return -2.5;
+		return CITY_LIKE * Min(rarity, CITY_LIKE_MOST);
+	return CITY_DIFFERS;
 }
 
 #define ADDRESS_WORST	   (-3.5) /* people and firms move */
+#define ADDRESS_MOST	   16.0
+#define STREET_SIMILAR	   2.0	  /* bits of likeness from which streets are called similar */
+#define STREET_BESIDE	   0.3	  /* of the likeness of streets, beside the same place */
 #define OTHER_HOUSE_FIRM   (-1.5) /* at most, for a street alike with another first number */
 #define OTHER_HOUSE_PERSON 4.0
 
-static void
-crm_score_address(const MatchRecord *a, const MatchRecord *b, bool company, MatchScore *score)
+/* The rarer of two streets, in bits. */
+static double
+crm_street_bits(const MatchRecord *a, const MatchRecord *b)
 {
-	double place = 0.0, bits;
-	const char *level;
+	return Max(a->item_bits[ITEM_STREET], b->item_bits[ITEM_STREET]) / (double) MATCH_BITS_SCALE;
+}
+
+static double
+crm_street_likeness(const MatchRecord *a, const MatchRecord *b, bool company)
+{
+	double shared, rarest, alone_a, alone_b, likeness;
+
+	shared = crm_overlap(MATCH_STREET_GRAMS(a), MATCH_STREET_GRAM_BITS(a), a->nstreet,
+						 MATCH_STREET_GRAMS(b), b->nstreet, &rarest);
+	alone_a = a->street_bits / (double) MATCH_BITS_SCALE - shared;
+	alone_b = b->street_bits / (double) MATCH_BITS_SCALE - shared;
+	likeness = 0.25 * shared - 0.25 * Min(alone_a, alone_b) - 0.04 * Max(alone_a, alone_b);
+	likeness = crm_clamp(likeness, -3.0, crm_street_bits(a, b) - 1.5);
+	if (crm_both(a, b, ITEM_HOUSE) && !crm_same(a, b, ITEM_HOUSE))
+		likeness = Min(likeness, company ? OTHER_HOUSE_FIRM : OTHER_HOUSE_PERSON);
+	return likeness;
+}
+
+static void
+crm_score_address(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
+				  bool company, MatchScore *score)
+{
+	const MatchModel *model = scorer->model;
+	double place = 0.0, evidence;
+	MatchLevel level;
 	bool known = false;
 
 	/* The postcode implies the city; the better of both counts. */
 	if (crm_both(a, b, ITEM_POSTCODE))
 	{
 		known = true;
-		place = crm_same(a, b, ITEM_POSTCODE) ? 0.8 * crm_item_bits(a, b, ITEM_POSTCODE) : -1.5;
+		place = crm_same(a, b, ITEM_POSTCODE) ? POSTCODE_EQUAL * crm_item_bits(a, b, ITEM_POSTCODE)
+											  : -1.5;
 	}
 	if (crm_both(a, b, ITEM_CITY))
 	{
-		bits = crm_score_city(a, b);
-		place = known && place > 0 ? Max(place, bits) : place + bits;
+		evidence = crm_city_evidence(a, b);
+		place = known && place > 0 ? Max(place, evidence) : place + evidence;
 		known = true;
 	}
-	level = place > 0 ? "same place" : "other place";
-	bits = place;
+	evidence = place;
+	level = place > 0 ? ADDRESS_SAME_PLACE : ADDRESS_OTHER_PLACE;
 	if (a->nstreet > 0 && b->nstreet > 0)
 	{
-		double shared, rarest, alone_a, alone_b, likeness;
-
 		known = true;
 		if (crm_same(a, b, ITEM_STREET))
 		{
-			bits = Max(crm_item_bits(a, b, ITEM_STREET) - 0.5, place);
-			level = "equal";
+			level = ADDRESS_EQUAL;
+			evidence = Max(crm_item_bits(a, b, ITEM_STREET), place);
 		}
 		else
 		{
-			shared = crm_overlap(MATCH_STREET_GRAMS(a), MATCH_STREET_GRAM_BITS(a), a->nstreet,
-								 MATCH_STREET_GRAMS(b), b->nstreet, &rarest);
-			alone_a = a->street_bits / (double) MATCH_BITS_SCALE - shared;
-			alone_b = b->street_bits / (double) MATCH_BITS_SCALE - shared;
-			likeness = 0.25 * shared - 0.25 * Min(alone_a, alone_b) - 0.04 * Max(alone_a, alone_b);
-			likeness = crm_clamp(likeness, -3.0,
-								 Max(a->item_bits[ITEM_STREET], b->item_bits[ITEM_STREET]) /
-										 (double) MATCH_BITS_SCALE -
-									 1.5);
-			if (crm_both(a, b, ITEM_HOUSE) && !crm_same(a, b, ITEM_HOUSE))
-				likeness = Min(likeness, company ? OTHER_HOUSE_FIRM : OTHER_HOUSE_PERSON);
-			if (likeness > 2.0)
+			double likeness = crm_street_likeness(a, b, company);
+
+			if (likeness > STREET_SIMILAR)
 			{
-				bits = Max(likeness, place + 0.3 * likeness);
-				level = "similar";
+				level = ADDRESS_SIMILAR;
+				evidence = Max(likeness, place + STREET_BESIDE * likeness);
 			}
 			else
-				bits = place + Min(likeness, 0.0);
+				evidence += Min(likeness, 0.0);
 		}
 	}
 	if (known)
-		crm_say(score, FIELD_ADDRESS, level, crm_clamp(bits, ADDRESS_WORST, 16.0));
+		crm_say(score, FIELD_ADDRESS, level,
+				crm_clamp(crm_level_weight(model, level, evidence), ADDRESS_WORST, ADDRESS_MOST));
 }
-
-/* Duplicates of a record expected before anything is compared. */
-#define EXPECTED_COMPANIES 1.0
-#define EXPECTED_PERSONS   8.0
 
 #define SHARED_CONTACT 0.5 /* of what counts beside the strongest when it does not */
 
@@ -655,8 +653,6 @@ crm_weaken_contact(MatchScore *score)
 	static const MatchField contact[] = {FIELD_PHONE, FIELD_EMAIL, FIELD_DOMAIN, FIELD_ADDRESS};
 	int strongest = 0;
 
-	if (score->level[FIELD_NAME] == NULL || score->weight[FIELD_NAME] >= SAME_NAME)
-		return;
 	for (int i = 1; i < (int) lengthof(contact); i++)
 		if (score->weight[contact[i]] > score->weight[contact[strongest]])
 			strongest = i;
@@ -665,22 +661,246 @@ crm_weaken_contact(MatchScore *score)
 			score->weight[contact[i]] *= SHARED_CONTACT;
 }
 
-void
-crm_match_score(const MatchRecord *a, const MatchRecord *b, double rows, MatchScore *score)
+static inline bool
+crm_other_name(const MatchScore *score)
+{
+	return score->level[FIELD_NAME] != LEVEL_NONE && score->weight[FIELD_NAME] < SAME_NAME;
+}
+
+/*
+ * The sum of the weights.  Where some of them are only what a field can weigh
+ * at most, it is what the sum can be at most: every step in it grows with each
+ * weight, rounding included.
+ */
+static double
+crm_total(const MatchScore *score)
+{
+	MatchScore weakened;
+	double bits = 0;
+
+	if (crm_other_name(score))
+	{
+		weakened = *score;
+		crm_weaken_contact(&weakened);
+		score = &weakened;
+	}
+	for (int i = 0; i < MATCH_NFIELDS; i++)
+		bits += score->weight[i];
+	return bits;
+}
+
+/* What a level can weigh with evidence of at most so many bits. */
+static inline double
+crm_most(const MatchModel *model, MatchLevel level, double evidence)
+{
+	return model->level[level].weight + Max(model->level[level].rarity, 0) * Max(evidence, 0);
+}
+
+static double
+crm_most_name(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b)
+{
+	const MatchModel *model = scorer->model;
+	double core = Max(a->item_bits[ITEM_CORE], b->item_bits[ITEM_CORE]) / (double) MATCH_BITS_SCALE;
+	double evidence = Max(-NAME_CERTAIN * scorer->prior_company, core);
+	double most = crm_most(model, NAME_ABBREVIATION, ABBREVIATION_BITS * ABBREVIATION);
+
+	evidence = Max(evidence, crm_item_bits(a, b, ITEM_COMPANY));
+	for (int level = NAME_EQUAL; level <= NAME_DIFFERENT; level++)
+		if (level != NAME_ABBREVIATION)
+			most = Max(most, crm_most(model, level, evidence));
+	return most;
+}
+
+/* Texts are cut, so two of full length may be called equal although their hashes differ. */
+static double
+crm_most_part(const MatchScorer *scorer, const MatchRecord *a, MatchText at, MatchItem ai,
+			  const MatchRecord *b, MatchText bt, MatchItem bi)
+{
+	double rarity = Max(a->item_bits[ai], b->item_bits[bi]) / (double) MATCH_BITS_SCALE;
+	bool maybe_equal = ai == bi && a->text_len[at] < MATCH_TEXT_MAX
+						   ? a->item[ai] == b->item[bi]
+						   : a->text_len[at] == b->text_len[bt];
+	double most = scorer->part_weight + scorer->part_rarity * rarity;
+
+	if (a->item[ai] == 0 || b->item[bi] == 0)
+		return 0;
+	return maybe_equal ? Max(most, crm_most(scorer->model, PERSON_EQUAL, rarity)) : most;
+}
+
+static double
+crm_most_person(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b, bool company)
+{
+	double straight, crossed;
+
+	if (company)
+		return CONTACT_MOST;
+	straight = crm_most_part(scorer, a, TEXT_GIVEN_NAME, ITEM_GIVEN_NAME, b, TEXT_GIVEN_NAME,
+							 ITEM_GIVEN_NAME) +
+			   crm_most_part(scorer, a, TEXT_FAMILY_NAME, ITEM_FAMILY_NAME, b, TEXT_FAMILY_NAME,
+							 ITEM_FAMILY_NAME);
+	crossed = crm_most_part(scorer, a, TEXT_GIVEN_NAME, ITEM_GIVEN_NAME, b, TEXT_FAMILY_NAME,
+							ITEM_FAMILY_NAME) +
+			  crm_most_part(scorer, a, TEXT_FAMILY_NAME, ITEM_FAMILY_NAME, b, TEXT_GIVEN_NAME,
+							ITEM_GIVEN_NAME);
+	return Max(Max(straight, crm_most(scorer->model, PERSON_SWAPPED, crossed)), 0);
+}
+
+static double
+crm_most_address(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
+				 bool company)
+{
+	const MatchModel *model = scorer->model;
+	double place = 0, street, most;
+
+	if (crm_same(a, b, ITEM_POSTCODE))
+		place = POSTCODE_EQUAL * crm_item_bits(a, b, ITEM_POSTCODE);
+	if (crm_same(a, b, ITEM_CITY))
+		place = Max(place, CITY_EQUAL * crm_item_bits(a, b, ITEM_CITY));
+	else if (crm_both(a, b, ITEM_CITY))
+		place = Max(place, CITY_LIKE * Max(a->item_bits[ITEM_CITY], b->item_bits[ITEM_CITY]) /
+							   (double) MATCH_BITS_SCALE);
+	most = Max(crm_most(model, ADDRESS_SAME_PLACE, place),
+			   crm_most(model, ADDRESS_OTHER_PLACE, place));
+	if (a->nstreet > 0 && b->nstreet > 0)
+	{
+		if (crm_same(a, b, ITEM_STREET))
+			street = crm_item_bits(a, b, ITEM_STREET);
+		else
+		{
+			street = crm_street_bits(a, b);
+			if (crm_both(a, b, ITEM_HOUSE) && !crm_same(a, b, ITEM_HOUSE))
+				street = company ? 0 : OTHER_HOUSE_PERSON;
+			street = Max(street, place + STREET_BESIDE * street);
+		}
+		most = Max(most, Max(crm_most(model, ADDRESS_EQUAL, Max(street, place)),
+							 crm_most(model, ADDRESS_SIMILAR, street)));
+	}
+	return crm_clamp(most, 0, ADDRESS_MOST);
+}
+
+/* What each field can weigh at most, as far as is told by whether values are equal. */
+static void
+crm_bounds(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b, bool company,
+		   MatchScore *score)
+{
+	static const struct
+	{
+		MatchItem item;
+		MatchField field;
+		MatchLevel equal;
+	} exact[] = {{ITEM_BIRTH_DATE, FIELD_BIRTH_DATE, BIRTH_DATE_EQUAL},
+				 {ITEM_NATIONAL_ID, FIELD_NATIONAL_ID, NATIONAL_ID_EQUAL},
+				 {ITEM_TAX_ID, FIELD_TAX_ID, TAX_ID_EQUAL},
+				 {ITEM_PHONE, FIELD_PHONE, PHONE_EQUAL},
+				 {ITEM_EMAIL, FIELD_EMAIL, EMAIL_EQUAL}};
+	const MatchModel *model = scorer->model;
+	double *most = score->weight;
+
+	for (int i = 0; i < (int) lengthof(exact); i++)
+	{
+		if (!crm_both(a, b, exact[i].item))
+			continue;
+		if (crm_same(a, b, exact[i].item))
+			most[exact[i].field] =
+				Max(crm_most(model, exact[i].equal, crm_item_bits(a, b, exact[i].item)), 0);
+		else
+			most[exact[i].field] = scorer->most[exact[i].field];
+	}
+	if (crm_both(a, b, ITEM_EMAIL) && crm_same(a, b, ITEM_LOCAL_PART))
+		most[FIELD_EMAIL] = Max(most[FIELD_EMAIL], crm_most(model, EMAIL_LOCAL_PART,
+															crm_item_bits(a, b, ITEM_LOCAL_PART)));
+	if (crm_same(a, b, ITEM_DOMAIN))
+		most[FIELD_DOMAIN] =
+			Max(Max(crm_most(model, DOMAIN_EQUAL, crm_item_bits(a, b, ITEM_DOMAIN)),
+					crm_most(model, DOMAIN_NAMED, crm_item_bits(a, b, ITEM_DOMAIN))),
+				0);
+	else if (crm_both(a, b, ITEM_DOMAIN))
+		most[FIELD_DOMAIN] = scorer->most[FIELD_DOMAIN];
+	if (company)
+		most[FIELD_NAME] = crm_most_name(scorer, a, b);
+	most[FIELD_PERSON] = crm_most_person(scorer, a, b, company);
+	most[FIELD_ADDRESS] = crm_most_address(scorer, a, b, company);
+}
+
+/* The weight of a field in place of what it can be at most. */
+#define CRM_SCORE(field, condition, step)         \
+	do                                            \
+	{                                             \
+		score->weight[field] = 0;                 \
+		if (condition)                            \
+			step;                                 \
+		if (bounded && crm_total(score) < needed) \
+			return false;                         \
+	} while (0)
+
+/*
+ * Weighs field after field, the telling and quick ones first.  With bounds it
+ * stops, false, when even the most that the rest can weigh is too little.
+ */
+static inline bool
+crm_weigh_pair(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b, bool bounded,
+			   double needed, MatchScore *score)
 {
 	bool company = crm_both(a, b, ITEM_COMPANY);
-	double expected = company ? EXPECTED_COMPANIES : EXPECTED_PERSONS;
 
 	memset(score, 0, sizeof(*score));
-	crm_say(score, FIELD_PRIOR, "rows", log2(expected / (rows + MATCH_PRIOR_ROWS)));
-	crm_score_name(a, b, score);
-	crm_score_branch(a, b, score);
-	crm_score_person(a, b, company, score);
-	crm_score_birth_date(a, b, score);
-	crm_score_numbers(a, b, score);
-	crm_score_email(a, b, score);
-	crm_score_address(a, b, company, score);
-	crm_weaken_contact(score);
-	for (int i = 0; i < MATCH_NFIELDS; i++)
-		score->bits += score->weight[i];
+	crm_say(score, FIELD_PRIOR, company ? PRIOR_COMPANY : PRIOR_PERSON,
+			company ? scorer->prior_company : scorer->prior_person);
+	if (bounded)
+		crm_bounds(scorer, a, b, company, score);
+	if (company)
+		crm_score_branch(scorer, a, b, score);
+	CRM_SCORE(FIELD_TAX_ID, crm_both(a, b, ITEM_TAX_ID), crm_score_tax_id(scorer, a, b, score));
+	CRM_SCORE(FIELD_NAME, company, crm_score_name(scorer, a, b, score));
+	CRM_SCORE(FIELD_BIRTH_DATE, a->birth_date != 0 && b->birth_date != 0,
+			  crm_score_birth_date(scorer, a, b, score));
+	CRM_SCORE(FIELD_PHONE, crm_both(a, b, ITEM_PHONE), crm_score_phone(scorer, a, b, score));
+	CRM_SCORE(FIELD_NATIONAL_ID, crm_both(a, b, ITEM_NATIONAL_ID),
+			  crm_score_national_id(scorer, a, b, score));
+	CRM_SCORE(FIELD_ADDRESS, true, crm_score_address(scorer, a, b, company, score));
+	score->weight[FIELD_DOMAIN] = 0;
+	CRM_SCORE(FIELD_EMAIL, true, crm_score_email(scorer, a, b, score));
+	CRM_SCORE(FIELD_PERSON, true, crm_score_person(scorer, a, b, company, score));
+	return true;
+}
+
+void
+crm_match_score(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
+				MatchScore *score)
+{
+	crm_weigh_pair(scorer, a, b, false, 0, score);
+	score->bits = crm_total(score);
+	if (crm_other_name(score))
+		crm_weaken_contact(score);
+}
+
+double
+crm_match_bits(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b, double needed)
+{
+	MatchScore score;
+
+	return crm_weigh_pair(scorer, a, b, true, needed, &score) ? crm_total(&score) : -INFINITY;
+}
+
+void
+crm_match_scorer(MatchScorer *scorer, const MatchModel *model, double rows)
+{
+	double prior = -log2(rows + MATCH_PRIOR_ROWS);
+
+	memset(scorer, 0, sizeof(*scorer));
+	scorer->model = model;
+	scorer->prior_company = prior + model->level[PRIOR_COMPANY].weight;
+	scorer->prior_person = prior + model->level[PRIOR_PERSON].weight;
+	/* Levels without evidence behind them weigh the same in all pairs. */
+	for (int level = LEVEL_NONE + 1; level < MATCH_NLEVELS; level++)
+	{
+		MatchField field = crm_match_level_field(level);
+
+		scorer->most[field] = Max(scorer->most[field], model->level[level].weight);
+	}
+	for (int level = PERSON_INITIAL; level <= PERSON_DIFFERENT; level++)
+	{
+		scorer->part_weight = Max(scorer->part_weight, model->level[level].weight);
+		scorer->part_rarity = Max(scorer->part_rarity, model->level[level].rarity);
+	}
 }

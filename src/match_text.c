@@ -424,6 +424,17 @@ crm_match_edits(const char *a, int alen, const char *b, int blen, int max)
 	blen = Min(blen, MATCH_TEXT_MAX);
 	if (abs(alen - blen) > max)
 		return max + 1;
+	/* What both begin and end with plays no part. */
+	while (alen > 0 && blen > 0 && *a == *b)
+		a++, b++, alen--, blen--;
+	while (alen > 0 && blen > 0 && a[alen - 1] == b[blen - 1])
+		alen--, blen--;
+	if (alen == 0 || blen == 0)
+		return Min(Max(alen, blen), max + 1);
+	if (max == 1)
+		return (alen == 1 && blen == 1) || (alen == 2 && blen == 2 && a[0] == b[1] && a[1] == b[0])
+				   ? 1
+				   : 2;
 	for (int j = 0; j <= blen; j++)
 		row[0][j] = j;
 	for (int i = 1; i <= alen; i++)

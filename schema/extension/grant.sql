@@ -61,6 +61,8 @@ SELECT * FROM (VALUES
     ('toolkit', 'occurrences', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', 'find_matches', 'EXECUTE', NULL, NULL),
     ('toolkit', 'find_duplicates', 'EXECUTE', NULL, NULL),
+    ('toolkit', 'compare_records', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_compare_records', 'EXECUTE', NULL, NULL),
     ('toolkit', '_match_table', 'EXECUTE', NULL, NULL),
     ('toolkit', 'check_duplicate', 'EXECUTE', NULL, NULL),
     ('toolkit', '_check_duplicate', 'EXECUTE', NULL, NULL),

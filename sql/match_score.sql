@@ -1,0 +1,78 @@
+-- What two records weigh: reasons that add up, and a scan that may stop early but never differs.
+\set SHOW_CONTEXT never
+-- customers are entered as they come
+SET client_min_messages = warning;
+CREATE ROLE regress_match_score_owner;
+CREATE ROLE regress_match_score_app;
+GRANT CREATE ON DATABASE contrib_regression TO regress_match_score_owner;
+SELECT crm.grant_toolkit('regress_match_score_owner');
+SET ROLE regress_match_score_owner;
+SELECT crm.create_workspace('regress_match_score');
+RESET client_min_messages;
+
+SELECT round(score::numeric, 2) AS score, reasons
+FROM crm.compare_records('regress_match_score.account',
+    '{"name": "Acme Trading GmbH", "phone": "030 901820", "colour": "red"}', '{"name": "ACME Trading AG", "phone": "+49 30 901820"}');
+SELECT reasons FROM crm.compare_records('regress_match_score.contact',
+    '{"full_name": "Allen, Bob", "birth_date": "1971-05-24"}', '{"given_name": "Robert", "family_name": "Allen", "birth_date": "1971-06-24"}');
+SELECT reasons FROM crm.compare_records('regress_match_score.account', '{}', '{"name": "Acme"}');
+-- fails: wrong arguments
+SELECT crm.compare_records('regress_match_score.account', '[]', '{}');
+SELECT crm.compare_records('regress_match_score.member', '{}', '{}');
+SELECT crm.compare_records('pg_tables', '{}', '{}');
+-- fails: how common a value is, is for those who may read the table
+RESET ROLE;
+GRANT USAGE ON SCHEMA crm, regress_match_score TO regress_match_score_app;
+GRANT EXECUTE ON FUNCTION crm.compare_records, crm._compare_records TO regress_match_score_app;
+SET ROLE regress_match_score_app;
+SELECT crm.compare_records('regress_match_score.account', '{}', '{}');
+RESET ROLE;
+SET ROLE regress_match_score_owner;
+
+-- Random records, made of few values so that they agree in parts.  psql -v seed=n repeats a run.
+\if :{?seed} \else \set seed 4711 \endif
+CREATE FUNCTION pg_temp.pick(seed text, VARIADIC choices text[]) RETURNS text LANGUAGE sql IMMUTABLE AS
+$$ SELECT choices[1 + abs(hashtext(seed)::bigint) % array_length(choices, 1)] $$;
+CREATE TABLE regress_match_score.sample AS
+SELECT i, jsonb_strip_nulls(jsonb_build_object(
+    'name', pg_temp.pick(s || 'n', NULL, 'Acme Trading GmbH', 'ACME Tradign', 'Acme', 'Acme Trading AG', 'Acme Trading GmbH West Branch', 'Zenith Bakery', 'Zenit Bakery Ltd',
+                         '上海伟测半导体科技股份有限公司', '伟测', '上海偉測半導體', '上海纬侧半导体科技有限公司', '上海伟测半导体科技有限公司分公司', '浦发银行', '上海浦东发展银行股份有限公司', 'X', '😀'),
+    'phone', pg_temp.pick(s || 'p', NULL, '030 901820', '+49 30 901820', '030 901821', '030 910820', '13800138000', '5'),
+    'email', pg_temp.pick(s || 'e', NULL, 'office@acme.example.com', 'sales@acme.example.com', 'office@gmail.com', 'o.ffice@gmail.com', 'offices@zenith.example.org'),
+    'uscc', pg_temp.pick(s || 't', NULL, NULL, '91310115MA1H9P3C6U', '9132010477126002XJ', '91310115MA1H9P3C6', '934243163'),
+    'street', pg_temp.pick(s || 's', NULL, 'Chausseestraße 12', 'Chausseestr. 12', 'Chausseestraße 14', '东胜路38号A区1栋', '东胜路38号', '12'),
+    'city', pg_temp.pick(s || 'c', NULL, 'Berlin', 'Berlim', 'New York', 'New York City', '上海', '北京'),
+    'postcode', pg_temp.pick(s || 'z', NULL, '10115', '10117', '201201'))) AS account,
+  jsonb_strip_nulls(jsonb_build_object(
+    'given_name', pg_temp.pick(s || 'g', NULL, 'Robert', 'Bob', 'R', 'Allen', 'Roberta', 'Rupert', '凤林', repeat('long', 20) || 'x', repeat('long', 20) || 'y'),
+    'family_name', pg_temp.pick(s || 'f', NULL, 'Allen', 'Alan', 'Robert', 'Ng', '王', '張', '章', repeat('long', 20)),
+    'birth_date', pg_temp.pick(s || 'b', NULL, '1971-05-24', '1971-06-24', '1971-05-23', '1981-05-24', '1971-04-05', '1971-05-04', '2001-12-01'),
+    'national_id', pg_temp.pick(s || 'i', NULL, '6988048', '6988084', '6988', '7364009'),
+    'email', pg_temp.pick(s || 'e', NULL, 'bob.allen@acme.example.com', 'bob.allen@gmail.com', 'ann@acme.example.com'),
+    'phone', pg_temp.pick(s || 'p', NULL, '13800138000', '13800138001', '030 901820'),
+    'city', pg_temp.pick(s || 'c', NULL, 'London', 'Londn', 'Paris'))) AS contact
+FROM (SELECT i, :'seed' || '/' || i || '/' AS s FROM generate_series(1, 250) AS i) AS r;
+INSERT INTO regress_match_score.account (name, phone, email, uscc, street, city, postcode)
+SELECT account ->> 'name', account ->> 'phone', account ->> 'email', account ->> 'uscc', account ->> 'street', account ->> 'city', account ->> 'postcode'
+FROM regress_match_score.sample WHERE account ? 'name' AND i % 2 = 0;
+SELECT crm.analyze_matching('regress_match_score.account');
+-- what a scan computes is the log-odds of find_matches() to the bit, or nothing where they are too few: none, and both cases occur
+CREATE TABLE regress_match_score.compared AS
+SELECT kind, a.i AS i, b.i AS j, needed, c.bits, c.quick, c.reasons
+FROM regress_match_score.sample AS a JOIN regress_match_score.sample AS b ON b.i > a.i AND (a.i + b.i) % 3 = 0,
+     (VALUES ('account'), ('contact')) AS k (kind), (VALUES (-12.0), (0), (5.5)) AS n (needed),
+     crm._compare_records(('regress_match_score.' || kind)::regclass, CASE kind WHEN 'account' THEN a.account ELSE a.contact END,
+                          CASE kind WHEN 'account' THEN b.account ELSE b.contact END, needed) AS c;
+SELECT :seed AS seed, * FROM regress_match_score.compared WHERE CASE WHEN quick = '-Infinity' THEN bits >= needed ELSE quick <> bits END LIMIT 3;
+SELECT kind, needed, bool_or(quick = '-Infinity') AS stopped, bool_or(quick > needed) AS found
+FROM regress_match_score.compared GROUP BY 1, 2 ORDER BY 1, 2;
+-- and the reasons add up to it: none
+SELECT :seed AS seed, * FROM regress_match_score.compared
+WHERE abs((SELECT sum((r ->> 'weight')::float8) FROM jsonb_array_elements(reasons) AS r) - bits) > 0.06 LIMIT 3;
+
+RESET ROLE;
+SET client_min_messages = warning;
+DROP SCHEMA regress_match_score CASCADE;
+SELECT crm.revoke_toolkit('regress_match_score_owner');
+DROP OWNED BY regress_match_score_owner, regress_match_score_app;
+DROP ROLE regress_match_score_owner, regress_match_score_app;
