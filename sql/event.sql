@@ -22,10 +22,10 @@ SELECT title, attempt FROM read_events('mailer', 3);
 SELECT ack_events('mailer', (SELECT id FROM event WHERE title = 'e2'));
 SELECT title, attempt FROM read_events('mailer');
 SELECT title, attempt FROM read_events('mailer', 1);
-SELECT behind, lag > interval '0' AS lagging, attempts FROM event_lag;
+SELECT events_behind, seconds_behind > 0 AS lagging, oldest_id = (SELECT id FROM event WHERE title = 'e3') AS oldest, attempts FROM event_lag;
 SELECT ack_events('mailer', (SELECT max(id) FROM event));
 SELECT count(*) FROM read_events('mailer');
-SELECT behind, lag, attempts FROM event_lag;
+SELECT events_behind, seconds_behind, oldest_id, attempts FROM event_lag;
 -- acknowledging what is done already does nothing
 SELECT ack_events('mailer', 1);
 
@@ -37,7 +37,7 @@ SELECT ack_events('mailer', max(id)) FROM read_events('mailer');
 ROLLBACK;
 SELECT title FROM read_events('mailer');
 SELECT count(*) FROM read_events('exporter');
-SELECT name, behind FROM event_lag ORDER BY name;
+SELECT name, events_behind FROM event_lag ORDER BY name;
 
 -- events that were deleted leave no hole to stumble over
 DELETE FROM event WHERE title IN ('e1', 'e3');
@@ -52,11 +52,107 @@ SELECT * FROM read_events('mailer', 0);
 SELECT * FROM read_events('');
 \set VERBOSITY default
 SELECT count(*) FROM read_events(NULL);
-SET ROLE regress_event_app;
--- fails: the feed is not for applications, which have the inbox
-SELECT * FROM read_events('mailer');
-SELECT ack_events('mailer', 1);
+
+-- what cannot be processed is set aside for this consumer with the reason; the rest goes on
+INSERT INTO reminder (member_id, due_at, title) SELECT 1 + i % 2, timestamptz '2020-03-01 00:00+00' + i * interval '1 minute', 'f' || i FROM generate_series(1, 5) AS i;
+SELECT crm.run_due();
+SELECT ack_events('mailer', max(id)) FROM read_events('mailer') WHERE title = 'e6';
+SELECT string_agg(title, ' ') FROM read_events('mailer', 3);
+SELECT fail_event('mailer', (SELECT id FROM event WHERE title = 'f2'), 'mailbox full');
+SELECT string_agg(title, ' ') FROM read_events('mailer');
+SELECT ack_events('mailer', (SELECT max(id) FROM event));
+SELECT events_behind, events_set_aside FROM event_lag WHERE name = 'mailer';
+SELECT e.title, f.state, f.attempts, f.reason FROM event_failure AS f JOIN event AS e ON e.id = f.event_id;
+SELECT string_agg(title, ' ') FROM read_events('exporter');
+-- retried it is given once, ahead of new ones; acknowledged it is done, not acknowledged it stays aside
+INSERT INTO reminder (member_id, due_at, title) VALUES (1, '2020-04-01', 'g1'), (2, '2020-04-02', 'g2');
+SELECT crm.run_due();
+SELECT retry_events('mailer');
+SELECT title, attempt FROM read_events('mailer', 2);
+SELECT title, attempt FROM read_events('mailer', 2);
+SELECT state, attempts FROM event_failure;
+SELECT retry_events('mailer', (SELECT id FROM event WHERE title = 'f2')), retry_events('mailer', (SELECT id FROM event WHERE title = 'f3'));
+SELECT title, attempt FROM read_events('mailer', 1);
+SELECT ack_events('mailer', (SELECT id FROM event WHERE title = 'f2'));
+SELECT count(*) FROM event_failure;
+SELECT title, attempt FROM read_events('mailer', 2);
+SELECT ack_events('mailer', (SELECT max(id) FROM event));
+
+-- with max_attempts: of several given twice in vain the one at fault is found by giving each alone
+UPDATE event_consumer SET max_attempts = 4 WHERE name = 'mailer';
+INSERT INTO reminder (member_id, due_at, title) SELECT 1, timestamptz '2020-05-01 00:00+00' + i * interval '1 minute', 'p' || i FROM generate_series(1, 4) AS i;
+SELECT crm.run_due();
+SELECT string_agg(title, ' ') FROM read_events('mailer');
+SELECT string_agg(title, ' ') FROM read_events('mailer');
+SELECT title, attempt FROM read_events('mailer');
+SELECT ack_events('mailer', (SELECT id FROM event WHERE title = 'p1'));
+SELECT title, attempt FROM read_events('mailer');
+SELECT title, attempt FROM read_events('mailer');
+SELECT title, attempt FROM read_events('mailer');
+SELECT e.title, f.reason FROM event_failure AS f JOIN event AS e ON e.id = f.event_id;
+SELECT ack_events('mailer', (SELECT id FROM event WHERE title = 'p3'));
+SELECT title, attempt FROM read_events('mailer');
+SELECT ack_events('mailer', (SELECT id FROM event WHERE title = 'p4'));
+SELECT events_behind, attempts, events_set_aside FROM event_lag WHERE name = 'mailer';
+
+-- one that is given one kind only moves past the others
+INSERT INTO event_consumer (name, kinds) VALUES ('tickets', '{ticket}');
+INSERT INTO reminder (member_id, due_at, title, kind, record_id) VALUES (1, '2020-06-01', 'k1', 'ticket', 1), (1, '2020-06-02', 'k2', 'account', 1);
+SELECT crm.run_due();
+SELECT events_behind FROM event_lag WHERE name = 'tickets';
+SELECT ack_events('tickets', max(id)) FROM read_events('tickets') WHERE title = 'k1';
+SELECT count(*) FROM read_events('tickets');
+SELECT acked_id = (SELECT max(id) FROM event) AS past FROM event_lag WHERE name = 'tickets';
+
+-- members are given their own events, under names of their own; a service what the owner registered
+UPDATE member SET login_role = 'regress_event_app' WHERE id = 2;
+INSERT INTO event_consumer (name, member_id, whole_feed, kinds) VALUES ('sync', 2, true, '{account}');
+RESET ROLE;
+SET SESSION AUTHORIZATION regress_event_app;
+SELECT title, attempt FROM read_events('mailer', 2);
+SELECT string_agg(title, ' ') FROM read_events('mailer');
+SELECT ack_events('mailer', max(id)) FROM inbox;
+SELECT title FROM read_events('sync');
+-- fails: an event of somebody else
+SELECT fail_event('mailer', 1, 'x');
+SELECT name, member_id, events_behind FROM event_lag ORDER BY name;
+SELECT name, whole_feed FROM event_consumer ORDER BY name;
+-- fails: widening what one is given, and deleting events
+UPDATE event_consumer SET whole_feed = true;
+SELECT purge_events();
+RESET SESSION AUTHORIZATION;
+UPDATE regress_ev.member SET active = false WHERE id = 2;
+SET SESSION AUTHORIZATION regress_event_app;
+-- fails: nobody reads
+SELECT count(*) FROM read_events('mailer');
+RESET SESSION AUTHORIZATION;
 SET ROLE regress_event_owner;
+SET search_path = regress_ev;
+
+-- old events go when they are closed and every consumer is past them
+UPDATE event SET fired_at = fired_at - interval '100 days' WHERE title LIKE 'e%' OR title LIKE 'f%' OR title LIKE 'g%' OR title LIKE 'p%';
+UPDATE event SET state = 'acknowledged' WHERE title LIKE 'e%' OR title LIKE 'f%';
+SELECT purge_events();
+SELECT ack_events('exporter', max(id)) > 0 FROM read_events('exporter');
+DELETE FROM event_consumer WHERE name = 'sync';
+SELECT purge_events(max_events => 2), purge_events(), purge_events();
+SELECT string_agg(title, ' ' ORDER BY id) FROM event;
+-- a member's consumer that has not read for so long holds nothing
+UPDATE event_consumer SET read_at = read_at - interval '100 days' WHERE member_id = 2;
+-- open ones only if asked to; what is set aside stays until it is decided
+SELECT purge_events(with_open => true);
+SELECT string_agg(title, ' ' ORDER BY id) FROM event;
+DELETE FROM event_failure;
+SELECT purge_events(with_open => true), (SELECT count(*) FROM event);
+SELECT string_agg(title, ' ') FROM read_events('mailer');
+
+-- fails
+SELECT fail_event('mailer', 1000000, 'x');
+SELECT fail_event('nobody', 1, 'x');
+SELECT retry_events('nobody');
+SELECT purge_events(max_events => 0);
+\set VERBOSITY terse
+INSERT INTO event_consumer (name, max_attempts) VALUES ('hasty', 1);
 
 SET client_min_messages = warning;
 DROP SCHEMA regress_ev CASCADE;

@@ -352,6 +352,14 @@ BEGIN
         PERFORM crm._policy(rel, 'crm_delete', 'DELETE', format('member_id = crm.member_id(%s)', ws), NULL);
     END LOOP;
 
+    -- So is what a system reads for its member.
+    FOR rel IN SELECT c.oid FROM pg_class AS c WHERE c.relname = 'event_consumer' AND c.relnamespace = workspace LOOP
+        PERFORM crm._policy(rel, 'crm_own', 'ALL', format('member_id = crm.member_id(%s)', ws), format('member_id = crm.member_id(%s)', ws));
+    END LOOP;
+    FOR rel IN SELECT c.oid FROM pg_class AS c WHERE c.relname = 'event_failure' AND c.relnamespace = workspace LOOP
+        PERFORM crm._policy(rel, 'crm_read', 'SELECT', format('consumer_id IN (SELECT c.id FROM %s.event_consumer AS c)', workspace), NULL);
+    END LOOP;
+
     -- A share is its parties'.
     rel := format('%s.share', workspace)::regclass;
     PERFORM crm._policy(rel, 'crm_read', 'SELECT',

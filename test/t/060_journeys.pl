@@ -189,7 +189,14 @@ gives('rui', q{SELECT count(*) FROM sales.inbox}, '0', 'has an empty inbox');
 gives('mo', q{SELECT count(*) FROM sales.event}, '3', 'the manager reads along');
 refused('mo', q{SELECT sales.acknowledge(id) FROM sales.event WHERE member_id = 4}, 'P0002', '', 'acknowledging for Rosa');
 refused('rui', q{INSERT INTO sales.event (reminder_id, member_id, due_at, fired_at, title) VALUES (1, 3, now(), now(), 'x')}, '42501', 'permission denied for table event', 'making up an event');
-refused('rui', q{SELECT * FROM sales.read_events('rui')}, '42501', 'permission denied for function read_events', 'reading the feed');
+gives('rui', q{SELECT count(*), count(DISTINCT member_id) FROM sales.read_events('phone')}, '2|1', 'reads the feed of her own events');
+gives('rui', q{SELECT sales.fail_event('phone', max(id), 'no network') FROM sales.event}, '', 'sets one aside');
+gives('rui', q{SELECT reason FROM sales.event_failure}, 'no network', 'sees why');
+gives('rui', q{SELECT sales.retry_events('phone'), (SELECT events_set_aside FROM sales.event_lag)}, '1|1', 'wants it again');
+gives('mo', q{SELECT (SELECT count(*) FROM sales.event_lag), (SELECT count(*) FROM sales.event_failure)}, '0|0', 'does not see her consumers');
+gives('rui', q{DELETE FROM sales.event_consumer RETURNING name}, 'phone', 'gives up reading');
+refused('rui', q{INSERT INTO sales.event_consumer (name, whole_feed) VALUES ('all', true)}, '42501', 'permission denied for table event_consumer', 'reading everybody\'s events');
+refused('rui', q{SELECT sales.purge_events()}, '42501', 'permission denied for function purge_events', 'deleting events');
 gives('rui', q{DELETE FROM sales.reminder RETURNING title}, 'Weekly', 'cancels a reminder');
 
 # Managers and administrators.
@@ -307,6 +314,7 @@ gives('boss', q{SELECT account_id IS NOT NULL FROM sales.convert_lead(101)}, 't'
 gives('boss', q{SELECT count(*) FROM sales.read_events('mailer')}, '3', 'reads the feed');
 gives('boss', q{SELECT sales.ack_events('mailer', (SELECT max(id) FROM sales.event))}, '3', 'acknowledges events');
 gives('boss', q{SELECT count(*) FROM sales.event_lag}, '1', 'watches consumers');
+gives('boss', q{SELECT sales.purge_events(interval '0')}, '2', 'deletes what is done');
 gives('boss', q{SELECT count(*) > 0 FROM crm.audit_verify('sales')}, qr/^[tf]$/, 'verifies the audit log');
 gives('boss', q{SELECT crm.upgrade_workspace('sales')}, qr/^\w*$/, 'upgrades');
 # The server's own version is the machine's affair.
