@@ -1817,6 +1817,13 @@ INSERT INTO @workspace@.merge_rule (kind, field, strategy, block) VALUES
     ('*', 'currency', 'fill', 'amount'),
     ('*', 'pipeline', 'fill', 'stage'),
     ('*', 'stage', 'fill', 'stage'),
+    ('opportunity', 'closed_at', 'fill', 'stage'),
+    ('opportunity', 'lost_reason', 'fill', 'stage'),
+    ('lead', 'converted_at', 'fill', 'stage'),
+    ('lead', 'converted_account_id', 'fill', 'stage'),
+    ('lead', 'converted_contact_id', 'fill', 'stage'),
+    ('lead', 'converted_opportunity_id', 'fill', 'stage'),
+    ('activity', 'completed_at', 'survivor', NULL),
     -- Of two shares with one person the wider one stays: edit sorts before read.
     ('share', 'access', 'min', NULL);
 
@@ -1836,6 +1843,8 @@ COMMENT ON COLUMN @workspace@.merge_link.id_column IS 'Column with the id of the
 COMMENT ON COLUMN @workspace@.merge_link.move IS 'False: a merge leaves the rows as they are; resolve() finds the record they mean.';
 INSERT INTO @workspace@.merge_link (table_name, move) VALUES
     ('audit_log', false),
+    -- Each record went its own way through the stages, and reports count it once.
+    ('stage_history', false),
     ('merged_record', false),
     ('duplicate_cluster', false);
 
@@ -1851,6 +1860,7 @@ CREATE TABLE @workspace@.merge_log (
     merged_role text NOT NULL,
     fields jsonb NOT NULL DEFAULT '{}',
     effects jsonb NOT NULL DEFAULT '[]',
+    escalations jsonb,
     undone_at timestamptz,
     undone_by bigint,
     undone_role text,
@@ -1869,6 +1879,7 @@ COMMENT ON COLUMN @workspace@.merge_log.merged_by IS 'Member who merged; null: n
 COMMENT ON COLUMN @workspace@.merge_log.merged_role IS 'Database role that merged.';
 COMMENT ON COLUMN @workspace@.merge_log.fields IS 'Provenance: for each field that did not simply stay, the strategy, the records its value came from, and a reason if a value could not be taken.';
 COMMENT ON COLUMN @workspace@.merge_log.effects IS 'Rows re-pointed and folded, by table and column, as merge_preview() shows them.';
+COMMENT ON COLUMN @workspace@.merge_log.escalations IS 'Where the records stood under the escalation rules before the merge, and the survivor after it; NULL: under none.';
 COMMENT ON COLUMN @workspace@.merge_log.undone_at IS 'When unmerge() undid it; null: it stands.';
 COMMENT ON COLUMN @workspace@.merge_log.undone_by IS 'Member who undid it.';
 COMMENT ON COLUMN @workspace@.merge_log.undone_role IS 'Database role that undid it.';
@@ -1982,6 +1993,24 @@ SET search_path = pg_catalog, pg_temp
 AS $$ SELECT @workspace@.resolve(kind, id::text)::bigint $$;
 COMMENT ON FUNCTION @workspace@.resolve(text, bigint) IS
 'The record an id stands for today: the id itself, or the record it was merged into, through any number of merges.';
+
+CREATE OR REPLACE FUNCTION @workspace@.merged_ids(kind text, id bigint)
+RETURNS SETOF bigint LANGUAGE sql STABLE STRICT SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+WITH RECURSIVE gone (id) AS (
+    SELECT merged_ids.id
+    UNION
+    SELECT m.record_id::bigint
+    FROM gone AS g
+    JOIN @workspace@.merged_record AS m ON m.kind = merged_ids.kind AND m.survivor_id = g.id::text
+)
+SELECT g.id FROM gone AS g ORDER BY g.id
+$$;
+COMMENT ON FUNCTION @workspace@.merged_ids(text, bigint) IS
+'All ids that stand for a record: its own, and those of the records merged into it, through any number of merges. For logs that keep the ids they were written with: WHERE record_id IN (SELECT merged_ids(''account'', 17)).';
+
+REVOKE EXECUTE ON FUNCTION @workspace@.resolve(text, text), @workspace@.merged_ids(text, bigint) FROM PUBLIC;
 $_ddl_$),
 (1::integer, 'calendar', $_ddl_$
 
@@ -5197,6 +5226,76 @@ $$;
 COMMENT ON FUNCTION crm._survivorship(regclass, text[], jsonb[], text[], jsonb, jsonb) IS
 'The survivor''s new values and where they come from. Takes the table, its key columns, images of the records (the survivor first), their ids, the rows of merge_rule that apply, and the systems each record is known in. Typed comparisons run as the caller, the table''s owner.';
 
+CREATE FUNCTION crm._merge_escalations(workspace regnamespace, kind text, ids text[]) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    result jsonb;
+BEGIN
+    EXECUTE format('SELECT jsonb_agg(jsonb_build_object(''escalation'', to_jsonb(e), ''reminder'', to_jsonb(r)) ORDER BY e.id)
+                    FROM %1$s.escalation AS e
+                    LEFT JOIN %1$s.reminder AS r ON r.escalation_id = e.id
+                    WHERE e.kind = $1 AND e.record_id::text = ANY ($2)', workspace)
+    INTO result USING kind, ids;
+    RETURN result;
+END
+$$;
+
+COMMENT ON FUNCTION crm._merge_escalations(regnamespace, text, text[]) IS
+'Where records stand under the escalation rules: their escalations and the reminders that wait for the next step. NULL: nowhere.';
+
+CREATE FUNCTION crm._merge_begin_escalations(workspace regnamespace, kind text, survivor text, losers text[]) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    result jsonb := crm._merge_escalations(workspace, kind, losers || survivor);
+BEGIN
+    -- With the records they end; their reminders are not to be taken along first.
+    IF result IS NOT NULL THEN
+        EXECUTE format('DELETE FROM %s.escalation AS e WHERE e.kind = $1 AND e.record_id::text = ANY ($2)', workspace) USING kind, losers;
+    END IF;
+    RETURN result;
+END
+$$;
+
+COMMENT ON FUNCTION crm._merge_begin_escalations(regnamespace, text, text, text[]) IS
+'Ends the escalations of records that a merge removes; returns where they and the survivor stood.';
+
+CREATE FUNCTION crm._unmerge_escalations(workspace regnamespace, survivor text, escalations jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    item record;
+BEGIN
+    -- Unless somebody acted meanwhile, time goes on from where it stood.
+    FOR item IN EXECUTE format(
+        'SELECT now.id, b.value -> ''escalation'' AS escalation, nullif(b.value -> ''reminder'', ''null'') AS reminder
+         FROM jsonb_array_elements($2 -> ''before'') AS b
+         JOIN %1$s.escalation AS now ON now.rule_id = (b.value #>> ''{escalation,rule_id}'')::bigint
+                                    AND now.record_id = (b.value #>> ''{escalation,record_id}'')::bigint
+         LEFT JOIN jsonb_path_query($2, ''$.after[*].escalation'') AS a (value)
+           ON now.record_id::text = $1 AND a.value -> ''rule_id'' = b.value #> ''{escalation,rule_id}''
+         WHERE CASE WHEN a.value IS NOT NULL THEN a.value = to_jsonb(now)
+                    ELSE now.clock_at <= (b.value #>> ''{escalation,clock_at}'')::timestamptz END
+         ORDER BY now.id', workspace) USING survivor, escalations
+    LOOP
+        EXECUTE format('DELETE FROM %s.escalation AS e WHERE e.id = $1', workspace) USING item.id;
+        EXECUTE format('INSERT INTO %1$s.escalation SELECT e.* FROM jsonb_populate_record(NULL::%1$s.escalation, $1) AS e', workspace)
+        USING item.escalation;
+        IF item.reminder IS NOT NULL THEN
+            EXECUTE format('INSERT INTO %1$s.reminder SELECT r.* FROM jsonb_populate_record(NULL::%1$s.reminder, $1) AS r', workspace)
+            USING item.reminder;
+        END IF;
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION crm._unmerge_escalations(regnamespace, text, jsonb) IS
+'Puts escalations back to where _merge_begin_escalations() found them, but for those that began anew since.';
+
 CREATE FUNCTION crm.merge_clusters(workspace regnamespace, kind text, threshold real,
     OUT cluster_id bigint, OUT merge_id bigint, OUT survivor bigint, OUT losers bigint[], OUT note text)
 RETURNS SETOF record LANGUAGE plpgsql VOLATILE
@@ -6219,6 +6318,7 @@ SELECT * FROM (VALUES
     ('function', 'merge_clusters', 'EXECUTE', NULL, NULL),
     ('function', 'unmerge', 'EXECUTE', NULL, NULL),
     ('function', 'resolve', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('function', 'merged_ids', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('table', 'stage', 'SELECT', 'SELECT', NULL),
     ('table', 'stage_transition', 'SELECT', 'SELECT', NULL),
     ('table', 'stage_rule', 'SELECT', 'SELECT', NULL),

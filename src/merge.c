@@ -784,6 +784,26 @@ crm_load(MergeContext *mc, MergeTable *t, const char *survivor, Datum losers)
 	return rows;
 }
 
+/*
+ * Where the records stand under the escalation rules is state that triggers keep, and
+ * would be lost with the losers: it is noted before the merge, and put back by unmerge().
+ */
+static Jsonb *
+crm_begin_escalations(MergeContext *mc, MergeParams *kind_survivor_losers)
+{
+	MergeRows rows;
+	Jsonb *result;
+
+	if (!OidIsValid(crm_workspace_table(mc->workspace, "escalation", true)))
+		return NULL;
+	rows = crm_merge_run_log(
+		mc, psprintf("SELECT crm._merge_begin_escalations(%u, $1, $2, $3)", mc->workspace),
+		kind_survivor_losers, NULL);
+	result = crm_merge_single_jsonb(&rows);
+	crm_merge_free(&rows);
+	return result;
+}
+
 /* The merge itself, written down; its number. */
 static int64
 crm_merge(MergeContext *mc, const char *kind, const char *survivor, Datum losers)
@@ -793,9 +813,11 @@ crm_merge(MergeContext *mc, const char *kind, const char *survivor, Datum losers
 	MergeRows rows;
 	MergeParams p = {0};
 	char **ids = palloc(loaded.count * sizeof(char *));
+	Datum loser_ids;
 	bool isnull;
 	int64 member = crm_merge_member(mc);
 	Jsonb *fields;
+	Jsonb *escalations;
 	char *log = psprintf("%s.merge_log", quote_identifier(mc->workspace_name));
 
 	for (uint64 i = 0; i < loaded.count; i++)
@@ -804,8 +826,8 @@ crm_merge(MergeContext *mc, const char *kind, const char *survivor, Datum losers
 	crm_merge_param_text(&p, t->schema_oid == mc->workspace ? NULL : t->schema);
 	crm_merge_param_text(&p, t->name);
 	crm_merge_param_text(&p, ids[0]);
-	crm_merge_param(&p, TEXTARRAYOID,
-					PointerGetDatum(crm_merge_text_array(ids + 1, loaded.count - 1)), false);
+	loser_ids = PointerGetDatum(crm_merge_text_array(ids + 1, loaded.count - 1));
+	crm_merge_param(&p, TEXTARRAYOID, loser_ids, false);
 	crm_merge_param(&p, INT8OID, Int64GetDatum(member), member == 0);
 	crm_merge_param_text(&p, GetUserNameFromId(GetUserId(), false));
 	rows = crm_merge_run_log(mc,
@@ -816,6 +838,12 @@ crm_merge(MergeContext *mc, const char *kind, const char *survivor, Datum losers
 							 &p, NULL);
 	mc->merge_id = DatumGetInt64(crm_merge_single_datum(&rows, &isnull));
 	crm_merge_free(&rows);
+
+	memset(&p, 0, sizeof(p));
+	crm_merge_param_text(&p, crm_merge_kind(mc, t));
+	crm_merge_param_text(&p, ids[0]);
+	crm_merge_param(&p, TEXTARRAYOID, loser_ids, false);
+	escalations = crm_begin_escalations(mc, &p);
 
 	crm_duplicate_writer = DUPLICATE_BY_MERGE;
 	PG_TRY();
@@ -832,8 +860,16 @@ crm_merge(MergeContext *mc, const char *kind, const char *survivor, Datum losers
 	crm_merge_param(&p, INT8OID, Int64GetDatum(mc->merge_id), false);
 	crm_merge_param(&p, JSONBOID, JsonbPGetDatum(fields), false);
 	crm_merge_param(&p, JSONBOID, JsonbPGetDatum(crm_merge_effects(mc)), false);
+	crm_merge_param(&p, JSONBOID, escalations ? JsonbPGetDatum(escalations) : (Datum) 0,
+					escalations == NULL);
 	rows = crm_merge_run_log(
-		mc, psprintf("UPDATE %s SET fields = $2, effects = $3 WHERE id = $1", log), &p, NULL);
+		mc,
+		psprintf("UPDATE %s AS l SET fields = $2, effects = $3,"
+				 " escalations = CASE WHEN $4 IS NOT NULL THEN jsonb_build_object('before', $4,"
+				 "  'after', crm._merge_escalations(%u, l.kind, ARRAY[l.survivor_id])) END"
+				 " WHERE l.id = $1",
+				 log, mc->workspace),
+		&p, NULL);
 	crm_merge_free(&rows);
 	crm_merge_report_fields(mc, t, fields);
 	return mc->merge_id;

@@ -359,13 +359,26 @@ crm_is_referential_action(Oid function)
 		   function == F_RI_FKEY_SETDEFAULT_DEL || function == F_RI_FKEY_SETDEFAULT_UPD;
 }
 
+/* Triggers of ours that take an inserted row for a new record, which must start in an initial
+ * stage. */
+static bool
+crm_is_start_of_record(Oid function)
+{
+	char *name = get_func_name(function);
+
+	return name != NULL &&
+		   (strcmp(name, "stage_guard") == 0 || strcmp(name, "stage_history") == 0) &&
+		   get_func_namespace(function) == get_namespace_oid("crm", true);
+}
+
 /*
  * Runs a statement without some of the table's triggers: the BEFORE triggers, so
  * that a row gets back exactly the values it had, time stamps and versions
- * included; or the referential actions, where a key passes from one row to another
- * and what refers to it stays.  Constraints hold, and other AFTER triggers fire:
- * foreign keys are checked and the change is audited.  The triggers are switched off
- * in this one query's own copy of the trigger descriptor, which nothing else sees.
+ * included, and what greets a new record; or the referential actions, where a key
+ * passes from one row to another and what refers to it stays.  Constraints hold, and
+ * other AFTER triggers fire: foreign keys are checked and the change is audited.  The
+ * triggers are switched off in this one query's own copy of the trigger descriptor,
+ * which nothing else sees.
  */
 uint64
 crm_merge_run_quietly(MergeContext *mc, MergeTable *t, const char *sql, MergeInput *input,
@@ -410,9 +423,15 @@ crm_merge_run_quietly(MergeContext *mc, MergeTable *t, const char *sql, MergeInp
 		TriggerDesc *triggers = rri->ri_TrigDesc;
 
 		for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-			if ((before && TRIGGER_FOR_BEFORE(triggers->triggers[i].tgtype)) ||
-				(actions && crm_is_referential_action(triggers->triggers[i].tgfoid)))
-				triggers->triggers[i].tgenabled = TRIGGER_DISABLED;
+		{
+			Trigger *trigger = &triggers->triggers[i];
+
+			if ((before && TRIGGER_FOR_BEFORE(trigger->tgtype)) ||
+				(before && qd->operation == CMD_INSERT &&
+				 crm_is_start_of_record(trigger->tgfoid)) ||
+				(actions && crm_is_referential_action(trigger->tgfoid)))
+				trigger->tgenabled = TRIGGER_DISABLED;
+		}
 	}
 	CRM_EXECUTOR_RUN(qd);
 	processed = qd->estate->es_processed;

@@ -740,6 +740,24 @@ crm_write_undone(UnmergeContext *uc, Jsonb *kept)
 	crm_merge_free(&rows);
 }
 
+/* The records are back, and triggers have started their escalations: sets them to where they were.
+ */
+static void
+crm_undo_escalations(MergeContext *mc)
+{
+	MergeParams p = {0};
+	MergeRows rows;
+
+	crm_merge_param(&p, INT8OID, Int64GetDatum(mc->merge_id), false);
+	rows = crm_merge_run_log(
+		mc,
+		psprintf("SELECT crm._unmerge_escalations(%u, l.survivor_id, l.escalations)"
+				 " FROM %s.merge_log AS l WHERE l.id = $1 AND l.escalations IS NOT NULL",
+				 mc->workspace, quote_identifier(mc->workspace_name)),
+		&p, NULL);
+	crm_merge_free(&rows);
+}
+
 PG_FUNCTION_INFO_V1(crm_unmerge);
 Datum
 crm_unmerge(PG_FUNCTION_ARGS)
@@ -825,6 +843,7 @@ crm_unmerge(PG_FUNCTION_ARGS)
 		crm_duplicate_writer = DUPLICATE_BY_CLIENT;
 	}
 	PG_END_TRY();
+	crm_undo_escalations(mc);
 	crm_merge_check_orphans(mc, t);
 	missing = crm_merge_lock(t, ids, n + 1);
 	if (missing != NULL)

@@ -106,6 +106,7 @@ SELECT * FROM (VALUES
     ('function', 'merge_clusters', 'EXECUTE', NULL, NULL),
     ('function', 'unmerge', 'EXECUTE', NULL, NULL),
     ('function', 'resolve', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
+    ('function', 'merged_ids', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('table', 'stage', 'SELECT', 'SELECT', NULL),
     ('table', 'stage_transition', 'SELECT', 'SELECT', NULL),
     ('table', 'stage_rule', 'SELECT', 'SELECT', NULL),

@@ -34,6 +34,13 @@ INSERT INTO @workspace@.merge_rule (kind, field, strategy, block) VALUES
     ('*', 'currency', 'fill', 'amount'),
     ('*', 'pipeline', 'fill', 'stage'),
     ('*', 'stage', 'fill', 'stage'),
+    ('opportunity', 'closed_at', 'fill', 'stage'),
+    ('opportunity', 'lost_reason', 'fill', 'stage'),
+    ('lead', 'converted_at', 'fill', 'stage'),
+    ('lead', 'converted_account_id', 'fill', 'stage'),
+    ('lead', 'converted_contact_id', 'fill', 'stage'),
+    ('lead', 'converted_opportunity_id', 'fill', 'stage'),
+    ('activity', 'completed_at', 'survivor', NULL),
     -- Of two shares with one person the wider one stays: edit sorts before read.
     ('share', 'access', 'min', NULL);
 
@@ -53,6 +60,8 @@ COMMENT ON COLUMN @workspace@.merge_link.id_column IS 'Column with the id of the
 COMMENT ON COLUMN @workspace@.merge_link.move IS 'False: a merge leaves the rows as they are; resolve() finds the record they mean.';
 INSERT INTO @workspace@.merge_link (table_name, move) VALUES
     ('audit_log', false),
+    -- Each record went its own way through the stages, and reports count it once.
+    ('stage_history', false),
     ('merged_record', false),
     ('duplicate_cluster', false);
 
@@ -68,6 +77,7 @@ CREATE TABLE @workspace@.merge_log (
     merged_role text NOT NULL,
     fields jsonb NOT NULL DEFAULT '{}',
     effects jsonb NOT NULL DEFAULT '[]',
+    escalations jsonb,
     undone_at timestamptz,
     undone_by bigint,
     undone_role text,
@@ -86,6 +96,7 @@ COMMENT ON COLUMN @workspace@.merge_log.merged_by IS 'Member who merged; null: n
 COMMENT ON COLUMN @workspace@.merge_log.merged_role IS 'Database role that merged.';
 COMMENT ON COLUMN @workspace@.merge_log.fields IS 'Provenance: for each field that did not simply stay, the strategy, the records its value came from, and a reason if a value could not be taken.';
 COMMENT ON COLUMN @workspace@.merge_log.effects IS 'Rows re-pointed and folded, by table and column, as merge_preview() shows them.';
+COMMENT ON COLUMN @workspace@.merge_log.escalations IS 'Where the records stood under the escalation rules before the merge, and the survivor after it; NULL: under none.';
 COMMENT ON COLUMN @workspace@.merge_log.undone_at IS 'When unmerge() undid it; null: it stands.';
 COMMENT ON COLUMN @workspace@.merge_log.undone_by IS 'Member who undid it.';
 COMMENT ON COLUMN @workspace@.merge_log.undone_role IS 'Database role that undid it.';
@@ -198,3 +209,21 @@ SET search_path = pg_catalog, pg_temp
 AS $$ SELECT @workspace@.resolve(kind, id::text)::bigint $$;
 COMMENT ON FUNCTION @workspace@.resolve(text, bigint) IS
 'The record an id stands for today: the id itself, or the record it was merged into, through any number of merges.';
+
+CREATE OR REPLACE FUNCTION @workspace@.merged_ids(kind text, id bigint)
+RETURNS SETOF bigint LANGUAGE sql STABLE STRICT SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+WITH RECURSIVE gone (id) AS (
+    SELECT merged_ids.id
+    UNION
+    SELECT m.record_id::bigint
+    FROM gone AS g
+    JOIN @workspace@.merged_record AS m ON m.kind = merged_ids.kind AND m.survivor_id = g.id::text
+)
+SELECT g.id FROM gone AS g ORDER BY g.id
+$$;
+COMMENT ON FUNCTION @workspace@.merged_ids(text, bigint) IS
+'All ids that stand for a record: its own, and those of the records merged into it, through any number of merges. For logs that keep the ids they were written with: WHERE record_id IN (SELECT merged_ids(''account'', 17)).';
+
+REVOKE EXECUTE ON FUNCTION @workspace@.resolve(text, text), @workspace@.merged_ids(text, bigint) FROM PUBLIC;
