@@ -253,15 +253,20 @@ typedef struct MatchModel
 	MatchWeight level[MATCH_NLEVELS];
 } MatchModel;
 
+#define MATCH_WEIGHT_MOST 100 /* either way */
+#define MATCH_RARITY_MOST 2
+
 extern const MatchModel crm_default_match_model;
+/* What the levels weigh in a table; valid until the next call. */
+extern const MatchModel *crm_match_model(Oid relid);
 extern const char *crm_match_field_name(MatchField field);
 extern const char *crm_match_level_name(MatchLevel level);
 extern MatchField crm_match_level_field(MatchLevel level);
 
-/* A model at work on a table of so many rows. */
+/* A model at work on a table of so many rows.  No pointers: it can be copied and shared. */
 typedef struct MatchScorer
 {
-	const MatchModel *model;
+	MatchModel model;
 	double prior_company;
 	double prior_person;
 	double most[MATCH_NFIELDS]; /* what a level without evidence weighs at most; not below 0 */

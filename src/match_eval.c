@@ -69,7 +69,7 @@ crm_compare_records(PG_FUNCTION_ARGS)
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	crm_match_scorer(&scorer, &crm_default_match_model, crm_match_rows(stats));
+	crm_match_scorer(&scorer, crm_match_model(relid), crm_match_rows(stats));
 	a = crm_json_record(PG_GETARG_JSONB_P(1), columns, scratch, stats);
 	b = crm_json_record(PG_GETARG_JSONB_P(2), columns, scratch, stats);
 	crm_match_score(&scorer, a, b, &score);

@@ -541,7 +541,7 @@ crm_find_matches(PG_FUNCTION_ARGS)
 	record = crm_match_record(values, scratch, &keys, &nkeys);
 	stats = crm_match_stats(relid);
 	crm_match_weigh(record, stats);
-	crm_match_scorer(&scorer, &crm_default_match_model, crm_match_rows(stats));
+	crm_match_scorer(&scorer, crm_match_model(relid), crm_match_rows(stats));
 	n = 0;
 	if (nkeys > 0)
 	{

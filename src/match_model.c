@@ -6,9 +6,34 @@
  * how rare the value is that both records have, or the pieces of it they share.
  * With rarity 1 a level follows how common the value is in the user's own data;
  * with rarity 0 it weighs the same whatever the value.
+ *
+ * The weights here hold for every table, untrained.  Active rows of a table
+ * match_model of the same schema replace those of single levels.  A backend
+ * reads them once a table; whoever writes them sends a relcache invalidation
+ * for the table they are about, and the next comparison reads again.
  */
 #include "postgres.h"
 
+#include <math.h>
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "compat.h"
+#include "crm.h"
 #include "match.h"
 
 static const char *const field_names[MATCH_NFIELDS] = {
@@ -152,4 +177,258 @@ MatchField
 crm_match_level_field(MatchLevel level)
 {
 	return levels[level].field;
+}
+
+/* Level of a field by name; LEVEL_NONE if there is none. */
+static MatchLevel
+crm_match_level(const char *field, const char *level)
+{
+	for (int i = LEVEL_NONE + 1; i < MATCH_NLEVELS; i++)
+		if (strcmp(field_names[levels[i].field], field) == 0 && strcmp(levels[i].name, level) == 0)
+			return i;
+	return LEVEL_NONE;
+}
+
+typedef struct ModelEntry
+{
+	Oid relid; /* hash key */
+	bool valid;
+	Oid table; /* its match_model, InvalidOid = none */
+	MatchModel model;
+} ModelEntry;
+
+static HTAB *model_cache = NULL;
+static int64 model_loads = 0; /* read by a test */
+
+static void
+crm_model_invalidate(Datum arg, Oid relid)
+{
+	HASH_SEQ_STATUS seq;
+	ModelEntry *entry;
+
+	hash_seq_init(&seq, model_cache);
+	while ((entry = hash_seq_search(&seq)) != NULL)
+		if (!OidIsValid(relid) || entry->relid == relid || entry->table == relid)
+			entry->valid = false;
+}
+
+static void
+crm_model_init(void)
+{
+	HASHCTL ctl = {0};
+
+	ctl.keysize = sizeof(Oid);
+	ctl.entrysize = sizeof(ModelEntry);
+	ctl.hcxt = AllocSetContextCreate(TopMemoryContext, "crm match models", ALLOCSET_SMALL_SIZES);
+	model_cache = hash_create("crm match models", 8, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	CacheRegisterRelcacheCallback(crm_model_invalidate, (Datum) 0);
+}
+
+/* A weight as stored; the table's constraints may have been dropped. */
+static bool
+crm_weight_ok(float weight, float rarity)
+{
+	return fabsf(weight) <= MATCH_WEIGHT_MOST && rarity >= 0 && rarity <= MATCH_RARITY_MOST;
+}
+
+/*
+ * Active rows about the table.  They are read with the rights of whoever owns
+ * them, not of the caller: everyone's comparisons are guided by them.
+ */
+static void
+crm_model_load(ModelEntry *entry)
+{
+	static const struct
+	{
+		const char *name;
+		Oid type;
+	} column[] = {{"relation", TEXTOID}, {"active", BOOLOID},	{"field", TEXTOID},
+				  {"level", TEXTOID},	 {"weight", FLOAT4OID}, {"rarity", FLOAT4OID}};
+	AttrNumber attnum[lengthof(column)];
+	char *relname = get_rel_name(entry->relid);
+	Relation rel;
+	TableScanDesc scan;
+	TupleTableSlot *slot;
+	Snapshot snapshot;
+
+	entry->model = crm_default_match_model;
+	entry->table = get_relname_relid("match_model", get_rel_namespace(entry->relid));
+	if (!OidIsValid(entry->table) || relname == NULL ||
+		get_rel_relkind(entry->table) != RELKIND_RELATION)
+		return;
+	for (int i = 0; i < (int) lengthof(column); i++)
+	{
+		attnum[i] = get_attnum(entry->table, column[i].name);
+		if (attnum[i] == InvalidAttrNumber ||
+			get_atttype(entry->table, attnum[i]) != column[i].type)
+			return; /* a table of that name, but not ours */
+	}
+	rel = table_open(entry->table, AccessShareLock);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	scan = table_beginscan(rel, snapshot, 0, NULL);
+	slot = table_slot_create(rel, NULL);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		Datum value[lengthof(column)];
+		bool null = false, isnull;
+		MatchLevel level;
+
+		for (int i = 0; i < (int) lengthof(column); i++)
+		{
+			value[i] = slot_getattr(slot, attnum[i], &isnull);
+			null = null || isnull;
+		}
+		if (null || !DatumGetBool(value[1]) || strcmp(TextDatumGetCString(value[0]), relname) != 0)
+			continue;
+		level = crm_match_level(TextDatumGetCString(value[2]), TextDatumGetCString(value[3]));
+		/* A level of another release, restored from a dump, is passed over. */
+		if (level != LEVEL_NONE &&
+			crm_weight_ok(DatumGetFloat4(value[4]), DatumGetFloat4(value[5])))
+		{
+			entry->model.level[level].weight = DatumGetFloat4(value[4]);
+			entry->model.level[level].rarity = DatumGetFloat4(value[5]);
+		}
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
+}
+
+const MatchModel *
+crm_match_model(Oid relid)
+{
+	ModelEntry *entry;
+	bool found;
+
+	if (model_cache == NULL)
+		crm_model_init();
+	entry = hash_search(model_cache, &relid, HASH_ENTER, &found);
+	if (!found)
+		entry->valid = false;
+	if (entry->valid)
+		return &entry->model;
+	entry->table = InvalidOid;
+	/* An invalidation that arrives while loading must not be lost. */
+	entry->valid = true;
+	PG_TRY();
+	{
+		crm_model_load(entry);
+	}
+	PG_CATCH();
+	{
+		entry->valid = false;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	model_loads++;
+	return &entry->model;
+}
+
+/* crm._match_levels(relation) -> (field, level, weight, rarity); NULL: the defaults */
+PG_FUNCTION_INFO_V1(crm_match_levels);
+Datum
+crm_match_levels(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	const MatchModel *model =
+		PG_ARGISNULL(0) ? &crm_default_match_model : crm_match_model(PG_GETARG_OID(0));
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = LEVEL_NONE + 1; i < MATCH_NLEVELS; i++)
+	{
+		Datum values[4];
+		bool nulls[4] = {false, false, false, false};
+
+		values[0] = CStringGetTextDatum(field_names[levels[i].field]);
+		values[1] = CStringGetTextDatum(levels[i].name);
+		values[2] = Float4GetDatum(model->level[i].weight);
+		values[3] = Float4GetDatum(model->level[i].rarity);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+static char *
+crm_row_text(TriggerData *trigger, HeapTuple row, const char *column)
+{
+	return SPI_getvalue(row, RelationGetDescr(trigger->tg_relation),
+						SPI_fnumber(RelationGetDescr(trigger->tg_relation), column));
+}
+
+/* Before a row of match_model is written: are there such a field and level? */
+PG_FUNCTION_INFO_V1(crm_match_model_check);
+Datum
+crm_match_model_check(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	HeapTuple row;
+	char *field, *level;
+	StringInfoData known;
+	bool field_known = false;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
+		!TRIGGER_FIRED_BEFORE(trigger->tg_event) || TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
+		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+						errmsg("crm.match_model_check() must be called BEFORE INSERT OR UPDATE, "
+							   "FOR EACH ROW")));
+	row = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? trigger->tg_newtuple : trigger->tg_trigtuple;
+	field = crm_row_text(trigger, row, "field");
+	level = crm_row_text(trigger, row, "level");
+	if (field == NULL || level == NULL || crm_match_level(field, level) != LEVEL_NONE)
+		return PointerGetDatum(row);
+
+	initStringInfo(&known);
+	for (int i = LEVEL_NONE + 1; i < MATCH_NLEVELS; i++)
+		if (strcmp(field_names[levels[i].field], field) == 0)
+		{
+			appendStringInfo(&known, "%s\"%s\"", known.len > 0 ? ", " : "", levels[i].name);
+			field_known = true;
+		}
+	if (field_known)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("field \"%s\" has no level \"%s\"", field, level),
+						errdetail("Its levels are %s.", known.data)));
+	for (int i = 0; i < MATCH_NFIELDS; i++)
+		appendStringInfo(&known, "%s%s", i > 0 ? ", " : "", field_names[i]);
+	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					errmsg("\"%s\" is no field that is compared", field),
+					errdetail("Fields are %s.", known.data)));
+}
+
+static void
+crm_model_row_changed(TriggerData *trigger, HeapTuple row)
+{
+	char *name = crm_row_text(trigger, row, "relation");
+	Oid relid;
+
+	if (name == NULL)
+		return;
+	relid = get_relname_relid(name, RelationGetNamespace(trigger->tg_relation));
+	if (OidIsValid(relid))
+		CacheInvalidateRelcacheByRelid(relid);
+}
+
+/* After a row of match_model was written: whoever compares by it reads again. */
+PG_FUNCTION_INFO_V1(crm_match_model_changed);
+Datum
+crm_match_model_changed(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
+		!TRIGGER_FIRED_AFTER(trigger->tg_event))
+		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+						errmsg("crm.match_model_changed() must be called AFTER, FOR EACH ROW")));
+	crm_model_row_changed(trigger, trigger->tg_trigtuple);
+	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
+		crm_model_row_changed(trigger, trigger->tg_newtuple);
+	return PointerGetDatum(NULL);
+}
+
+PG_FUNCTION_INFO_V1(crm_match_model_loads);
+Datum
+crm_match_model_loads(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(model_loads);
 }

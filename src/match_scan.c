@@ -166,7 +166,8 @@ crm_scan_read(TableMatch *scan, Relation rel, const MatchColumns *columns, AttrN
 	table_endscan(heap);
 	MemoryContextDelete(row_context);
 	pfree(scratch);
-	crm_match_scorer(&scan->data.scorer, &crm_default_match_model, scan->data.nrecords);
+	crm_match_scorer(&scan->data.scorer, crm_match_model(RelationGetRelid(rel)),
+					 scan->data.nrecords);
 	for (uint32 i = 0; i < scan->data.nrecords; i++)
 		crm_match_weigh_counts(scan->data.record[i], scan->data.nrecords, scan->counts);
 }

@@ -77,19 +77,16 @@ crm_overlap(const uint32 *a, const uint8 *abits, int na, const uint32 *b, int nb
 {
 	int i = 0, j = 0, sum = 0, most = 0;
 
+	/* No branch depends on the data: they would be guessed wrong half the time. */
 	while (i < na && j < nb)
 	{
-		if (a[i] < b[j])
-			i++;
-		else if (a[i] > b[j])
-			j++;
-		else
-		{
-			sum += abits[i];
-			most = Max(most, abits[i]);
-			i++;
-			j++;
-		}
+		uint32 x = a[i], y = b[j];
+		int bits = x == y ? abits[i] : 0;
+
+		sum += bits;
+		most = Max(most, bits);
+		i += x <= y;
+		j += y <= x;
 	}
 	*rarest = (double) most / MATCH_BITS_SCALE;
 	return (double) sum / MATCH_BITS_SCALE;
@@ -190,7 +187,7 @@ static void
 crm_score_name(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
 			   MatchScore *score)
 {
-	const MatchModel *model = scorer->model;
+	const MatchModel *model = &scorer->model;
 	double shared, rarest, alone_a, alone_b, bits, best = -NAME_CERTAIN * scorer->prior_company;
 	MatchLevel level;
 
@@ -234,7 +231,7 @@ crm_score_branch(const MatchScorer *scorer, const MatchRecord *a, const MatchRec
 	uint32 x = a->item[ITEM_BRANCH], y = b->item[ITEM_BRANCH];
 
 	if (x != y)
-		crm_say_level(score, scorer->model, FIELD_BRANCH,
+		crm_say_level(score, &scorer->model, FIELD_BRANCH,
 					  x != 0 && y != 0 ? BRANCH_DIFFERENT : BRANCH_OF, 0);
 }
 
@@ -360,7 +357,7 @@ static void
 crm_score_person(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
 				 bool company, MatchScore *score)
 {
-	const MatchModel *model = scorer->model;
+	const MatchModel *model = &scorer->model;
 	MatchLevel given = LEVEL_NONE, family = LEVEL_NONE, level;
 	double bits = 0, swapped = -100.0;
 
@@ -416,7 +413,7 @@ crm_score_birth_date(const MatchScorer *scorer, const MatchRecord *a, const Matc
 
 	if (a->birth_date == b->birth_date)
 	{
-		crm_say_level(score, scorer->model, FIELD_BIRTH_DATE, BIRTH_DATE_EQUAL,
+		crm_say_level(score, &scorer->model, FIELD_BIRTH_DATE, BIRTH_DATE_EQUAL,
 					  crm_item_bits(a, b, ITEM_BIRTH_DATE));
 		return;
 	}
@@ -441,7 +438,7 @@ crm_score_birth_date(const MatchScorer *scorer, const MatchRecord *a, const Matc
 		level = BIRTH_DATE_YEAR;
 	else
 		level = BIRTH_DATE_DIFFERENT;
-	crm_say_level(score, scorer->model, FIELD_BIRTH_DATE, level, 0);
+	crm_say_level(score, &scorer->model, FIELD_BIRTH_DATE, level, 0);
 }
 
 static int
@@ -465,7 +462,7 @@ crm_score_national_id(const MatchScorer *scorer, const MatchRecord *a, const Mat
 				: edits == 2 ? NATIONAL_ID_TWO_SLIPS
 							 : NATIONAL_ID_DIFFERENT;
 	}
-	crm_say_level(score, scorer->model, FIELD_NATIONAL_ID, level,
+	crm_say_level(score, &scorer->model, FIELD_NATIONAL_ID, level,
 				  level == NATIONAL_ID_EQUAL ? crm_item_bits(a, b, ITEM_NATIONAL_ID) : 0);
 }
 
@@ -481,7 +478,7 @@ crm_score_tax_id(const MatchScorer *scorer, const MatchRecord *a, const MatchRec
 		level = TAX_ID_BOTH_VALID;
 	else
 		level = crm_text_edits(a, b, TEXT_TAX_ID, 1) == 1 ? TAX_ID_SLIP : TAX_ID_DIFFERENT;
-	crm_say_level(score, scorer->model, FIELD_TAX_ID, level,
+	crm_say_level(score, &scorer->model, FIELD_TAX_ID, level,
 				  level == TAX_ID_EQUAL ? crm_item_bits(a, b, ITEM_TAX_ID) : 0);
 }
 
@@ -495,7 +492,7 @@ crm_score_phone(const MatchScorer *scorer, const MatchRecord *a, const MatchReco
 		level = PHONE_EQUAL;
 	else
 		level = crm_text_edits(a, b, TEXT_PHONE, 1) == 1 ? PHONE_SLIP : PHONE_DIFFERENT;
-	crm_say_level(score, scorer->model, FIELD_PHONE, level,
+	crm_say_level(score, &scorer->model, FIELD_PHONE, level,
 				  level == PHONE_EQUAL ? crm_item_bits(a, b, ITEM_PHONE) : 0);
 }
 
@@ -503,7 +500,7 @@ static void
 crm_score_email(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
 				MatchScore *score)
 {
-	const MatchModel *model = scorer->model;
+	const MatchModel *model = &scorer->model;
 
 	if (crm_both(a, b, ITEM_EMAIL))
 	{
@@ -595,7 +592,7 @@ static void
 crm_score_address(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
 				  bool company, MatchScore *score)
 {
-	const MatchModel *model = scorer->model;
+	const MatchModel *model = &scorer->model;
 	double place = 0.0, evidence;
 	MatchLevel level;
 	bool known = false;
@@ -699,7 +696,7 @@ crm_most(const MatchModel *model, MatchLevel level, double evidence)
 static double
 crm_most_name(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b)
 {
-	const MatchModel *model = scorer->model;
+	const MatchModel *model = &scorer->model;
 	double core = Max(a->item_bits[ITEM_CORE], b->item_bits[ITEM_CORE]) / (double) MATCH_BITS_SCALE;
 	double evidence = Max(-NAME_CERTAIN * scorer->prior_company, core);
 	double most = crm_most(model, NAME_ABBREVIATION, ABBREVIATION_BITS * ABBREVIATION);
@@ -724,7 +721,7 @@ crm_most_part(const MatchScorer *scorer, const MatchRecord *a, MatchText at, Mat
 
 	if (a->item[ai] == 0 || b->item[bi] == 0)
 		return 0;
-	return maybe_equal ? Max(most, crm_most(scorer->model, PERSON_EQUAL, rarity)) : most;
+	return maybe_equal ? Max(most, crm_most(&scorer->model, PERSON_EQUAL, rarity)) : most;
 }
 
 static double
@@ -742,14 +739,14 @@ crm_most_person(const MatchScorer *scorer, const MatchRecord *a, const MatchReco
 							ITEM_FAMILY_NAME) +
 			  crm_most_part(scorer, a, TEXT_FAMILY_NAME, ITEM_FAMILY_NAME, b, TEXT_GIVEN_NAME,
 							ITEM_GIVEN_NAME);
-	return Max(Max(straight, crm_most(scorer->model, PERSON_SWAPPED, crossed)), 0);
+	return Max(Max(straight, crm_most(&scorer->model, PERSON_SWAPPED, crossed)), 0);
 }
 
 static double
 crm_most_address(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
 				 bool company)
 {
-	const MatchModel *model = scorer->model;
+	const MatchModel *model = &scorer->model;
 	double place = 0, street, most;
 
 	if (crm_same(a, b, ITEM_POSTCODE))
@@ -793,7 +790,7 @@ crm_bounds(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b
 				 {ITEM_TAX_ID, FIELD_TAX_ID, TAX_ID_EQUAL},
 				 {ITEM_PHONE, FIELD_PHONE, PHONE_EQUAL},
 				 {ITEM_EMAIL, FIELD_EMAIL, EMAIL_EQUAL}};
-	const MatchModel *model = scorer->model;
+	const MatchModel *model = &scorer->model;
 	double *most = score->weight;
 
 	for (int i = 0; i < (int) lengthof(exact); i++)
@@ -888,7 +885,7 @@ crm_match_scorer(MatchScorer *scorer, const MatchModel *model, double rows)
 	double prior = -log2(rows + MATCH_PRIOR_ROWS);
 
 	memset(scorer, 0, sizeof(*scorer));
-	scorer->model = model;
+	scorer->model = *model;
 	scorer->prior_company = prior + model->level[PRIOR_COMPANY].weight;
 	scorer->prior_person = prior + model->level[PRIOR_PERSON].weight;
 	/* Levels without evidence behind them weigh the same in all pairs. */
