@@ -57,7 +57,7 @@ CREATE TABLE @workspace@.event (
     kind text,
     record_id bigint,
     payload jsonb,
-    state text NOT NULL DEFAULT 'new' CONSTRAINT event_state_known CHECK (state IN ('new', 'seen', 'acknowledged', 'snoozed')),
+    state text NOT NULL DEFAULT 'new' CONSTRAINT event_state_known CHECK (state IN ('new', 'seen', 'acknowledged', 'snoozed', 'held', 'skipped')),
     handled_at timestamptz,
     snoozed_until timestamptz
 );
@@ -73,7 +73,7 @@ COMMENT ON COLUMN @workspace@.event.title IS 'What the member reads.';
 COMMENT ON COLUMN @workspace@.event.kind IS 'Kind of the record it is about, or NULL.';
 COMMENT ON COLUMN @workspace@.event.record_id IS 'The record it is about, or NULL.';
 COMMENT ON COLUMN @workspace@.event.payload IS 'As in the reminder.';
-COMMENT ON COLUMN @workspace@.event.state IS 'new, seen, acknowledged or snoozed. new and seen are open: they are in the inbox.';
+COMMENT ON COLUMN @workspace@.event.state IS 'new, seen, acknowledged, snoozed, held or skipped. new and seen are open: they are in the inbox. held waits for its time or is shown with another event, skipped was too late: event_hold says why.';
 COMMENT ON COLUMN @workspace@.event.handled_at IS 'When it was acknowledged or snoozed.';
 COMMENT ON COLUMN @workspace@.event.snoozed_until IS 'When the reminder made by snoozing it is due.';
 
@@ -102,20 +102,6 @@ CREATE OR REPLACE TRIGGER recurrence BEFORE INSERT OR UPDATE OF recurrence, star
 -- Named to run last: it must see the due time that is stored.
 CREATE OR REPLACE TRIGGER zz_wake BEFORE INSERT OR UPDATE OF due_at, failed_at ON @workspace@.reminder
     FOR EACH ROW EXECUTE FUNCTION crm.reminder_wake();
-
-CREATE OR REPLACE VIEW @workspace@.inbox WITH (security_invoker) AS
-SELECT e.id, e.due_at, e.fired_at, e.title, e.kind, e.record_id, e.payload, e.state
-FROM @workspace@.event AS e
-WHERE e.member_id = (SELECT @workspace@.me()) AND e.state IN ('new', 'seen');
-COMMENT ON VIEW @workspace@.inbox IS 'The open events of the member this session acts for.';
-COMMENT ON COLUMN @workspace@.inbox.id IS 'The event.';
-COMMENT ON COLUMN @workspace@.inbox.due_at IS 'When it was due.';
-COMMENT ON COLUMN @workspace@.inbox.fired_at IS 'When it fired.';
-COMMENT ON COLUMN @workspace@.inbox.title IS 'What it is about, in a line.';
-COMMENT ON COLUMN @workspace@.inbox.kind IS 'Kind of the record it concerns.';
-COMMENT ON COLUMN @workspace@.inbox.record_id IS 'The record it concerns.';
-COMMENT ON COLUMN @workspace@.inbox.payload IS 'What else the reminder carried.';
-COMMENT ON COLUMN @workspace@.inbox.state IS 'State of the event.';
 
 CREATE OR REPLACE FUNCTION @workspace@.acknowledge(event_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT
@@ -164,7 +150,11 @@ BEGIN
     END IF;
     UPDATE @workspace@.event SET state = 'snoozed', handled_at = crm.now(), snoozed_until = until WHERE id = event_id;
     INSERT INTO @workspace@.reminder (member_id, due_at, title, kind, record_id, payload, snoozed_event_id)
-    VALUES (e.member_id, until, e.title, e.kind, e.record_id, e.payload, e.id)
+    VALUES (e.member_id, until, e.title, e.kind, e.record_id,
+            -- Nothing but the person's own wish decides when it comes back.
+            CASE WHEN e.payload IS NULL OR jsonb_typeof(e.payload) = 'object'
+                 THEN coalesce(e.payload - 'crm_digest', '{}') || jsonb_strip_nulls(jsonb_build_object('snoozed_event', e.id, 'items', crm._event_items(@workspace_literal@::regnamespace, e.id)))
+                 ELSE e.payload END, e.id)
     RETURNING id INTO reminder_id;
     RETURN reminder_id;
 END
