@@ -804,9 +804,42 @@ crm_begin_escalations(MergeContext *mc, MergeParams *kind_survivor_losers)
 	return result;
 }
 
-/* The merge itself, written down; its number. */
+/* {"records": [{"id": ..., "image": ...}, ...]} */
+static Jsonb *
+crm_preview_before(MergeTable *t, MergeRows *rows)
+{
+	JsonbParseState *state = NULL;
+
+	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	for (uint64 i = 0; i < rows->count; i++)
+	{
+		pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+		crm_merge_push_string(&state, "id", crm_merge_text(t, rows, i, t->key[0]));
+		crm_merge_push_jsonb(&state, "image", crm_merge_image(t, rows, i, NULL));
+		pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	}
+	return crm_merge_jsonb_object("records",
+								  JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL)));
+}
+
+/* Adds what the survivor has become, and where it comes from. */
+static void
+crm_preview_after(MergeContext *mc, MergeTable *t, char *id, Jsonb *fields)
+{
+	Jsonb *key = crm_merge_jsonb_pair(t->colname[t->key[0]], id);
+	MergeSet s = {.t = t, .n = 1, .keys = &key, .ids = &id};
+	MergeRows now = crm_current(mc, &s, 0);
+
+	mc->preview = crm_merge_jsonb_concat(
+		mc->preview, crm_merge_jsonb_object("record", crm_merge_image(t, &now, 0, NULL)));
+	mc->preview =
+		crm_merge_jsonb_concat(mc->preview, crm_merge_jsonb_object("fields", fields));
+	crm_merge_free(&now);
+}
+
+/* The merge itself, written down; its number.  A run_id below 0 is none. */
 static int64
-crm_merge(MergeContext *mc, const char *kind, const char *survivor, Datum losers)
+crm_merge(MergeContext *mc, const char *kind, const char *survivor, Datum losers, int64 run_id)
 {
 	MergeTable *t = crm_merge_kind_table(mc, kind);
 	MergeRows loaded = crm_load(mc, t, survivor, losers);
@@ -830,14 +863,18 @@ crm_merge(MergeContext *mc, const char *kind, const char *survivor, Datum losers
 	crm_merge_param(&p, TEXTARRAYOID, loser_ids, false);
 	crm_merge_param(&p, INT8OID, Int64GetDatum(member), member == 0);
 	crm_merge_param_text(&p, GetUserNameFromId(GetUserId(), false));
-	rows = crm_merge_run_log(mc,
-							 psprintf("INSERT INTO %s (kind, table_schema, table_name, "
-									  "survivor_id, loser_ids, merged_by, merged_role)"
-									  " VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id",
-									  log),
-							 &p, NULL);
+	crm_merge_param(&p, INT8OID, Int64GetDatum(run_id), run_id < 0);
+	rows = crm_merge_run_log(
+		mc,
+		psprintf("INSERT INTO %s (kind, table_schema, table_name, survivor_id, loser_ids,"
+				 " merged_by, merged_role, run_id)"
+				 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id",
+				 log),
+		&p, NULL);
 	mc->merge_id = DatumGetInt64(crm_merge_single_datum(&rows, &isnull));
 	crm_merge_free(&rows);
+	if (mc->dry)
+		mc->preview = crm_preview_before(t, &loaded);
 
 	memset(&p, 0, sizeof(p));
 	crm_merge_param_text(&p, crm_merge_kind(mc, t));
@@ -865,6 +902,7 @@ crm_merge(MergeContext *mc, const char *kind, const char *survivor, Datum losers
 	rows = crm_merge_run_log(
 		mc,
 		psprintf("UPDATE %s AS l SET fields = $2, effects = $3,"
+				 " run_id = CASE l.run_id WHEN 0 THEN l.id ELSE l.run_id END,"
 				 " escalations = CASE WHEN $4 IS NOT NULL THEN jsonb_build_object('before', $4,"
 				 "  'after', crm._merge_escalations(%u, l.kind, ARRAY[l.survivor_id])) END"
 				 " WHERE l.id = $1",
@@ -872,6 +910,8 @@ crm_merge(MergeContext *mc, const char *kind, const char *survivor, Datum losers
 		&p, NULL);
 	crm_merge_free(&rows);
 	crm_merge_report_fields(mc, t, fields);
+	if (mc->dry)
+		crm_preview_after(mc, t, ids[0], fields);
 	return mc->merge_id;
 }
 
@@ -882,11 +922,12 @@ crm_merge_dry(MergeContext *mc, const char *kind, const char *survivor, Datum lo
 	MemoryContext cxt = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 
+	mc->dry = true;
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(cxt);
 	PG_TRY();
 	{
-		(void) crm_merge(mc, kind, survivor, losers);
+		(void) crm_merge(mc, kind, survivor, losers, -1);
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(cxt);
 		CurrentResourceOwner = owner;
@@ -911,7 +952,7 @@ crm_merge_check_arguments(FunctionCallInfo fcinfo)
 {
 	static const char *const names[] = {"workspace", "kind", "survivor", "losers", "dry_run"};
 
-	for (int i = 0; i < PG_NARGS(); i++)
+	for (int i = 0; i < Min(PG_NARGS(), lengthof(names)); i++)
 		if (PG_ARGISNULL(i))
 			ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 							errmsg("%s must not be null", names[i])));
@@ -934,7 +975,8 @@ crm_merge_records(PG_FUNCTION_ARGS)
 	mc = crm_merge_begin(PG_GETARG_OID(0));
 	if (!PG_GETARG_BOOL(4))
 	{
-		merge_id = crm_merge(mc, kind, survivor, PG_GETARG_DATUM(3));
+		merge_id = crm_merge(mc, kind, survivor, PG_GETARG_DATUM(3),
+							 PG_ARGISNULL(5) ? -1 : PG_GETARG_INT64(5));
 		SPI_finish();
 		PG_RETURN_INT64(merge_id);
 	}
@@ -987,4 +1029,22 @@ crm_merge_preview(PG_FUNCTION_ARGS)
 	}
 	SPI_finish();
 	return (Datum) 0;
+}
+
+PG_FUNCTION_INFO_V1(crm_preview_record);
+Datum
+crm_preview_record(PG_FUNCTION_ARGS)
+{
+	MergeContext *mc;
+	Datum result;
+
+	crm_merge_check_arguments(fcinfo);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	mc = crm_merge_begin(PG_GETARG_OID(0));
+	crm_merge_dry(mc, text_to_cstring(PG_GETARG_TEXT_PP(1)), text_to_cstring(PG_GETARG_TEXT_PP(2)),
+				  PG_GETARG_DATUM(3));
+	result = SPI_datumTransfer(JsonbPGetDatum(mc->preview), false, -1);
+	SPI_finish();
+	return result;
 }

@@ -88,6 +88,8 @@ typedef struct MergeContext
 	int batch;	   /* > 0: triggers wait */
 	List *tables;  /* of MergeTable */
 	List *reports; /* of MergeReport */
+	bool dry;	   /* is taken back */
+	Jsonb *preview; /* what would be, if dry */
 } MergeContext;
 
 typedef struct MergeRole
@@ -218,6 +220,7 @@ extern void crm_merge_forbid_pairs(MergeContext *mc, MergeTable *t, char **ids, 
 extern Jsonb *crm_merge_set(MergeContext *mc, MergeTable *t, MergeRows rows);
 extern Datum crm_merge_records(PG_FUNCTION_ARGS);
 extern Datum crm_merge_preview(PG_FUNCTION_ARGS);
+extern Datum crm_preview_record(PG_FUNCTION_ARGS);
 extern MergeTable *crm_merge_kind_table(MergeContext *mc, const char *kind);
 extern char *crm_merge_id(MergeTable *t, const char *id);
 extern char *crm_merge_lock(MergeTable *t, char **ids, int n);

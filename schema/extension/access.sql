@@ -191,7 +191,7 @@ $$;
 COMMENT ON FUNCTION crm.refuse_transfer() IS
 'Trigger of protect(): its WHEN clause tells which changes of the owner are refused. Arguments: kind, owner column, id column.';
 
-CREATE FUNCTION crm.protect(table_name regclass, kind text, owner_column name DEFAULT 'owner_id', id_column name DEFAULT 'id', workspace regnamespace DEFAULT NULL)
+CREATE FUNCTION crm._protect(table_name regclass, kind text, owner_column name, id_column name, workspace regnamespace)
 RETURNS void LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET client_min_messages = warning
@@ -241,8 +241,8 @@ BEGIN
                    table_name, rule, assign, own, table_name, owner_column, kind, id_column);
 END
 $$;
-COMMENT ON FUNCTION crm.protect(regclass, text, name, name, regnamespace) IS
-'Puts the access rules of a workspace (default: the table''s schema) on a table: row-level security policies by the owner, a bigint column that holds a member''s id, and by shares of the kind. Running it again makes them anew. The caller must own the table.';
+COMMENT ON FUNCTION crm._protect(regclass, text, name, name, regnamespace) IS
+'What crm.protect() does to the table itself.';
 
 -- The table a kind of record is in: the one that protect() was given.  Found by the
 -- trigger and by the policies' dependency on the workspace, so that nothing is
@@ -298,30 +298,17 @@ $$;
 COMMENT ON FUNCTION crm._record_rule(regnamespace, name, name, text) IS
 'The text of a rule for rows of a table that refer to a record by the columns kind and reference: the record is visible (read) or may be edited (edit).';
 
-CREATE FUNCTION crm._protect_workspace(workspace regnamespace) RETURNS void
+CREATE FUNCTION crm._protect_references(workspace regnamespace) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    ws text := format('%L::regnamespace', workspace);
-    member text := format('crm.member_id(%s) IS NOT NULL', ws);
-    administrator text := format('crm.is_administrator(%s)', ws);
-    everything text := format('(SELECT crm.can_read_all(%s) OR has_column_privilege(%L::regclass, ''auditor'', ''SELECT''))',
-                                ws, workspace || '.access_kind');
+    everything text := format('(SELECT crm.can_read_all(%L::regnamespace) OR has_column_privilege(%L::regclass, ''auditor'', ''SELECT''))',
+                                workspace, workspace || '.access_kind');
     rel regclass;
     item record;
     pair text;
 BEGIN
-    -- Records have owners.
-    FOR item IN
-        SELECT c.oid::regclass AS rel, c.relname AS kind, w.owner_column
-        FROM (VALUES ('account', 'owner_id'), ('contact', 'owner_id'), ('lead', 'owner_id'), ('opportunity', 'owner_id'),
-                     ('activity', 'owner_id'), ('reminder', 'member_id')) AS w (name, owner_column)
-        JOIN pg_class AS c ON c.relname = w.name AND c.relnamespace = workspace
-    LOOP
-        PERFORM crm.protect(item.rel, item.kind, item.owner_column);
-    END LOOP;
-
     -- What belongs to a record is as visible as the record.
     FOR item IN
         SELECT c.oid::regclass AS rel, w.name, w.writable
@@ -343,6 +330,55 @@ BEGIN
                        crm._record_rule(workspace, 'duplicate_pair', 'right_id', 'edit'));
         PERFORM crm._policy(rel, 'crm_write', 'ALL', pair, pair);
     END LOOP;
+    IF to_regclass(format('%s.duplicate_review', workspace)) IS NOT NULL THEN
+        PERFORM crm._create_review(workspace);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION crm._protect_references(regnamespace) IS
+'Makes the policies anew of the tables of a workspace whose rows belong to records, which depend on the kinds of records there are.';
+
+CREATE FUNCTION crm.protect(table_name regclass, kind text, owner_column name DEFAULT 'owner_id', id_column name DEFAULT 'id', workspace regnamespace DEFAULT NULL)
+RETURNS void LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM crm._protect(table_name, kind, owner_column, id_column, workspace);
+    -- What belongs to records of a new kind is seen by those who see the records.
+    IF EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+               WHERE c.oid = table_name AND pg_has_role(n.nspowner, 'USAGE') AND crm.is_workspace(n.oid)) THEN
+        PERFORM crm._protect_references((SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = table_name));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION crm.protect(regclass, text, name, name, regnamespace) IS
+'Puts the access rules of a workspace (default: the table''s schema) on a table: row-level security policies by the owner, a bigint column that holds a member''s id, and by shares of the kind. Running it again makes them anew. The caller must own the table.';
+
+CREATE FUNCTION crm._protect_workspace(workspace regnamespace) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    ws text := format('%L::regnamespace', workspace);
+    member text := format('crm.member_id(%s) IS NOT NULL', ws);
+    administrator text := format('crm.is_administrator(%s)', ws);
+    everything text := format('(SELECT crm.can_read_all(%s) OR has_column_privilege(%L::regclass, ''auditor'', ''SELECT''))',
+                                ws, workspace || '.access_kind');
+    rel regclass;
+    item record;
+    pair text;
+BEGIN
+    -- Records have owners.
+    FOR item IN
+        SELECT c.oid::regclass AS rel, c.relname AS kind, w.owner_column
+        FROM (VALUES ('account', 'owner_id'), ('contact', 'owner_id'), ('lead', 'owner_id'), ('opportunity', 'owner_id'),
+                     ('activity', 'owner_id'), ('reminder', 'member_id')) AS w (name, owner_column)
+        JOIN pg_class AS c ON c.relname = w.name AND c.relnamespace = workspace
+    LOOP
+        PERFORM crm._protect(item.rel, item.kind, item.owner_column, 'id', workspace);
+    END LOOP;
+
+    PERFORM crm._protect_references(workspace);
 
     -- An inbox is its member's; those above read along.
     FOR rel IN SELECT c.oid FROM pg_class AS c WHERE c.relname = 'event' AND c.relnamespace = workspace LOOP

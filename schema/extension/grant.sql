@@ -29,7 +29,19 @@ SELECT * FROM (VALUES
     ('toolkit', 'merge_records', 'EXECUTE', NULL, NULL),
     ('toolkit', 'merge_preview', 'EXECUTE', NULL, NULL),
     ('toolkit', 'merge_clusters', 'EXECUTE', NULL, NULL),
+    ('toolkit', 'merge_all_clusters', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_merge_cluster', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_open_clusters', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_check_cluster_arguments', 'EXECUTE', NULL, NULL),
     ('toolkit', 'unmerge', 'EXECUTE', NULL, NULL),
+    ('toolkit', 'unmerge_all', 'EXECUTE', NULL, NULL),
+    ('toolkit', 'preview_record', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_preview_record', 'EXECUTE', NULL, NULL),
+    ('toolkit', 'decide_pair', 'EXECUTE', NULL, NULL),
+    ('toolkit', 'cluster_members', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_fullest_record', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_kind_table', 'EXECUTE', 'EXECUTE', NULL),
+    ('toolkit', '_pair_sides', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', '_record_table', 'EXECUTE', NULL, NULL),
     ('toolkit', '_record_tables', 'EXECUTE', NULL, NULL),
     ('toolkit', '_claim', 'EXECUTE', NULL, NULL),
@@ -101,11 +113,23 @@ SELECT * FROM (VALUES
     ('table', 'team_member', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
     ('table', 'share', 'SELECT', 'SELECT', NULL),
     ('table', 'pipeline', 'SELECT', 'SELECT', NULL),
-    ('table', 'duplicate_pair', 'SELECT, UPDATE (state, decided_by, decided_at)', 'SELECT', NULL),
+    ('table', 'duplicate_pair', 'SELECT, UPDATE (state, decided_by, decided_at, later_until)', 'SELECT', NULL),
     ('table', 'duplicate_cluster', 'SELECT', 'SELECT', NULL),
     ('table', 'merge_rule', 'SELECT', 'SELECT', 'SELECT'),
     ('table', 'merge_link', 'SELECT', 'SELECT', 'SELECT'),
-    ('table', 'merge_log', 'SELECT (id, kind, table_schema, table_name, survivor_id, loser_ids, merged_at, merged_by, undone_at, undone_by)', NULL, 'SELECT'),
+    ('table', 'merge_log', 'SELECT (id, kind, table_schema, table_name, survivor_id, loser_ids, merged_at, merged_by, run_id, undone_at, undone_by)',
+     'SELECT (id, kind, survivor_id, loser_ids, merged_at, merged_by, run_id, undone_at, undone_by)', 'SELECT'),
+    ('table', 'report_merge', 'SELECT', 'SELECT', 'SELECT'),
+    ('table', 'duplicate_review', 'SELECT, UPDATE (decision, survivor_id, later_until)', 'SELECT', NULL),
+    ('table', 'duplicate_rate', 'SELECT', 'SELECT', NULL),
+    ('table', 'report_duplicate_rate', 'SELECT', 'SELECT', NULL),
+    ('function', 'decide_pair', 'EXECUTE', NULL, NULL),
+    ('function', 'cluster_members', 'EXECUTE', NULL, NULL),
+    ('function', 'preview_record', 'EXECUTE', NULL, NULL),
+    ('function', 'preview_cluster', 'EXECUTE', NULL, NULL),
+    ('function', 'merge_cluster', 'EXECUTE', NULL, NULL),
+    ('function', 'merge_all_clusters', 'EXECUTE', NULL, NULL),
+    ('function', 'unmerge_all', 'EXECUTE', NULL, NULL),
     ('function', 'merge_records', 'EXECUTE', NULL, NULL),
     ('function', 'merge_preview', 'EXECUTE', NULL, NULL),
     ('function', 'merge_clusters', 'EXECUTE', NULL, NULL),
@@ -439,5 +463,5 @@ COMMENT ON FUNCTION crm._regrant(name) IS
 'Extends every grant_access() of a workspace to objects that an upgrade added.';
 
 GRANT USAGE ON SCHEMA crm TO pg_database_owner;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA crm FROM PUBLIC;
-GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA crm TO @extowner@, pg_database_owner WITH GRANT OPTION;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA crm FROM PUBLIC;
+GRANT EXECUTE ON ALL ROUTINES IN SCHEMA crm TO @extowner@, pg_database_owner WITH GRANT OPTION;

@@ -190,9 +190,16 @@ COMMENT ON FUNCTION crm._scan_duplicates(regnamespace, text, regclass, real) IS
 'Implements crm.scan_duplicates().';
 
 CREATE FUNCTION crm.scan_duplicates(workspace regnamespace, kind text, threshold real DEFAULT NULL) RETURNS bigint
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-AS $$ SELECT crm._scan_duplicates(workspace, kind, crm._match_table(workspace, kind), threshold) $$;
+AS $$
+DECLARE
+    pairs bigint := crm._scan_duplicates(workspace, kind, crm._match_table(workspace, kind), threshold);
+BEGIN
+    PERFORM crm._measure_duplicates(workspace, kind);
+    RETURN pairs;
+END
+$$;
 
 COMMENT ON FUNCTION crm.scan_duplicates(regnamespace, text, real) IS
 'Compares all records of a kind and writes pairs and clusters that mean the same to duplicate_pair and duplicate_cluster of the workspace; decisions made about them stay, and pairs told apart never meet in one cluster. threshold is the probability (between 0 and 1) from which a pair is reported; NULL takes the default. Returns the number of pairs found. The caller must be a member of the role that owns the workspace.';

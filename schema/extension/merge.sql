@@ -1,4 +1,4 @@
-CREATE FUNCTION crm.merge_records(workspace regnamespace, kind text, survivor text, losers text[], dry_run boolean DEFAULT false)
+CREATE FUNCTION crm.merge_records(workspace regnamespace, kind text, survivor text, losers text[], dry_run boolean DEFAULT false, run_id bigint DEFAULT NULL)
 RETURNS bigint LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'crm_merge_records'
 SET search_path = pg_catalog, pg_temp
 SET datestyle = 'ISO, YMD'
@@ -6,8 +6,8 @@ SET intervalstyle = postgres
 SET extra_float_digits = 3
 SET bytea_output = hex;
 
-COMMENT ON FUNCTION crm.merge_records(regnamespace, text, text, text[], boolean) IS
-'Merges records of a kind (a table of the workspace, or the qualified name of any table with a primary key of one column) into the survivor: fields by the workspace''s merge_rule, every foreign key and registered link re-pointed, conflicting rows folded together, losers kept as tombstones. Ids are the text of the primary key. Returns the number of the merge in the workspace''s merge_log; null with dry_run. The caller needs SELECT, UPDATE and DELETE on the table and must see and be allowed to change every record under row-level security.';
+COMMENT ON FUNCTION crm.merge_records(regnamespace, text, text, text[], boolean, bigint) IS
+'Merges records of a kind (a table of the workspace, or the qualified name of any table with a primary key of one column) into the survivor: fields by the workspace''s merge_rule, every foreign key and registered link re-pointed, conflicting rows folded together, losers kept as tombstones. Ids are the text of the primary key. Returns the number of the merge in the workspace''s merge_log; null with dry_run. run_id says of which run of many merges it is part: the number of the run''s first merge, 0 for that one itself. The caller needs SELECT, UPDATE and DELETE on the table and must see and be allowed to change every record under row-level security.';
 
 CREATE FUNCTION crm.merge_preview(workspace regnamespace, kind text, survivor text, losers text[],
     OUT table_name text, OUT column_name text, OUT rows bigint, OUT conflicts bigint, OUT totals jsonb, OUT note text)
@@ -20,6 +20,17 @@ SET bytea_output = hex;
 
 COMMENT ON FUNCTION crm.merge_preview(regnamespace, text, text, text[]) IS
 'What crm.merge_records() would do. Runs the merge and takes it back, so that triggers and constraints have their say; the records stay locked only meanwhile.';
+
+CREATE FUNCTION crm._preview_record(workspace regnamespace, kind text, survivor text, losers text[]) RETURNS jsonb
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'crm_preview_record'
+SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO, YMD'
+SET intervalstyle = postgres
+SET extra_float_digits = 3
+SET bytea_output = hex;
+
+COMMENT ON FUNCTION crm._preview_record(regnamespace, text, text, text[]) IS
+'Runs a merge and takes it back: {"record": the survivor after it, "fields": provenance as in merge_log, "records": [{"id", "image"}] before it}. Values are the text output of their type.';
 
 CREATE FUNCTION crm.unmerge(workspace regnamespace, merge_id bigint,
     OUT table_name text, OUT record jsonb, OUT field text, OUT merged text, OUT kept text, OUT note text)
@@ -305,13 +316,51 @@ $$;
 COMMENT ON FUNCTION crm._unmerge_escalations(regnamespace, text, jsonb) IS
 'Puts escalations back to where _merge_begin_escalations() found them, but for those that began anew since.';
 
-CREATE FUNCTION crm.merge_clusters(workspace regnamespace, kind text, threshold real,
-    OUT cluster_id bigint, OUT merge_id bigint, OUT survivor bigint, OUT losers bigint[], OUT note text)
-RETURNS SETOF record LANGUAGE plpgsql VOLATILE
+CREATE FUNCTION crm._merge_cluster(workspace regnamespace, kind text, cluster_id bigint, threshold real, run_id bigint,
+    OUT merge_id bigint, OUT survivor bigint, OUT losers bigint[], OUT note text)
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     members bigint[];
+BEGIN
+    -- Sure is a cluster whose weakest pair is, and in which nobody has doubts.
+    EXECUTE format(
+        'WITH member AS (SELECT c.record_id, c.state FROM %1$s.duplicate_cluster AS c WHERE c.kind = $1 AND c.cluster_id = $2),
+              pair AS (SELECT p.left_id, p.right_id, p.score, p.state FROM %1$s.duplicate_pair AS p
+                       WHERE p.kind = $1 AND p.left_id IN (SELECT m.record_id FROM member AS m) AND p.right_id IN (SELECT m.record_id FROM member AS m))
+         SELECT (SELECT array_agg(m.record_id ORDER BY m.record_id) FROM member AS m),
+                CASE WHEN (SELECT count(*) < 2 OR bool_or(m.state <> ''open'') FROM member AS m) THEN ''it is not open any more''
+                     WHEN count(*) = 0 THEN ''no pair of it is known''
+                     WHEN bool_or(p.state <> ''open'') THEN ''a pair of it was decided''
+                     WHEN min(p.score) < $3 THEN ''below the threshold''
+                     WHEN (SELECT count(DISTINCT r.id) FROM pair AS q, unnest(ARRAY[q.left_id, q.right_id]) AS r (id)) < (SELECT count(*) FROM member)
+                     THEN ''a record of it is in no pair'' END
+         FROM pair AS p', workspace)
+    INTO members, note USING kind, cluster_id, threshold;
+    IF note IS NOT NULL THEN
+        RETURN;
+    END IF;
+    survivor := crm._fullest_record(workspace, kind, members);
+    losers := array_remove(members, survivor);
+    BEGIN
+        merge_id := crm.merge_records(workspace, kind, survivor::text, losers::text[], false, run_id);
+    EXCEPTION
+        WHEN serialization_failure OR deadlock_detected THEN
+            RAISE;
+        WHEN OTHERS THEN
+            note := SQLERRM;
+    END;
+END
+$$;
+
+COMMENT ON FUNCTION crm._merge_cluster(regnamespace, text, bigint, real, bigint) IS
+'Merges one cluster as part of a run if its weakest pair has at least the threshold; otherwise note says why not.';
+
+CREATE FUNCTION crm._check_cluster_arguments(workspace regnamespace, kind text, threshold real) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     IF workspace IS NULL OR kind IS NULL OR threshold IS NULL THEN
         RAISE EXCEPTION 'workspace, kind and threshold must not be null' USING ERRCODE = 'null_value_not_allowed';
@@ -319,55 +368,122 @@ BEGIN
     IF NOT threshold BETWEEN 0 AND 1 THEN
         RAISE EXCEPTION 'threshold must be between 0 and 1' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    IF to_regclass(format('%s.%I', workspace, kind)) IS NULL THEN
-        RAISE EXCEPTION 'kind "%" does not exist', kind USING ERRCODE = 'undefined_table';
-    END IF;
+    PERFORM crm._kind_table(workspace, kind);
+END
+$$;
 
-    -- A cluster as sure as its weakest pair, in which nobody has doubts.
-    FOR cluster_id, members IN EXECUTE format(
-        'SELECT c.cluster_id, array_agg(c.record_id ORDER BY c.record_id)
-         FROM %1$s.duplicate_cluster AS c
-         WHERE c.kind = $1
-         GROUP BY c.cluster_id
-         HAVING count(*) > 1 AND bool_and(c.state = ''open'')
-         ORDER BY c.cluster_id', workspace) USING kind
-    LOOP
-        merge_id := NULL;
-        survivor := NULL;
-        losers := NULL;
-        note := NULL;
-        EXECUTE format(
-            'SELECT CASE WHEN count(*) = 0 THEN ''no pair of it is known''
-                         WHEN bool_or(p.state <> ''open'') THEN ''a pair of it was decided''
-                         WHEN min(p.score) < $3 THEN ''below the threshold''
-                         WHEN (SELECT count(DISTINCT r.id) FROM %1$s.duplicate_pair AS q, unnest(ARRAY[q.left_id, q.right_id]) AS r (id)
-                               WHERE q.kind = $1 AND q.left_id = ANY ($2) AND q.right_id = ANY ($2)) < cardinality($2)
-                         THEN ''a record of it is in no pair'' END
-             FROM %1$s.duplicate_pair AS p
-             WHERE p.kind = $1 AND p.left_id = ANY ($2) AND p.right_id = ANY ($2)', workspace)
-        INTO note USING kind, members, threshold;
-        IF note IS NULL THEN
-            -- The fullest record survives, among equals the oldest.
-            EXECUTE format(
-                'SELECT t.id
-                 FROM %s.%I AS t
-                 WHERE t.id = ANY ($1)
-                 ORDER BY (SELECT count(*) FROM jsonb_each_text(to_jsonb(t)) AS f WHERE btrim(f.value) <> '''') DESC, t.id
-                 LIMIT 1', workspace, kind) INTO survivor USING members;
-            losers := array_remove(members, survivor);
-            BEGIN
-                merge_id := crm.merge_records(workspace, kind, survivor::text, losers::text[], false);
-            EXCEPTION
-                WHEN serialization_failure OR deadlock_detected THEN
-                    RAISE;
-                WHEN OTHERS THEN
-                    note := SQLERRM;
-            END;
+COMMENT ON FUNCTION crm._check_cluster_arguments(regnamespace, text, real) IS
+'Errors unless the kind is known and the threshold is a probability.';
+
+CREATE FUNCTION crm._open_clusters(workspace regnamespace, kind text) RETURNS SETOF bigint
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY EXECUTE format('SELECT c.cluster_id FROM %s.duplicate_cluster AS c WHERE c.kind = $1
+                                 GROUP BY c.cluster_id HAVING count(*) > 1 AND bool_and(c.state = ''open'')
+                                 ORDER BY c.cluster_id', workspace) USING kind;
+END
+$$;
+
+COMMENT ON FUNCTION crm._open_clusters(regnamespace, text) IS
+'The clusters of a kind that are open, as the caller sees them.';
+
+CREATE FUNCTION crm.merge_clusters(workspace regnamespace, kind text, threshold real, max_merges integer DEFAULT NULL,
+    OUT cluster_id bigint, OUT merge_id bigint, OUT survivor bigint, OUT losers bigint[], OUT note text)
+RETURNS SETOF record LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    run_id bigint := 0;
+    merges integer := 0;
+BEGIN
+    PERFORM crm._check_cluster_arguments(workspace, kind, threshold);
+    FOR cluster_id IN SELECT c FROM crm._open_clusters(workspace, kind) AS c LOOP
+        EXIT WHEN merges >= max_merges;
+        SELECT m.merge_id, m.survivor, m.losers, m.note INTO merge_id, survivor, losers, note
+        FROM crm._merge_cluster(workspace, kind, cluster_id, threshold, run_id) AS m;
+        IF merge_id IS NOT NULL THEN
+            merges := merges + 1;
+            run_id := CASE run_id WHEN 0 THEN merge_id ELSE run_id END;
         END IF;
         RETURN NEXT;
     END LOOP;
 END
 $$;
 
-COMMENT ON FUNCTION crm.merge_clusters(regnamespace, text, real) IS
-'Merges each open cluster of a kind whose weakest pair has at least the given score (0 to 1) into its fullest record. Returns a row a cluster: the merge, or in note why it was left alone; one that fails does not stop the others. The caller must see duplicate_pair and duplicate_cluster and be allowed to merge the records.';
+COMMENT ON FUNCTION crm.merge_clusters(regnamespace, text, real, integer) IS
+'Merges each open cluster of a kind whose weakest pair has at least the given score (0 to 1) into its fullest record, in one transaction and as one run; no more than max_merges (NULL: all). Returns a row a cluster: the merge, or in note why it was left alone; one that fails does not stop the others. The caller must see duplicate_pair and duplicate_cluster and be allowed to merge the records.';
+
+-- Names are qualified where this procedure has no search path of its own: one that
+-- commits cannot have settings.
+CREATE PROCEDURE crm.merge_all_clusters(workspace regnamespace, kind text, threshold real)
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    clusters bigint[];
+    cluster_id bigint;
+    merged record;
+    run_id bigint := 0;
+    merges integer := 0;
+    left_alone integer := 0;
+BEGIN
+    PERFORM crm._check_cluster_arguments(workspace, kind, threshold);
+    SELECT pg_catalog.array_agg(c) INTO clusters FROM crm._open_clusters(workspace, kind) AS c;
+    FOREACH cluster_id IN ARRAY coalesce(clusters, '{}'::pg_catalog.int8[]) LOOP
+        SELECT m.merge_id, m.note INTO merged FROM crm._merge_cluster(workspace, kind, cluster_id, threshold, run_id) AS m;
+        IF merged.merge_id IS NULL THEN
+            left_alone := left_alone OPERATOR(pg_catalog.+) 1;
+        ELSE
+            merges := merges OPERATOR(pg_catalog.+) 1;
+            IF run_id OPERATOR(pg_catalog.=) 0 THEN
+                run_id := merged.merge_id;
+            END IF;
+            COMMIT;
+        END IF;
+    END LOOP;
+    RAISE INFO '% clusters merged, % left alone', merges, left_alone
+        USING DETAIL = CASE WHEN merges OPERATOR(pg_catalog.>) 0 THEN pg_catalog.format('The run has number %s.', run_id) ELSE 'There is no run.' END;
+END
+$$;
+
+COMMENT ON PROCEDURE crm.merge_all_clusters(regnamespace, text, real) IS
+'The same as crm.merge_clusters(), each cluster in a transaction of its own: others wait no longer than for one merge, what was merged stays if the call is cancelled or the server stops, and calling again goes on with the rest. merge_log shows how far it is. Not inside a transaction block.';
+
+CREATE FUNCTION crm.unmerge_all(workspace regnamespace, merge_ids bigint[],
+    OUT merge_id bigint, OUT undone boolean, OUT table_name text, OUT record jsonb, OUT field text, OUT merged text, OUT kept text, OUT note text)
+RETURNS SETOF record LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    edits jsonb;
+BEGIN
+    IF workspace IS NULL OR merge_ids IS NULL THEN
+        RAISE EXCEPTION 'workspace and merge_ids must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    -- The latest first, so that chains come apart.
+    FOR merge_id IN SELECT DISTINCT i FROM unnest(merge_ids) AS i WHERE i IS NOT NULL ORDER BY i DESC LOOP
+        table_name := NULL; record := NULL; field := NULL; merged := NULL; kept := NULL; note := NULL; edits := NULL;
+        BEGIN
+            SELECT jsonb_agg(to_jsonb(u)) INTO edits FROM crm.unmerge(workspace, merge_id) AS u;
+            undone := true;
+        EXCEPTION
+            WHEN serialization_failure OR deadlock_detected THEN
+                RAISE;
+            WHEN OTHERS THEN
+                undone := false;
+                note := SQLERRM;
+        END;
+        IF edits IS NULL THEN
+            RETURN NEXT;
+        ELSE
+            RETURN QUERY
+            SELECT merge_id, true, e.table_name, e.record, e.field, e.merged, e.kept, e.note
+            FROM jsonb_to_recordset(edits) AS e (table_name text, record jsonb, field text, merged text, kept text, note text);
+        END IF;
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION crm.unmerge_all(regnamespace, bigint[]) IS
+'Undoes several merges, the latest first. One row for each: undone, with every edit since the merge that was kept as a row of its own; or not undone, and in note why not, which does not stop the others.';

@@ -25,6 +25,7 @@ CREATE TABLE @workspace@.duplicate_pair (
     state text NOT NULL DEFAULT 'open' CONSTRAINT duplicate_pair_state_known CHECK (state IN ('open', 'merged', 'not_duplicate', 'ignored')),
     decided_by bigint REFERENCES @workspace@.member ON DELETE SET NULL,
     decided_at timestamptz,
+    later_until timestamptz,
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT duplicate_pair_ordered CHECK (left_id < right_id),
     CONSTRAINT duplicate_pair_score_probability CHECK (score BETWEEN 0 AND 1),
@@ -42,6 +43,7 @@ COMMENT ON COLUMN @workspace@.duplicate_pair.reasons IS 'Array of {field, level,
 COMMENT ON COLUMN @workspace@.duplicate_pair.state IS 'open: not decided; merged; not_duplicate: never again in one cluster; ignored: not to be shown.';
 COMMENT ON COLUMN @workspace@.duplicate_pair.decided_by IS 'Who decided.';
 COMMENT ON COLUMN @workspace@.duplicate_pair.decided_at IS 'When it was decided.';
+COMMENT ON COLUMN @workspace@.duplicate_pair.later_until IS 'An open pair put off: it is not shown for review before.';
 COMMENT ON COLUMN @workspace@.duplicate_pair.created_at IS 'When a scan found the pair first.';
 
 CREATE TABLE @workspace@.duplicate_cluster (

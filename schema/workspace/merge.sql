@@ -78,12 +78,15 @@ CREATE TABLE @workspace@.merge_log (
     fields jsonb NOT NULL DEFAULT '{}',
     effects jsonb NOT NULL DEFAULT '[]',
     escalations jsonb,
+    run_id bigint,
     undone_at timestamptz,
     undone_by bigint,
     undone_role text,
     kept jsonb
 );
 CREATE INDEX ON @workspace@.merge_log (kind, survivor_id);
+CREATE INDEX ON @workspace@.merge_log (run_id) WHERE run_id IS NOT NULL;
+CREATE INDEX ON @workspace@.merge_log (merged_at);
 COMMENT ON TABLE @workspace@.merge_log IS 'One row a merge, undone or not. Written by merge_records() and unmerge() only.';
 COMMENT ON COLUMN @workspace@.merge_log.id IS 'Identifier, never reused.';
 COMMENT ON COLUMN @workspace@.merge_log.kind IS 'Kind of the records: a table of the workspace, or the qualified name of another.';
@@ -97,6 +100,7 @@ COMMENT ON COLUMN @workspace@.merge_log.merged_role IS 'Database role that merge
 COMMENT ON COLUMN @workspace@.merge_log.fields IS 'Provenance: for each field that did not simply stay, the strategy, the records its value came from, and a reason if a value could not be taken.';
 COMMENT ON COLUMN @workspace@.merge_log.effects IS 'Rows re-pointed and folded, by table and column, as merge_preview() shows them.';
 COMMENT ON COLUMN @workspace@.merge_log.escalations IS 'Where the records stood under the escalation rules before the merge, and the survivor after it; NULL: under none.';
+COMMENT ON COLUMN @workspace@.merge_log.run_id IS 'The run of many merges it was part of: the number of the run''s first merge; NULL: none.';
 COMMENT ON COLUMN @workspace@.merge_log.undone_at IS 'When unmerge() undid it; null: it stands.';
 COMMENT ON COLUMN @workspace@.merge_log.undone_by IS 'Member who undid it.';
 COMMENT ON COLUMN @workspace@.merge_log.undone_role IS 'Database role that undid it.';
@@ -179,13 +183,53 @@ AS $$ SELECT * FROM crm.unmerge(@workspace_literal@::regnamespace, merge_id) $$;
 COMMENT ON FUNCTION @workspace@.unmerge(bigint) IS
 'Undoes a merge. Fields not edited since get back exactly what they had; each edited one keeps its value and is returned. No row means that the merge left no trace.';
 
-CREATE OR REPLACE FUNCTION @workspace@.merge_clusters(kind text, threshold real,
+CREATE OR REPLACE FUNCTION @workspace@.unmerge_all(merge_ids bigint[],
+    OUT merge_id bigint, OUT undone boolean, OUT table_name text, OUT record jsonb, OUT field text, OUT merged text, OUT kept text, OUT note text)
+RETURNS SETOF record LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT * FROM crm.unmerge_all(@workspace_literal@::regnamespace, merge_ids) $$;
+COMMENT ON FUNCTION @workspace@.unmerge_all(bigint[]) IS
+'Undoes several merges, the latest first: those of a run, of a person, of a day, as report_merge lists them. One row for each: undone, with every edit since the merge that was kept as a row of its own; or not undone, and in note why not.';
+
+CREATE OR REPLACE FUNCTION @workspace@.merge_clusters(kind text, threshold real, max_merges integer DEFAULT NULL,
     OUT cluster_id bigint, OUT merge_id bigint, OUT survivor bigint, OUT losers bigint[], OUT note text)
 RETURNS SETOF record LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
-AS $$ SELECT * FROM crm.merge_clusters(@workspace_literal@::regnamespace, kind, threshold) $$;
-COMMENT ON FUNCTION @workspace@.merge_clusters(text, real) IS
-'Merges each open cluster that scan_duplicates() found whose weakest pair has at least the given score, 0 to 1, into its fullest record. Returns a row a cluster: the merge, or in note why it was left alone.';
+AS $$ SELECT * FROM crm.merge_clusters(@workspace_literal@::regnamespace, kind, threshold, max_merges) $$;
+COMMENT ON FUNCTION @workspace@.merge_clusters(text, real, integer) IS
+'Merges each open cluster that scan_duplicates() found whose weakest pair has at least the given score, 0 to 1, into its fullest record, in one transaction; no more than max_merges (NULL: all). Returns a row a cluster: the merge, or in note why it was left alone.';
+
+CREATE OR REPLACE PROCEDURE @workspace@.merge_all_clusters(kind text, threshold real)
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    CALL crm.merge_all_clusters(@workspace_literal@::pg_catalog.regnamespace, kind, threshold);
+END
+$$;
+COMMENT ON PROCEDURE @workspace@.merge_all_clusters(text, real) IS
+'Like merge_clusters(), each cluster in a transaction of its own: for many. Cancelled, it keeps what it has done; called again, it goes on. Not inside a transaction block.';
+
+CREATE OR REPLACE VIEW @workspace@.report_merge WITH (security_invoker) AS
+SELECT l.id, l.kind, l.survivor_id, l.loser_ids, cardinality(l.loser_ids) AS losers, l.merged_at, l.merged_at::date AS merged_on,
+       l.merged_by, m.name AS merged_by_name, l.run_id, l.undone_at IS NOT NULL AS is_undone, l.undone_at, l.undone_by, u.name AS undone_by_name
+FROM @workspace@.merge_log AS l
+LEFT JOIN @workspace@.member AS m ON m.id = l.merged_by
+LEFT JOIN @workspace@.member AS u ON u.id = l.undone_by;
+COMMENT ON VIEW @workspace@.report_merge IS 'Merges, one a row: what went into what, by whom, when, and whether it was undone. Members see their own and those of everyone below.';
+COMMENT ON COLUMN @workspace@.report_merge.id IS 'Number of the merge, which unmerge() takes.';
+COMMENT ON COLUMN @workspace@.report_merge.kind IS 'Kind of record.';
+COMMENT ON COLUMN @workspace@.report_merge.survivor_id IS 'The record that stayed.';
+COMMENT ON COLUMN @workspace@.report_merge.loser_ids IS 'The records that went into it.';
+COMMENT ON COLUMN @workspace@.report_merge.losers IS 'How many.';
+COMMENT ON COLUMN @workspace@.report_merge.merged_at IS 'When.';
+COMMENT ON COLUMN @workspace@.report_merge.merged_on IS 'Day of merged_at in the session''s time zone.';
+COMMENT ON COLUMN @workspace@.report_merge.merged_by IS 'Member who merged; NULL: nobody known.';
+COMMENT ON COLUMN @workspace@.report_merge.merged_by_name IS 'Name of that member.';
+COMMENT ON COLUMN @workspace@.report_merge.run_id IS 'The run of merge_clusters() or merge_all_clusters() it was part of; NULL: none.';
+COMMENT ON COLUMN @workspace@.report_merge.is_undone IS 'True if it was undone.';
+COMMENT ON COLUMN @workspace@.report_merge.undone_at IS 'When it was undone.';
+COMMENT ON COLUMN @workspace@.report_merge.undone_by IS 'Member who undid it.';
+COMMENT ON COLUMN @workspace@.report_merge.undone_by_name IS 'Name of that member.';
 
 CREATE OR REPLACE FUNCTION @workspace@.resolve(kind text, id text)
 RETURNS text LANGUAGE sql STABLE STRICT SECURITY DEFINER
