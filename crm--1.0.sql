@@ -1638,6 +1638,7 @@ CREATE TABLE @workspace@.duplicate_pair (
     state text NOT NULL DEFAULT 'open' CONSTRAINT duplicate_pair_state_known CHECK (state IN ('open', 'merged', 'not_duplicate', 'ignored')),
     decided_by bigint REFERENCES @workspace@.member ON DELETE SET NULL,
     decided_at timestamptz,
+    later_until timestamptz,
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT duplicate_pair_ordered CHECK (left_id < right_id),
     CONSTRAINT duplicate_pair_score_probability CHECK (score BETWEEN 0 AND 1),
@@ -1655,6 +1656,7 @@ COMMENT ON COLUMN @workspace@.duplicate_pair.reasons IS 'Array of {field, level,
 COMMENT ON COLUMN @workspace@.duplicate_pair.state IS 'open: not decided; merged; not_duplicate: never again in one cluster; ignored: not to be shown.';
 COMMENT ON COLUMN @workspace@.duplicate_pair.decided_by IS 'Who decided.';
 COMMENT ON COLUMN @workspace@.duplicate_pair.decided_at IS 'When it was decided.';
+COMMENT ON COLUMN @workspace@.duplicate_pair.later_until IS 'An open pair put off: it is not shown for review before.';
 COMMENT ON COLUMN @workspace@.duplicate_pair.created_at IS 'When a scan found the pair first.';
 
 CREATE TABLE @workspace@.duplicate_cluster (
@@ -1884,12 +1886,15 @@ CREATE TABLE @workspace@.merge_log (
     fields jsonb NOT NULL DEFAULT '{}',
     effects jsonb NOT NULL DEFAULT '[]',
     escalations jsonb,
+    run_id bigint,
     undone_at timestamptz,
     undone_by bigint,
     undone_role text,
     kept jsonb
 );
 CREATE INDEX ON @workspace@.merge_log (kind, survivor_id);
+CREATE INDEX ON @workspace@.merge_log (run_id) WHERE run_id IS NOT NULL;
+CREATE INDEX ON @workspace@.merge_log (merged_at);
 COMMENT ON TABLE @workspace@.merge_log IS 'One row a merge, undone or not. Written by merge_records() and unmerge() only.';
 COMMENT ON COLUMN @workspace@.merge_log.id IS 'Identifier, never reused.';
 COMMENT ON COLUMN @workspace@.merge_log.kind IS 'Kind of the records: a table of the workspace, or the qualified name of another.';
@@ -1903,6 +1908,7 @@ COMMENT ON COLUMN @workspace@.merge_log.merged_role IS 'Database role that merge
 COMMENT ON COLUMN @workspace@.merge_log.fields IS 'Provenance: for each field that did not simply stay, the strategy, the records its value came from, and a reason if a value could not be taken.';
 COMMENT ON COLUMN @workspace@.merge_log.effects IS 'Rows re-pointed and folded, by table and column, as merge_preview() shows them.';
 COMMENT ON COLUMN @workspace@.merge_log.escalations IS 'Where the records stood under the escalation rules before the merge, and the survivor after it; NULL: under none.';
+COMMENT ON COLUMN @workspace@.merge_log.run_id IS 'The run of many merges it was part of: the number of the run''s first merge; NULL: none.';
 COMMENT ON COLUMN @workspace@.merge_log.undone_at IS 'When unmerge() undid it; null: it stands.';
 COMMENT ON COLUMN @workspace@.merge_log.undone_by IS 'Member who undid it.';
 COMMENT ON COLUMN @workspace@.merge_log.undone_role IS 'Database role that undid it.';
@@ -1986,13 +1992,53 @@ AS $$ SELECT * FROM crm.unmerge(@workspace_literal@::regnamespace, merge_id) $$;
 COMMENT ON FUNCTION @workspace@.unmerge(bigint) IS
 'Undoes a merge. Fields not edited since get back exactly what they had; each edited one keeps its value and is returned. No row means that the merge left no trace.';
 
-CREATE OR REPLACE FUNCTION @workspace@.merge_clusters(kind text, threshold real,
+CREATE OR REPLACE FUNCTION @workspace@.unmerge_all(merge_ids bigint[],
+    OUT merge_id bigint, OUT undone boolean, OUT table_name text, OUT record jsonb, OUT field text, OUT merged text, OUT kept text, OUT note text)
+RETURNS SETOF record LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT * FROM crm.unmerge_all(@workspace_literal@::regnamespace, merge_ids) $$;
+COMMENT ON FUNCTION @workspace@.unmerge_all(bigint[]) IS
+'Undoes several merges, the latest first: those of a run, of a person, of a day, as report_merge lists them. One row for each: undone, with every edit since the merge that was kept as a row of its own; or not undone, and in note why not.';
+
+CREATE OR REPLACE FUNCTION @workspace@.merge_clusters(kind text, threshold real, max_merges integer DEFAULT NULL,
     OUT cluster_id bigint, OUT merge_id bigint, OUT survivor bigint, OUT losers bigint[], OUT note text)
 RETURNS SETOF record LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
-AS $$ SELECT * FROM crm.merge_clusters(@workspace_literal@::regnamespace, kind, threshold) $$;
-COMMENT ON FUNCTION @workspace@.merge_clusters(text, real) IS
-'Merges each open cluster that scan_duplicates() found whose weakest pair has at least the given score, 0 to 1, into its fullest record. Returns a row a cluster: the merge, or in note why it was left alone.';
+AS $$ SELECT * FROM crm.merge_clusters(@workspace_literal@::regnamespace, kind, threshold, max_merges) $$;
+COMMENT ON FUNCTION @workspace@.merge_clusters(text, real, integer) IS
+'Merges each open cluster that scan_duplicates() found whose weakest pair has at least the given score, 0 to 1, into its fullest record, in one transaction; no more than max_merges (NULL: all). Returns a row a cluster: the merge, or in note why it was left alone.';
+
+CREATE OR REPLACE PROCEDURE @workspace@.merge_all_clusters(kind text, threshold real)
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    CALL crm.merge_all_clusters(@workspace_literal@::pg_catalog.regnamespace, kind, threshold);
+END
+$$;
+COMMENT ON PROCEDURE @workspace@.merge_all_clusters(text, real) IS
+'Like merge_clusters(), each cluster in a transaction of its own: for many. Cancelled, it keeps what it has done; called again, it goes on. Not inside a transaction block.';
+
+CREATE OR REPLACE VIEW @workspace@.report_merge WITH (security_invoker) AS
+SELECT l.id, l.kind, l.survivor_id, l.loser_ids, cardinality(l.loser_ids) AS losers, l.merged_at, l.merged_at::date AS merged_on,
+       l.merged_by, m.name AS merged_by_name, l.run_id, l.undone_at IS NOT NULL AS is_undone, l.undone_at, l.undone_by, u.name AS undone_by_name
+FROM @workspace@.merge_log AS l
+LEFT JOIN @workspace@.member AS m ON m.id = l.merged_by
+LEFT JOIN @workspace@.member AS u ON u.id = l.undone_by;
+COMMENT ON VIEW @workspace@.report_merge IS 'Merges, one a row: what went into what, by whom, when, and whether it was undone. Members see their own and those of everyone below.';
+COMMENT ON COLUMN @workspace@.report_merge.id IS 'Number of the merge, which unmerge() takes.';
+COMMENT ON COLUMN @workspace@.report_merge.kind IS 'Kind of record.';
+COMMENT ON COLUMN @workspace@.report_merge.survivor_id IS 'The record that stayed.';
+COMMENT ON COLUMN @workspace@.report_merge.loser_ids IS 'The records that went into it.';
+COMMENT ON COLUMN @workspace@.report_merge.losers IS 'How many.';
+COMMENT ON COLUMN @workspace@.report_merge.merged_at IS 'When.';
+COMMENT ON COLUMN @workspace@.report_merge.merged_on IS 'Day of merged_at in the session''s time zone.';
+COMMENT ON COLUMN @workspace@.report_merge.merged_by IS 'Member who merged; NULL: nobody known.';
+COMMENT ON COLUMN @workspace@.report_merge.merged_by_name IS 'Name of that member.';
+COMMENT ON COLUMN @workspace@.report_merge.run_id IS 'The run of merge_clusters() or merge_all_clusters() it was part of; NULL: none.';
+COMMENT ON COLUMN @workspace@.report_merge.is_undone IS 'True if it was undone.';
+COMMENT ON COLUMN @workspace@.report_merge.undone_at IS 'When it was undone.';
+COMMENT ON COLUMN @workspace@.report_merge.undone_by IS 'Member who undid it.';
+COMMENT ON COLUMN @workspace@.report_merge.undone_by_name IS 'Name of that member.';
 
 CREATE OR REPLACE FUNCTION @workspace@.resolve(kind text, id text)
 RETURNS text LANGUAGE sql STABLE STRICT SECURITY DEFINER
@@ -2034,6 +2080,137 @@ COMMENT ON FUNCTION @workspace@.merged_ids(text, bigint) IS
 'All ids that stand for a record: its own, and those of the records merged into it, through any number of merges. For logs that keep the ids they were written with: WHERE record_id IN (SELECT merged_ids(''account'', 17)).';
 
 REVOKE EXECUTE ON FUNCTION @workspace@.resolve(text, text), @workspace@.merged_ids(text, bigint) FROM PUBLIC;
+$_ddl_$),
+(1::integer, 'review', $_ddl_$
+
+CREATE TABLE @workspace@.duplicate_rate (
+    id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    kind text NOT NULL,
+    measured_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    records bigint NOT NULL,
+    duplicates bigint NOT NULL,
+    clusters bigint NOT NULL,
+    open_pairs bigint NOT NULL,
+    rate real NOT NULL GENERATED ALWAYS AS (CASE WHEN records > 0 THEN duplicates::real / records ELSE 0 END) STORED
+);
+CREATE INDEX ON @workspace@.duplicate_rate (kind, measured_at);
+COMMENT ON TABLE @workspace@.duplicate_rate IS 'How many duplicates there were: one row for each kind and scan. Keep it: it is the history.';
+COMMENT ON COLUMN @workspace@.duplicate_rate.id IS 'Identifier.';
+COMMENT ON COLUMN @workspace@.duplicate_rate.kind IS 'Kind of record.';
+COMMENT ON COLUMN @workspace@.duplicate_rate.measured_at IS 'When.';
+COMMENT ON COLUMN @workspace@.duplicate_rate.records IS 'Records of the kind.';
+COMMENT ON COLUMN @workspace@.duplicate_rate.duplicates IS 'Records that are there once too often: of each open cluster all but one.';
+COMMENT ON COLUMN @workspace@.duplicate_rate.clusters IS 'Open clusters.';
+COMMENT ON COLUMN @workspace@.duplicate_rate.open_pairs IS 'Pairs nobody has decided about.';
+COMMENT ON COLUMN @workspace@.duplicate_rate.rate IS 'duplicates / records, 0 to 1.';
+
+INSERT INTO @workspace@.setting (name, value) VALUES ('duplicate_rate_warning', '0.02'), ('duplicate_rate_alarm', '0.15');
+
+$_ddl_$),
+(NULL::integer, 'review', $_ddl_$
+
+CREATE OR REPLACE TRIGGER duplicate_decision BEFORE UPDATE ON @workspace@.duplicate_pair
+    FOR EACH ROW EXECUTE FUNCTION crm.duplicate_decision();
+
+SELECT crm._create_review(@workspace_literal@::regnamespace);
+COMMENT ON VIEW @workspace@.duplicate_review IS 'The queue of those who clean up: pairs that a scan or a rule found and nobody has decided about, side by side. UPDATE its column decision to decide: UPDATE duplicate_review SET decision = ''not_duplicate'' WHERE pair_id = 17. One sees the pairs both of whose records one sees.';
+COMMENT ON COLUMN @workspace@.duplicate_review.pair_id IS 'The row of duplicate_pair.';
+COMMENT ON COLUMN @workspace@.duplicate_review.kind IS 'Kind of both records.';
+COMMENT ON COLUMN @workspace@.duplicate_review.score IS 'Probability, 0 to 1, that both mean the same.';
+COMMENT ON COLUMN @workspace@.duplicate_review.left_id IS 'The record with the lower id.';
+COMMENT ON COLUMN @workspace@.duplicate_review.right_id IS 'The other one.';
+COMMENT ON COLUMN @workspace@.duplicate_review.left_name IS 'What the one is called.';
+COMMENT ON COLUMN @workspace@.duplicate_review.right_name IS 'What the other is called.';
+COMMENT ON COLUMN @workspace@.duplicate_review.differences IS 'The fields in which they differ, and only those: {field: [left value, right value]}.';
+COMMENT ON COLUMN @workspace@.duplicate_review.reasons IS 'Why they may be the same: array of {field, level, weight}, weights in bits.';
+COMMENT ON COLUMN @workspace@.duplicate_review.cluster_id IS 'The open cluster the left record is in, for preview_cluster() and merge_cluster(); NULL: none.';
+COMMENT ON COLUMN @workspace@.duplicate_review.may_decide IS 'True if the reader may change both records.';
+COMMENT ON COLUMN @workspace@.duplicate_review.created_at IS 'When the pair was found.';
+COMMENT ON COLUMN @workspace@.duplicate_review.decision IS 'To be set: merge, not_duplicate, ignore or later. NULL when read.';
+COMMENT ON COLUMN @workspace@.duplicate_review.survivor_id IS 'To be set with merge: the record that stays; NULL: the one with more fields filled. NULL when read.';
+COMMENT ON COLUMN @workspace@.duplicate_review.later_until IS 'To be set with later: when the pair shows again; NULL: in 7 days. NULL when read.';
+CREATE OR REPLACE TRIGGER review_decision INSTEAD OF UPDATE ON @workspace@.duplicate_review
+    FOR EACH ROW EXECUTE FUNCTION crm.review_decision();
+
+CREATE OR REPLACE FUNCTION @workspace@.decide_pair(pair_id bigint, decision text, survivor bigint DEFAULT NULL, later_until timestamptz DEFAULT NULL)
+RETURNS bigint LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT crm.decide_pair(@workspace_literal@::regnamespace, pair_id, decision, survivor, later_until) $$;
+COMMENT ON FUNCTION @workspace@.decide_pair(bigint, text, bigint, timestamptz) IS
+'Decides about a pair of duplicate_pair: merge (into survivor, or the record with more fields filled), not_duplicate, ignore, later (hidden until later_until, or for 7 days) or open (undecided again). Returns the number of the merge. The caller must be allowed to change both records.';
+
+CREATE OR REPLACE FUNCTION @workspace@.cluster_members(kind text, cluster_id bigint, OUT survivor bigint, OUT losers bigint[])
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT m.survivor, m.losers FROM crm.cluster_members(@workspace_literal@::regnamespace, kind, cluster_id) AS m $$;
+COMMENT ON FUNCTION @workspace@.cluster_members(text, bigint) IS
+'The records of an open cluster as merge_clusters() would merge them: the one with most fields filled survives.';
+
+CREATE OR REPLACE FUNCTION @workspace@.preview_record(kind text, survivor bigint, losers bigint[],
+    OUT field text, OUT value text, OUT sources text[], OUT strategy text, OUT choices jsonb, OUT refused text)
+RETURNS SETOF record LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT * FROM crm.preview_record(@workspace_literal@::regnamespace, kind, survivor::text, losers::text[]) $$;
+COMMENT ON FUNCTION @workspace@.preview_record(text, bigint, bigint[]) IS
+'What the record would look like that merge_records() makes, a row a field: its value, the records it comes from, the strategy if it did not simply stay, what each record has, and why a value could not be taken.';
+
+CREATE OR REPLACE FUNCTION @workspace@.preview_cluster(kind text, cluster_id bigint,
+    OUT field text, OUT value text, OUT sources text[], OUT strategy text, OUT choices jsonb, OUT refused text)
+RETURNS SETOF record LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT p.*
+FROM crm.cluster_members(@workspace_literal@::regnamespace, kind, cluster_id) AS m,
+     crm.preview_record(@workspace_literal@::regnamespace, kind, m.survivor::text, m.losers::text[]) AS p
+$$;
+COMMENT ON FUNCTION @workspace@.preview_cluster(text, bigint) IS
+'preview_record() of a cluster: what merge_cluster() would make of it.';
+
+CREATE OR REPLACE FUNCTION @workspace@.merge_cluster(kind text, cluster_id bigint)
+RETURNS bigint LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT crm.merge_records(@workspace_literal@::regnamespace, kind, m.survivor::text, m.losers::text[])
+FROM crm.cluster_members(@workspace_literal@::regnamespace, kind, cluster_id) AS m
+$$;
+COMMENT ON FUNCTION @workspace@.merge_cluster(text, bigint) IS
+'Merges an open cluster into the record with most fields filled; returns the number of the merge.';
+
+CREATE OR REPLACE FUNCTION @workspace@.measure_duplicates(kind text) RETURNS real
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT crm._measure_duplicates(@workspace_literal@::regnamespace, kind) $$;
+COMMENT ON FUNCTION @workspace@.measure_duplicates(text) IS
+'Adds a row to duplicate_rate, as every scan does: how many records of a kind are there once too often by what the last scan found and people decided since. Returns the share, 0 to 1. For the owner of the workspace.';
+REVOKE EXECUTE ON FUNCTION @workspace@.measure_duplicates(text) FROM PUBLIC;
+
+CREATE OR REPLACE VIEW @workspace@.report_duplicate_rate WITH (security_invoker) AS
+SELECT r.id, r.kind, r.measured_at, r.measured_at::date AS measured_on, r.records, r.duplicates, r.clusters, r.open_pairs,
+       round((r.rate * 100)::numeric, 2) AS percent,
+       round(((r.rate - lag(r.rate) OVER (PARTITION BY r.kind ORDER BY r.measured_at, r.id)) * 100)::numeric, 2) AS change,
+       w.warning AS warning_percent, w.alarm AS alarm_percent,
+       CASE WHEN r.rate * 100 > w.alarm THEN 'alarm' WHEN r.rate * 100 > w.warning THEN 'warning' ELSE 'good' END AS status,
+       lead(r.id) OVER (PARTITION BY r.kind ORDER BY r.measured_at, r.id) IS NULL AS is_latest
+FROM @workspace@.duplicate_rate AS r
+CROSS JOIN (SELECT max(s.value::numeric * 100) FILTER (WHERE s.name = 'duplicate_rate_warning') AS warning,
+                   max(s.value::numeric * 100) FILTER (WHERE s.name = 'duplicate_rate_alarm') AS alarm
+            FROM @workspace@.setting AS s WHERE s.name IN ('duplicate_rate_warning', 'duplicate_rate_alarm')) AS w;
+COMMENT ON VIEW @workspace@.report_duplicate_rate IS 'The rate of duplicates over time against two marks, one row for each kind and measurement. The marks are the settings duplicate_rate_warning (0.02) and duplicate_rate_alarm (0.15).';
+COMMENT ON COLUMN @workspace@.report_duplicate_rate.id IS 'The row of duplicate_rate.';
+COMMENT ON COLUMN @workspace@.report_duplicate_rate.kind IS 'Kind of record.';
+COMMENT ON COLUMN @workspace@.report_duplicate_rate.measured_at IS 'When it was measured.';
+COMMENT ON COLUMN @workspace@.report_duplicate_rate.measured_on IS 'Day of measured_at in the session''s time zone.';
+COMMENT ON COLUMN @workspace@.report_duplicate_rate.records IS 'Records of the kind.';
+COMMENT ON COLUMN @workspace@.report_duplicate_rate.duplicates IS 'Records that are there once too often.';
+COMMENT ON COLUMN @workspace@.report_duplicate_rate.clusters IS 'Groups of records that mean the same.';
+COMMENT ON COLUMN @workspace@.report_duplicate_rate.open_pairs IS 'Pairs nobody has decided about.';
+COMMENT ON COLUMN @workspace@.report_duplicate_rate.percent IS 'Duplicates in percent of the records.';
+COMMENT ON COLUMN @workspace@.report_duplicate_rate.change IS 'Change against the measurement before, in points of percent.';
+COMMENT ON COLUMN @workspace@.report_duplicate_rate.warning_percent IS 'Above this the status is warning.';
+COMMENT ON COLUMN @workspace@.report_duplicate_rate.alarm_percent IS 'Above this the status is alarm.';
+COMMENT ON COLUMN @workspace@.report_duplicate_rate.status IS 'good, warning or alarm.';
+COMMENT ON COLUMN @workspace@.report_duplicate_rate.is_latest IS 'True for the latest measurement of the kind.';
+
 $_ddl_$),
 (1::integer, 'calendar', $_ddl_$
 
@@ -4022,7 +4199,7 @@ $$;
 COMMENT ON FUNCTION crm.refuse_transfer() IS
 'Trigger of protect(): its WHEN clause tells which changes of the owner are refused. Arguments: kind, owner column, id column.';
 
-CREATE FUNCTION crm.protect(table_name regclass, kind text, owner_column name DEFAULT 'owner_id', id_column name DEFAULT 'id', workspace regnamespace DEFAULT NULL)
+CREATE FUNCTION crm._protect(table_name regclass, kind text, owner_column name, id_column name, workspace regnamespace)
 RETURNS void LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET client_min_messages = warning
@@ -4072,8 +4249,8 @@ BEGIN
                    table_name, rule, assign, own, table_name, owner_column, kind, id_column);
 END
 $$;
-COMMENT ON FUNCTION crm.protect(regclass, text, name, name, regnamespace) IS
-'Puts the access rules of a workspace (default: the table''s schema) on a table: row-level security policies by the owner, a bigint column that holds a member''s id, and by shares of the kind. Running it again makes them anew. The caller must own the table.';
+COMMENT ON FUNCTION crm._protect(regclass, text, name, name, regnamespace) IS
+'What crm.protect() does to the table itself.';
 
 -- The table a kind of record is in: the one that protect() was given.  Found by the
 -- trigger and by the policies' dependency on the workspace, so that nothing is
@@ -4129,30 +4306,17 @@ $$;
 COMMENT ON FUNCTION crm._record_rule(regnamespace, name, name, text) IS
 'The text of a rule for rows of a table that refer to a record by the columns kind and reference: the record is visible (read) or may be edited (edit).';
 
-CREATE FUNCTION crm._protect_workspace(workspace regnamespace) RETURNS void
+CREATE FUNCTION crm._protect_references(workspace regnamespace) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    ws text := format('%L::regnamespace', workspace);
-    member text := format('crm.member_id(%s) IS NOT NULL', ws);
-    administrator text := format('crm.is_administrator(%s)', ws);
-    everything text := format('(SELECT crm.can_read_all(%s) OR has_column_privilege(%L::regclass, ''auditor'', ''SELECT''))',
-                                ws, workspace || '.access_kind');
+    everything text := format('(SELECT crm.can_read_all(%L::regnamespace) OR has_column_privilege(%L::regclass, ''auditor'', ''SELECT''))',
+                                workspace, workspace || '.access_kind');
     rel regclass;
     item record;
     pair text;
 BEGIN
-    -- Records have owners.
-    FOR item IN
-        SELECT c.oid::regclass AS rel, c.relname AS kind, w.owner_column
-        FROM (VALUES ('account', 'owner_id'), ('contact', 'owner_id'), ('lead', 'owner_id'), ('opportunity', 'owner_id'),
-                     ('activity', 'owner_id'), ('reminder', 'member_id')) AS w (name, owner_column)
-        JOIN pg_class AS c ON c.relname = w.name AND c.relnamespace = workspace
-    LOOP
-        PERFORM crm.protect(item.rel, item.kind, item.owner_column);
-    END LOOP;
-
     -- What belongs to a record is as visible as the record.
     FOR item IN
         SELECT c.oid::regclass AS rel, w.name, w.writable
@@ -4174,6 +4338,55 @@ BEGIN
                        crm._record_rule(workspace, 'duplicate_pair', 'right_id', 'edit'));
         PERFORM crm._policy(rel, 'crm_write', 'ALL', pair, pair);
     END LOOP;
+    IF to_regclass(format('%s.duplicate_review', workspace)) IS NOT NULL THEN
+        PERFORM crm._create_review(workspace);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION crm._protect_references(regnamespace) IS
+'Makes the policies anew of the tables of a workspace whose rows belong to records, which depend on the kinds of records there are.';
+
+CREATE FUNCTION crm.protect(table_name regclass, kind text, owner_column name DEFAULT 'owner_id', id_column name DEFAULT 'id', workspace regnamespace DEFAULT NULL)
+RETURNS void LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM crm._protect(table_name, kind, owner_column, id_column, workspace);
+    -- What belongs to records of a new kind is seen by those who see the records.
+    IF EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+               WHERE c.oid = table_name AND pg_has_role(n.nspowner, 'USAGE') AND crm.is_workspace(n.oid)) THEN
+        PERFORM crm._protect_references((SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = table_name));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION crm.protect(regclass, text, name, name, regnamespace) IS
+'Puts the access rules of a workspace (default: the table''s schema) on a table: row-level security policies by the owner, a bigint column that holds a member''s id, and by shares of the kind. Running it again makes them anew. The caller must own the table.';
+
+CREATE FUNCTION crm._protect_workspace(workspace regnamespace) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    ws text := format('%L::regnamespace', workspace);
+    member text := format('crm.member_id(%s) IS NOT NULL', ws);
+    administrator text := format('crm.is_administrator(%s)', ws);
+    everything text := format('(SELECT crm.can_read_all(%s) OR has_column_privilege(%L::regclass, ''auditor'', ''SELECT''))',
+                                ws, workspace || '.access_kind');
+    rel regclass;
+    item record;
+    pair text;
+BEGIN
+    -- Records have owners.
+    FOR item IN
+        SELECT c.oid::regclass AS rel, c.relname AS kind, w.owner_column
+        FROM (VALUES ('account', 'owner_id'), ('contact', 'owner_id'), ('lead', 'owner_id'), ('opportunity', 'owner_id'),
+                     ('activity', 'owner_id'), ('reminder', 'member_id')) AS w (name, owner_column)
+        JOIN pg_class AS c ON c.relname = w.name AND c.relnamespace = workspace
+    LOOP
+        PERFORM crm._protect(item.rel, item.kind, item.owner_column, 'id', workspace);
+    END LOOP;
+
+    PERFORM crm._protect_references(workspace);
 
     -- An inbox is its member's; those above read along.
     FOR rel IN SELECT c.oid FROM pg_class AS c WHERE c.relname = 'event' AND c.relnamespace = workspace LOOP
@@ -5223,9 +5436,16 @@ COMMENT ON FUNCTION crm._scan_duplicates(regnamespace, text, regclass, real) IS
 'Implements crm.scan_duplicates().';
 
 CREATE FUNCTION crm.scan_duplicates(workspace regnamespace, kind text, threshold real DEFAULT NULL) RETURNS bigint
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-AS $$ SELECT crm._scan_duplicates(workspace, kind, crm._match_table(workspace, kind), threshold) $$;
+AS $$
+DECLARE
+    pairs bigint := crm._scan_duplicates(workspace, kind, crm._match_table(workspace, kind), threshold);
+BEGIN
+    PERFORM crm._measure_duplicates(workspace, kind);
+    RETURN pairs;
+END
+$$;
 
 COMMENT ON FUNCTION crm.scan_duplicates(regnamespace, text, real) IS
 'Compares all records of a kind and writes pairs and clusters that mean the same to duplicate_pair and duplicate_cluster of the workspace; decisions made about them stay, and pairs told apart never meet in one cluster. threshold is the probability (between 0 and 1) from which a pair is reported; NULL takes the default. Returns the number of pairs found. The caller must be a member of the role that owns the workspace.';
@@ -5569,7 +5789,7 @@ COMMENT ON FUNCTION crm.check_duplicate(regnamespace, text, jsonb) IS
 -- merge
 ---------------------------------------------------------------------
 
-CREATE FUNCTION crm.merge_records(workspace regnamespace, kind text, survivor text, losers text[], dry_run boolean DEFAULT false)
+CREATE FUNCTION crm.merge_records(workspace regnamespace, kind text, survivor text, losers text[], dry_run boolean DEFAULT false, run_id bigint DEFAULT NULL)
 RETURNS bigint LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'crm_merge_records'
 SET search_path = pg_catalog, pg_temp
 SET datestyle = 'ISO, YMD'
@@ -5577,8 +5797,8 @@ SET intervalstyle = postgres
 SET extra_float_digits = 3
 SET bytea_output = hex;
 
-COMMENT ON FUNCTION crm.merge_records(regnamespace, text, text, text[], boolean) IS
-'Merges records of a kind (a table of the workspace, or the qualified name of any table with a primary key of one column) into the survivor: fields by the workspace''s merge_rule, every foreign key and registered link re-pointed, conflicting rows folded together, losers kept as tombstones. Ids are the text of the primary key. Returns the number of the merge in the workspace''s merge_log; null with dry_run. The caller needs SELECT, UPDATE and DELETE on the table and must see and be allowed to change every record under row-level security.';
+COMMENT ON FUNCTION crm.merge_records(regnamespace, text, text, text[], boolean, bigint) IS
+'Merges records of a kind (a table of the workspace, or the qualified name of any table with a primary key of one column) into the survivor: fields by the workspace''s merge_rule, every foreign key and registered link re-pointed, conflicting rows folded together, losers kept as tombstones. Ids are the text of the primary key. Returns the number of the merge in the workspace''s merge_log; null with dry_run. run_id says of which run of many merges it is part: the number of the run''s first merge, 0 for that one itself. The caller needs SELECT, UPDATE and DELETE on the table and must see and be allowed to change every record under row-level security.';
 
 CREATE FUNCTION crm.merge_preview(workspace regnamespace, kind text, survivor text, losers text[],
     OUT table_name text, OUT column_name text, OUT rows bigint, OUT conflicts bigint, OUT totals jsonb, OUT note text)
@@ -5591,6 +5811,17 @@ SET bytea_output = hex;
 
 COMMENT ON FUNCTION crm.merge_preview(regnamespace, text, text, text[]) IS
 'What crm.merge_records() would do. Runs the merge and takes it back, so that triggers and constraints have their say; the records stay locked only meanwhile.';
+
+CREATE FUNCTION crm._preview_record(workspace regnamespace, kind text, survivor text, losers text[]) RETURNS jsonb
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'crm_preview_record'
+SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO, YMD'
+SET intervalstyle = postgres
+SET extra_float_digits = 3
+SET bytea_output = hex;
+
+COMMENT ON FUNCTION crm._preview_record(regnamespace, text, text, text[]) IS
+'Runs a merge and takes it back: {"record": the survivor after it, "fields": provenance as in merge_log, "records": [{"id", "image"}] before it}. Values are the text output of their type.';
 
 CREATE FUNCTION crm.unmerge(workspace regnamespace, merge_id bigint,
     OUT table_name text, OUT record jsonb, OUT field text, OUT merged text, OUT kept text, OUT note text)
@@ -5876,13 +6107,51 @@ $$;
 COMMENT ON FUNCTION crm._unmerge_escalations(regnamespace, text, jsonb) IS
 'Puts escalations back to where _merge_begin_escalations() found them, but for those that began anew since.';
 
-CREATE FUNCTION crm.merge_clusters(workspace regnamespace, kind text, threshold real,
-    OUT cluster_id bigint, OUT merge_id bigint, OUT survivor bigint, OUT losers bigint[], OUT note text)
-RETURNS SETOF record LANGUAGE plpgsql VOLATILE
+CREATE FUNCTION crm._merge_cluster(workspace regnamespace, kind text, cluster_id bigint, threshold real, run_id bigint,
+    OUT merge_id bigint, OUT survivor bigint, OUT losers bigint[], OUT note text)
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     members bigint[];
+BEGIN
+    -- Sure is a cluster whose weakest pair is, and in which nobody has doubts.
+    EXECUTE format(
+        'WITH member AS (SELECT c.record_id, c.state FROM %1$s.duplicate_cluster AS c WHERE c.kind = $1 AND c.cluster_id = $2),
+              pair AS (SELECT p.left_id, p.right_id, p.score, p.state FROM %1$s.duplicate_pair AS p
+                       WHERE p.kind = $1 AND p.left_id IN (SELECT m.record_id FROM member AS m) AND p.right_id IN (SELECT m.record_id FROM member AS m))
+         SELECT (SELECT array_agg(m.record_id ORDER BY m.record_id) FROM member AS m),
+                CASE WHEN (SELECT count(*) < 2 OR bool_or(m.state <> ''open'') FROM member AS m) THEN ''it is not open any more''
+                     WHEN count(*) = 0 THEN ''no pair of it is known''
+                     WHEN bool_or(p.state <> ''open'') THEN ''a pair of it was decided''
+                     WHEN min(p.score) < $3 THEN ''below the threshold''
+                     WHEN (SELECT count(DISTINCT r.id) FROM pair AS q, unnest(ARRAY[q.left_id, q.right_id]) AS r (id)) < (SELECT count(*) FROM member)
+                     THEN ''a record of it is in no pair'' END
+         FROM pair AS p', workspace)
+    INTO members, note USING kind, cluster_id, threshold;
+    IF note IS NOT NULL THEN
+        RETURN;
+    END IF;
+    survivor := crm._fullest_record(workspace, kind, members);
+    losers := array_remove(members, survivor);
+    BEGIN
+        merge_id := crm.merge_records(workspace, kind, survivor::text, losers::text[], false, run_id);
+    EXCEPTION
+        WHEN serialization_failure OR deadlock_detected THEN
+            RAISE;
+        WHEN OTHERS THEN
+            note := SQLERRM;
+    END;
+END
+$$;
+
+COMMENT ON FUNCTION crm._merge_cluster(regnamespace, text, bigint, real, bigint) IS
+'Merges one cluster as part of a run if its weakest pair has at least the threshold; otherwise note says why not.';
+
+CREATE FUNCTION crm._check_cluster_arguments(workspace regnamespace, kind text, threshold real) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     IF workspace IS NULL OR kind IS NULL OR threshold IS NULL THEN
         RAISE EXCEPTION 'workspace, kind and threshold must not be null' USING ERRCODE = 'null_value_not_allowed';
@@ -5890,58 +6159,403 @@ BEGIN
     IF NOT threshold BETWEEN 0 AND 1 THEN
         RAISE EXCEPTION 'threshold must be between 0 and 1' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    IF to_regclass(format('%s.%I', workspace, kind)) IS NULL THEN
-        RAISE EXCEPTION 'kind "%" does not exist', kind USING ERRCODE = 'undefined_table';
-    END IF;
+    PERFORM crm._kind_table(workspace, kind);
+END
+$$;
 
-    -- A cluster as sure as its weakest pair, in which nobody has doubts.
-    FOR cluster_id, members IN EXECUTE format(
-        'SELECT c.cluster_id, array_agg(c.record_id ORDER BY c.record_id)
-         FROM %1$s.duplicate_cluster AS c
-         WHERE c.kind = $1
-         GROUP BY c.cluster_id
-         HAVING count(*) > 1 AND bool_and(c.state = ''open'')
-         ORDER BY c.cluster_id', workspace) USING kind
-    LOOP
-        merge_id := NULL;
-        survivor := NULL;
-        losers := NULL;
-        note := NULL;
-        EXECUTE format(
-            'SELECT CASE WHEN count(*) = 0 THEN ''no pair of it is known''
-                         WHEN bool_or(p.state <> ''open'') THEN ''a pair of it was decided''
-                         WHEN min(p.score) < $3 THEN ''below the threshold''
-                         WHEN (SELECT count(DISTINCT r.id) FROM %1$s.duplicate_pair AS q, unnest(ARRAY[q.left_id, q.right_id]) AS r (id)
-                               WHERE q.kind = $1 AND q.left_id = ANY ($2) AND q.right_id = ANY ($2)) < cardinality($2)
-                         THEN ''a record of it is in no pair'' END
-             FROM %1$s.duplicate_pair AS p
-             WHERE p.kind = $1 AND p.left_id = ANY ($2) AND p.right_id = ANY ($2)', workspace)
-        INTO note USING kind, members, threshold;
-        IF note IS NULL THEN
-            -- The fullest record survives, among equals the oldest.
-            EXECUTE format(
-                'SELECT t.id
-                 FROM %s.%I AS t
-                 WHERE t.id = ANY ($1)
-                 ORDER BY (SELECT count(*) FROM jsonb_each_text(to_jsonb(t)) AS f WHERE btrim(f.value) <> '''') DESC, t.id
-                 LIMIT 1', workspace, kind) INTO survivor USING members;
-            losers := array_remove(members, survivor);
-            BEGIN
-                merge_id := crm.merge_records(workspace, kind, survivor::text, losers::text[], false);
-            EXCEPTION
-                WHEN serialization_failure OR deadlock_detected THEN
-                    RAISE;
-                WHEN OTHERS THEN
-                    note := SQLERRM;
-            END;
+COMMENT ON FUNCTION crm._check_cluster_arguments(regnamespace, text, real) IS
+'Errors unless the kind is known and the threshold is a probability.';
+
+CREATE FUNCTION crm._open_clusters(workspace regnamespace, kind text) RETURNS SETOF bigint
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY EXECUTE format('SELECT c.cluster_id FROM %s.duplicate_cluster AS c WHERE c.kind = $1
+                                 GROUP BY c.cluster_id HAVING count(*) > 1 AND bool_and(c.state = ''open'')
+                                 ORDER BY c.cluster_id', workspace) USING kind;
+END
+$$;
+
+COMMENT ON FUNCTION crm._open_clusters(regnamespace, text) IS
+'The clusters of a kind that are open, as the caller sees them.';
+
+CREATE FUNCTION crm.merge_clusters(workspace regnamespace, kind text, threshold real, max_merges integer DEFAULT NULL,
+    OUT cluster_id bigint, OUT merge_id bigint, OUT survivor bigint, OUT losers bigint[], OUT note text)
+RETURNS SETOF record LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    run_id bigint := 0;
+    merges integer := 0;
+BEGIN
+    PERFORM crm._check_cluster_arguments(workspace, kind, threshold);
+    FOR cluster_id IN SELECT c FROM crm._open_clusters(workspace, kind) AS c LOOP
+        EXIT WHEN merges >= max_merges;
+        SELECT m.merge_id, m.survivor, m.losers, m.note INTO merge_id, survivor, losers, note
+        FROM crm._merge_cluster(workspace, kind, cluster_id, threshold, run_id) AS m;
+        IF merge_id IS NOT NULL THEN
+            merges := merges + 1;
+            run_id := CASE run_id WHEN 0 THEN merge_id ELSE run_id END;
         END IF;
         RETURN NEXT;
     END LOOP;
 END
 $$;
 
-COMMENT ON FUNCTION crm.merge_clusters(regnamespace, text, real) IS
-'Merges each open cluster of a kind whose weakest pair has at least the given score (0 to 1) into its fullest record. Returns a row a cluster: the merge, or in note why it was left alone; one that fails does not stop the others. The caller must see duplicate_pair and duplicate_cluster and be allowed to merge the records.';
+COMMENT ON FUNCTION crm.merge_clusters(regnamespace, text, real, integer) IS
+'Merges each open cluster of a kind whose weakest pair has at least the given score (0 to 1) into its fullest record, in one transaction and as one run; no more than max_merges (NULL: all). Returns a row a cluster: the merge, or in note why it was left alone; one that fails does not stop the others. The caller must see duplicate_pair and duplicate_cluster and be allowed to merge the records.';
+
+-- Names are qualified where this procedure has no search path of its own: one that
+-- commits cannot have settings.
+CREATE PROCEDURE crm.merge_all_clusters(workspace regnamespace, kind text, threshold real)
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    clusters bigint[];
+    cluster_id bigint;
+    merged record;
+    run_id bigint := 0;
+    merges integer := 0;
+    left_alone integer := 0;
+BEGIN
+    PERFORM crm._check_cluster_arguments(workspace, kind, threshold);
+    SELECT pg_catalog.array_agg(c) INTO clusters FROM crm._open_clusters(workspace, kind) AS c;
+    FOREACH cluster_id IN ARRAY coalesce(clusters, '{}'::pg_catalog.int8[]) LOOP
+        SELECT m.merge_id, m.note INTO merged FROM crm._merge_cluster(workspace, kind, cluster_id, threshold, run_id) AS m;
+        IF merged.merge_id IS NULL THEN
+            left_alone := left_alone OPERATOR(pg_catalog.+) 1;
+        ELSE
+            merges := merges OPERATOR(pg_catalog.+) 1;
+            IF run_id OPERATOR(pg_catalog.=) 0 THEN
+                run_id := merged.merge_id;
+            END IF;
+            COMMIT;
+        END IF;
+    END LOOP;
+    RAISE INFO '% clusters merged, % left alone', merges, left_alone
+        USING DETAIL = CASE WHEN merges OPERATOR(pg_catalog.>) 0 THEN pg_catalog.format('The run has number %s.', run_id) ELSE 'There is no run.' END;
+END
+$$;
+
+COMMENT ON PROCEDURE crm.merge_all_clusters(regnamespace, text, real) IS
+'The same as crm.merge_clusters(), each cluster in a transaction of its own: others wait no longer than for one merge, what was merged stays if the call is cancelled or the server stops, and calling again goes on with the rest. merge_log shows how far it is. Not inside a transaction block.';
+
+CREATE FUNCTION crm.unmerge_all(workspace regnamespace, merge_ids bigint[],
+    OUT merge_id bigint, OUT undone boolean, OUT table_name text, OUT record jsonb, OUT field text, OUT merged text, OUT kept text, OUT note text)
+RETURNS SETOF record LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    edits jsonb;
+BEGIN
+    IF workspace IS NULL OR merge_ids IS NULL THEN
+        RAISE EXCEPTION 'workspace and merge_ids must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    -- The latest first, so that chains come apart.
+    FOR merge_id IN SELECT DISTINCT i FROM unnest(merge_ids) AS i WHERE i IS NOT NULL ORDER BY i DESC LOOP
+        table_name := NULL; record := NULL; field := NULL; merged := NULL; kept := NULL; note := NULL; edits := NULL;
+        BEGIN
+            SELECT jsonb_agg(to_jsonb(u)) INTO edits FROM crm.unmerge(workspace, merge_id) AS u;
+            undone := true;
+        EXCEPTION
+            WHEN serialization_failure OR deadlock_detected THEN
+                RAISE;
+            WHEN OTHERS THEN
+                undone := false;
+                note := SQLERRM;
+        END;
+        IF edits IS NULL THEN
+            RETURN NEXT;
+        ELSE
+            RETURN QUERY
+            SELECT merge_id, true, e.table_name, e.record, e.field, e.merged, e.kept, e.note
+            FROM jsonb_to_recordset(edits) AS e (table_name text, record jsonb, field text, merged text, kept text, note text);
+        END IF;
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION crm.unmerge_all(regnamespace, bigint[]) IS
+'Undoes several merges, the latest first. One row for each: undone, with every edit since the merge that was kept as a row of its own; or not undone, and in note why not, which does not stop the others.';
+
+---------------------------------------------------------------------
+-- review
+---------------------------------------------------------------------
+
+-- People decide about what a scan found.
+
+CREATE FUNCTION crm._kind_table(workspace regnamespace, kind text, OUT rel regclass, OUT id_column name)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    SELECT c.oid, a.attname INTO rel, id_column
+    FROM pg_class AS c
+    JOIN pg_index AS i ON i.indrelid = c.oid AND i.indisprimary AND i.indnkeyatts = 1
+    JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
+    WHERE c.oid = coalesce((SELECT w.oid FROM pg_class AS w WHERE w.relnamespace = workspace AND w.relname = kind), to_regclass(kind));
+    IF rel IS NULL THEN
+        RAISE EXCEPTION 'kind "%" does not exist', kind
+            USING ERRCODE = 'undefined_table',
+                  HINT = 'A kind is a table of the workspace, such as account, or the qualified name of another table, with a primary key of one column.';
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION crm._kind_table(regnamespace, text) IS
+'The table of a kind, one of the workspace or the qualified name of another, and the column of its primary key.';
+
+CREATE FUNCTION crm._record_name(record jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+RETURN coalesce(nullif(btrim(record ->> 'name'), ''), nullif(btrim(record ->> 'full_name'), ''),
+                nullif(concat_ws(' ', nullif(btrim(record ->> 'given_name'), ''), nullif(btrim(record ->> 'family_name'), '')), ''),
+                nullif(btrim(record ->> 'company'), ''), nullif(btrim(record ->> 'subject'), ''), nullif(btrim(record ->> 'email'), ''));
+
+COMMENT ON FUNCTION crm._record_name(jsonb) IS
+'What people call a record: the first of name, full_name, given_name and family_name, company, subject and email that is filled.';
+
+CREATE FUNCTION crm._pair_sides(workspace regnamespace, kind text, left_id bigint, right_id bigint) RETURNS jsonb
+LANGUAGE plpgsql STABLE COST 10000
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    t record := crm._kind_table(workspace, kind);
+    sides jsonb[];
+BEGIN
+    EXECUTE format('SELECT ARRAY[to_jsonb(l), to_jsonb(r)] FROM %1$s AS l, %1$s AS r WHERE l.%2$I = $1 AND r.%2$I = $2', t.rel, t.id_column)
+    INTO sides USING left_id, right_id;
+    RETURN jsonb_build_object(
+        'left', crm._record_name(sides[1]),
+        'right', crm._record_name(sides[2]),
+        'differences', (SELECT coalesce(jsonb_object_agg(f.key, jsonb_build_array(f.value, sides[2] -> f.key)), '{}')
+                        FROM jsonb_each(sides[1]) AS f
+                        WHERE coalesce(btrim(f.value #>> '{}'), '') IS DISTINCT FROM coalesce(btrim(sides[2] ->> f.key), '')
+                          AND f.key NOT IN (t.id_column, 'created_at', 'updated_at', 'row_version')));
+END
+$$;
+
+COMMENT ON FUNCTION crm._pair_sides(regnamespace, text, bigint, bigint) IS
+'Two records side by side, as the caller may see them: {"left": name, "right": name, "differences": {field: [left value, right value]}}.';
+
+CREATE FUNCTION crm._fullest_record(workspace regnamespace, kind text, ids bigint[]) RETURNS bigint
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    t record := crm._kind_table(workspace, kind);
+    result bigint;
+BEGIN
+    EXECUTE format('SELECT t.%2$I FROM %1$s AS t WHERE t.%2$I = ANY ($1)
+                    ORDER BY (SELECT count(*) FROM jsonb_each_text(to_jsonb(t)) AS f WHERE btrim(f.value) <> '''') DESC, t.%2$I
+                    LIMIT 1', t.rel, t.id_column) INTO result USING ids;
+    RETURN result;
+END
+$$;
+
+COMMENT ON FUNCTION crm._fullest_record(regnamespace, text, bigint[]) IS
+'The record with the most fields filled, among equals the oldest (lowest id): into which the others are merged unless somebody says otherwise.';
+
+CREATE FUNCTION crm.cluster_members(workspace regnamespace, kind text, cluster_id bigint, OUT survivor bigint, OUT losers bigint[])
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    members bigint[];
+BEGIN
+    EXECUTE format('SELECT array_agg(c.record_id ORDER BY c.record_id) FROM %s.duplicate_cluster AS c
+                    WHERE c.kind = $1 AND c.cluster_id = $2 AND c.state = ''open''', workspace)
+    INTO members USING kind, cluster_id;
+    IF members IS NULL THEN
+        RAISE EXCEPTION 'there is no open cluster % of kind "%"', cluster_id, kind
+            USING ERRCODE = 'no_data_found',
+                  DETAIL = 'There is none, it was merged, or you may not see its records.';
+    END IF;
+    survivor := crm._fullest_record(workspace, kind, members);
+    losers := array_remove(members, survivor);
+END
+$$;
+
+COMMENT ON FUNCTION crm.cluster_members(regnamespace, text, bigint) IS
+'The records of an open cluster as merge_clusters() would merge them: the fullest survives.';
+
+-- What a decision by UPDATE of duplicate_pair leaves behind.
+CREATE FUNCTION crm.duplicate_decision() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    workspace regnamespace := (SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = TG_RELID);
+BEGIN
+    -- Merging and scanning write as the owner of the table, who is trusted to say who decided.
+    IF pg_has_role((SELECT c.relowner FROM pg_class AS c WHERE c.oid = TG_RELID), 'USAGE') THEN
+        IF NEW.state <> OLD.state AND NEW.decided_at IS NOT DISTINCT FROM OLD.decided_at THEN
+            NEW.decided_at := CASE WHEN NEW.state <> 'open' THEN clock_timestamp() END;
+            NEW.decided_by := CASE WHEN NEW.state <> 'open' THEN coalesce(crm.member_id(workspace), NEW.decided_by) END;
+        END IF;
+        RETURN NEW;
+    END IF;
+    IF NEW.state = 'merged' AND OLD.state <> 'merged' THEN
+        RAISE EXCEPTION 'pair % is not merged by saying so', OLD.id
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  DETAIL = 'Its state becomes merged when its records are.',
+                  HINT = format('UPDATE %s.duplicate_review SET decision = ''merge'' WHERE pair_id = %s, or use merge_records().', workspace, OLD.id);
+    END IF;
+    NEW.decided_by := CASE WHEN NEW.state = OLD.state THEN OLD.decided_by WHEN NEW.state <> 'open' THEN crm.member_id(workspace) END;
+    NEW.decided_at := CASE WHEN NEW.state = OLD.state THEN OLD.decided_at WHEN NEW.state <> 'open' THEN clock_timestamp() END;
+    RETURN NEW;
+END
+$$;
+
+COMMENT ON FUNCTION crm.duplicate_decision() IS
+'Trigger of table duplicate_pair: notes who decided and when, whatever the statement says, and lets nobody but a merge call a pair merged.';
+
+CREATE FUNCTION crm.decide_pair(workspace regnamespace, pair_id bigint, decision text, survivor bigint DEFAULT NULL, later_until timestamptz DEFAULT NULL)
+RETURNS bigint LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    pair record;
+    merge_id bigint;
+    changed bigint;
+BEGIN
+    IF workspace IS NULL OR pair_id IS NULL OR decision IS NULL THEN
+        RAISE EXCEPTION 'workspace, pair and decision must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    IF decision NOT IN ('merge', 'not_duplicate', 'ignore', 'later', 'open') THEN
+        RAISE EXCEPTION 'unrecognized decision: "%"', decision
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Decisions are merge, not_duplicate, ignore, later and open.';
+    END IF;
+    EXECUTE format('SELECT p.kind, p.left_id, p.right_id, p.state FROM %s.duplicate_pair AS p WHERE p.id = $1', workspace) INTO pair USING pair_id;
+    IF pair.kind IS NULL THEN
+        RAISE EXCEPTION 'pair % does not exist', pair_id
+            USING ERRCODE = 'no_data_found', DETAIL = 'There is no such pair, or you may not see both of its records.';
+    END IF;
+    IF decision = 'merge' THEN
+        IF pair.state = 'merged' THEN
+            RETURN NULL;
+        END IF;
+        survivor := coalesce(survivor, crm._fullest_record(workspace, pair.kind, ARRAY[pair.left_id, pair.right_id]), pair.left_id);
+        IF survivor NOT IN (pair.left_id, pair.right_id) THEN
+            RAISE EXCEPTION '% % is not in pair %', pair.kind, survivor, pair_id USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+        RETURN crm.merge_records(workspace, pair.kind, survivor::text,
+                                 ARRAY[CASE survivor WHEN pair.left_id THEN pair.right_id ELSE pair.left_id END]::text[], false);
+    END IF;
+    EXECUTE format('UPDATE %s.duplicate_pair AS p SET state = $2, later_until = $3 WHERE p.id = $1 AND p.state <> ''merged''', workspace)
+    USING pair_id, CASE decision WHEN 'not_duplicate' THEN 'not_duplicate' WHEN 'ignore' THEN 'ignored' ELSE 'open' END,
+          CASE decision WHEN 'later' THEN coalesce(later_until, clock_timestamp() + interval '7 days') END;
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    IF changed = 0 AND pair.state <> 'merged' THEN
+        RAISE EXCEPTION 'permission denied to decide about pair %', pair_id
+            USING ERRCODE = 'insufficient_privilege',
+                  DETAIL = format('You may not change both %s %s and %s.', pair.kind, pair.left_id, pair.right_id);
+    ELSIF changed = 0 THEN
+        RAISE EXCEPTION 'pair % has been merged', pair_id
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'unmerge() tells its records apart again.';
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION crm.decide_pair(regnamespace, bigint, text, bigint, timestamptz) IS
+'Decides about a pair of duplicate_pair: merge (into survivor, or the fullest), not_duplicate, ignore, later (hidden until later_until, or for 7 days) or open (undecided again). Returns the number of the merge, NULL for other decisions and for a pair that is merged already. The caller must be allowed to change both records.';
+
+CREATE FUNCTION crm.review_decision() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    workspace regnamespace := (SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = TG_RELID);
+    undecided boolean;
+BEGIN
+    -- The same statement may have decided it with another pair of the same records.
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s.duplicate_pair AS p WHERE p.id = $1 AND p.state = ''open'')', workspace)
+    INTO undecided USING OLD.pair_id;
+    IF NOT undecided THEN
+        RETURN NULL;
+    END IF;
+    IF NEW.decision IS NOT NULL THEN
+        PERFORM crm.decide_pair(workspace, OLD.pair_id, NEW.decision, NEW.survivor_id, NEW.later_until);
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+COMMENT ON FUNCTION crm.review_decision() IS
+'Trigger instead of UPDATE of view duplicate_review: does what column decision says.';
+
+CREATE FUNCTION crm._create_review(workspace regnamespace) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+SET client_min_messages = warning
+AS $$
+BEGIN
+    EXECUTE format($view$
+        CREATE OR REPLACE VIEW %1$s.duplicate_review WITH (security_invoker) AS
+        SELECT p.id AS pair_id, p.kind, p.score, p.left_id, p.right_id, p.sides ->> 'left' AS left_name, p.sides ->> 'right' AS right_name,
+               p.sides -> 'differences' AS differences, p.reasons, p.cluster_id, p.may_decide, p.created_at,
+               NULL::text AS decision, NULL::bigint AS survivor_id, NULL::timestamptz AS later_until
+        FROM (SELECT duplicate_pair.*,
+                     (SELECT c.cluster_id FROM %1$s.duplicate_cluster AS c
+                      WHERE c.kind = duplicate_pair.kind AND c.record_id = duplicate_pair.left_id AND c.state = 'open') AS cluster_id,
+                     coalesce((%3$s) AND (%4$s), false) OR pg_has_role(%2$L, 'USAGE') AS may_decide,
+                     crm._pair_sides(%5$L::regnamespace, duplicate_pair.kind, duplicate_pair.left_id, duplicate_pair.right_id) AS sides
+              FROM %1$s.duplicate_pair
+              WHERE duplicate_pair.state = 'open' AND (duplicate_pair.later_until IS NULL OR duplicate_pair.later_until <= now())) AS p
+        $view$, workspace, (SELECT pg_get_userbyid(n.nspowner) FROM pg_namespace AS n WHERE n.oid = workspace),
+        crm._record_rule(workspace, 'duplicate_pair', 'left_id', 'edit'), crm._record_rule(workspace, 'duplicate_pair', 'right_id', 'edit'), workspace);
+END
+$$;
+
+COMMENT ON FUNCTION crm._create_review(regnamespace) IS
+'Makes view duplicate_review of a workspace anew: who may decide about a pair depends on the kinds of records there are.';
+
+CREATE FUNCTION crm.preview_record(workspace regnamespace, kind text, survivor text, losers text[],
+    OUT field text, OUT value text, OUT sources text[], OUT strategy text, OUT choices jsonb, OUT refused text)
+RETURNS SETOF record LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+WITH dry AS MATERIALIZED (SELECT crm._preview_record(workspace, kind, survivor, losers) AS run)
+SELECT f.key, f.value,
+       CASE WHEN p.rule ->> 'refused' IS NOT NULL OR p.rule -> 'from' IS NULL THEN ARRAY[survivor]
+            ELSE ARRAY(SELECT jsonb_array_elements_text(p.rule -> 'from')) END,
+       p.rule ->> 'strategy', c.choices, p.rule ->> 'refused'
+FROM dry
+CROSS JOIN LATERAL jsonb_each_text(dry.run -> 'record') WITH ORDINALITY AS f (key, value, place)
+CROSS JOIN LATERAL (SELECT dry.run -> 'fields' -> f.key AS rule) AS p
+CROSS JOIN LATERAL (SELECT jsonb_object_agg(r.record ->> 'id', r.record -> 'image' -> f.key)
+                           FILTER (WHERE btrim(r.record -> 'image' ->> f.key) <> '') AS choices
+                    FROM jsonb_array_elements(dry.run -> 'records') AS r (record)) AS c
+LEFT JOIN pg_attribute AS a ON a.attrelid = (crm._kind_table(workspace, kind)).rel AND a.attname = f.key
+ORDER BY a.attnum, f.place
+$$;
+
+COMMENT ON FUNCTION crm.preview_record(regnamespace, text, text, text[]) IS
+'What the record would look like that crm.merge_records() makes, a row a field: its value, the records it comes from, the strategy if it did not simply stay, what each record has that has something, and why a value could not be taken. Runs the merge and takes it back.';
+
+CREATE FUNCTION crm._measure_duplicates(workspace regnamespace, kind text) RETURNS real
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    t record := crm._kind_table(workspace, kind);
+    result real;
+BEGIN
+    EXECUTE format('INSERT INTO %1$s.duplicate_rate (kind, records, duplicates, clusters, open_pairs)
+                    SELECT $1, (SELECT count(*) FROM %2$s), coalesce(sum(c.members - 1), 0), count(*),
+                           (SELECT count(*) FROM %1$s.duplicate_pair AS p WHERE p.kind = $1 AND p.state = ''open'')
+                    FROM (SELECT count(*) AS members FROM %1$s.duplicate_cluster AS d
+                          WHERE d.kind = $1 AND d.state = ''open'' GROUP BY d.cluster_id HAVING count(*) > 1) AS c
+                    RETURNING rate', workspace, t.rel) INTO result USING kind;
+    RETURN result;
+END
+$$;
+
+COMMENT ON FUNCTION crm._measure_duplicates(regnamespace, text) IS
+'Adds a row to duplicate_rate: how many records of a kind are there once too often by what the last scan found and people decided since. Returns the share, 0 to 1.';
 
 ---------------------------------------------------------------------
 -- calendar
@@ -7051,7 +7665,19 @@ SELECT * FROM (VALUES
     ('toolkit', 'merge_records', 'EXECUTE', NULL, NULL),
     ('toolkit', 'merge_preview', 'EXECUTE', NULL, NULL),
     ('toolkit', 'merge_clusters', 'EXECUTE', NULL, NULL),
+    ('toolkit', 'merge_all_clusters', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_merge_cluster', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_open_clusters', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_check_cluster_arguments', 'EXECUTE', NULL, NULL),
     ('toolkit', 'unmerge', 'EXECUTE', NULL, NULL),
+    ('toolkit', 'unmerge_all', 'EXECUTE', NULL, NULL),
+    ('toolkit', 'preview_record', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_preview_record', 'EXECUTE', NULL, NULL),
+    ('toolkit', 'decide_pair', 'EXECUTE', NULL, NULL),
+    ('toolkit', 'cluster_members', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_fullest_record', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_kind_table', 'EXECUTE', 'EXECUTE', NULL),
+    ('toolkit', '_pair_sides', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', '_record_table', 'EXECUTE', NULL, NULL),
     ('toolkit', '_record_tables', 'EXECUTE', NULL, NULL),
     ('toolkit', '_claim', 'EXECUTE', NULL, NULL),
@@ -7123,11 +7749,23 @@ SELECT * FROM (VALUES
     ('table', 'team_member', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
     ('table', 'share', 'SELECT', 'SELECT', NULL),
     ('table', 'pipeline', 'SELECT', 'SELECT', NULL),
-    ('table', 'duplicate_pair', 'SELECT, UPDATE (state, decided_by, decided_at)', 'SELECT', NULL),
+    ('table', 'duplicate_pair', 'SELECT, UPDATE (state, decided_by, decided_at, later_until)', 'SELECT', NULL),
     ('table', 'duplicate_cluster', 'SELECT', 'SELECT', NULL),
     ('table', 'merge_rule', 'SELECT', 'SELECT', 'SELECT'),
     ('table', 'merge_link', 'SELECT', 'SELECT', 'SELECT'),
-    ('table', 'merge_log', 'SELECT (id, kind, table_schema, table_name, survivor_id, loser_ids, merged_at, merged_by, undone_at, undone_by)', NULL, 'SELECT'),
+    ('table', 'merge_log', 'SELECT (id, kind, table_schema, table_name, survivor_id, loser_ids, merged_at, merged_by, run_id, undone_at, undone_by)',
+     'SELECT (id, kind, survivor_id, loser_ids, merged_at, merged_by, run_id, undone_at, undone_by)', 'SELECT'),
+    ('table', 'report_merge', 'SELECT', 'SELECT', 'SELECT'),
+    ('table', 'duplicate_review', 'SELECT, UPDATE (decision, survivor_id, later_until)', 'SELECT', NULL),
+    ('table', 'duplicate_rate', 'SELECT', 'SELECT', NULL),
+    ('table', 'report_duplicate_rate', 'SELECT', 'SELECT', NULL),
+    ('function', 'decide_pair', 'EXECUTE', NULL, NULL),
+    ('function', 'cluster_members', 'EXECUTE', NULL, NULL),
+    ('function', 'preview_record', 'EXECUTE', NULL, NULL),
+    ('function', 'preview_cluster', 'EXECUTE', NULL, NULL),
+    ('function', 'merge_cluster', 'EXECUTE', NULL, NULL),
+    ('function', 'merge_all_clusters', 'EXECUTE', NULL, NULL),
+    ('function', 'unmerge_all', 'EXECUTE', NULL, NULL),
     ('function', 'merge_records', 'EXECUTE', NULL, NULL),
     ('function', 'merge_preview', 'EXECUTE', NULL, NULL),
     ('function', 'merge_clusters', 'EXECUTE', NULL, NULL),
@@ -7461,6 +8099,6 @@ COMMENT ON FUNCTION crm._regrant(name) IS
 'Extends every grant_access() of a workspace to objects that an upgrade added.';
 
 GRANT USAGE ON SCHEMA crm TO pg_database_owner;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA crm FROM PUBLIC;
-GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA crm TO @extowner@, pg_database_owner WITH GRANT OPTION;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA crm FROM PUBLIC;
+GRANT EXECUTE ON ALL ROUTINES IN SCHEMA crm TO @extowner@, pg_database_owner WITH GRANT OPTION;
 

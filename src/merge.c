@@ -832,8 +832,7 @@ crm_preview_after(MergeContext *mc, MergeTable *t, char *id, Jsonb *fields)
 
 	mc->preview = crm_merge_jsonb_concat(
 		mc->preview, crm_merge_jsonb_object("record", crm_merge_image(t, &now, 0, NULL)));
-	mc->preview =
-		crm_merge_jsonb_concat(mc->preview, crm_merge_jsonb_object("fields", fields));
+	mc->preview = crm_merge_jsonb_concat(mc->preview, crm_merge_jsonb_object("fields", fields));
 	crm_merge_free(&now);
 }
 

@@ -85,10 +85,10 @@ typedef struct MergeContext
 	int64 merge_id;
 	int position; /* last one given to a group of changes */
 	int depth;
-	int batch;	   /* > 0: triggers wait */
-	List *tables;  /* of MergeTable */
-	List *reports; /* of MergeReport */
-	bool dry;	   /* is taken back */
+	int batch;		/* > 0: triggers wait */
+	List *tables;	/* of MergeTable */
+	List *reports;	/* of MergeReport */
+	bool dry;		/* is taken back */
 	Jsonb *preview; /* what would be, if dry */
 } MergeContext;
 
