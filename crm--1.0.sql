@@ -1716,6 +1716,34 @@ SET search_path = pg_catalog, pg_temp
 AS $$ SELECT crm.use_match_model(crm._match_table(@workspace_literal@::regnamespace, kind), version) $$;
 COMMENT ON FUNCTION @workspace@.use_match_model(text, bigint) IS
 'From now on records of a kind are compared with this version of match_model; NULL: with what crm brings along. Scans and look-ups to come follow; pairs found before keep their scores until the next scan. For the owner of the workspace.';
+
+CREATE OR REPLACE FUNCTION @workspace@.learn_matching(kind text, max_rows integer DEFAULT 200000, seed integer DEFAULT 1)
+RETURNS bigint LANGUAGE sql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT crm.learn_matching(crm._match_table(@workspace_literal@::regnamespace, kind), max_rows, seed) $$;
+COMMENT ON FUNCTION @workspace@.learn_matching(text, integer, integer) IS
+'Learns from the records of a kind what levels of agreement weigh there, without labelled pairs; writes a new version to match_model and returns its number. It is not put to use until use_match_model() is called. max_rows (100 to 10,000,000) is how many records are looked at; the same records and seed give the same weights. For the owner of the workspace.';
+
+CREATE OR REPLACE FUNCTION @workspace@.match_eval(kind text, labels regclass DEFAULT NULL, version bigint DEFAULT NULL,
+    OUT threshold real, OUT pairs bigint, OUT right_pairs bigint, OUT "precision" real, OUT recall real, OUT f1 real, OUT proposed boolean)
+RETURNS SETOF record LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    relation regclass := crm._match_table(@workspace_literal@::regnamespace, match_eval.kind);
+    decided record;
+BEGIN
+    IF labels IS NOT NULL THEN
+        RETURN QUERY SELECT e.* FROM crm.match_eval(relation, labels, version) AS e;
+        RETURN;
+    END IF;
+    SELECT coalesce(array_agg(p.left_id::text), '{}') AS left_ids, coalesce(array_agg(p.right_id::text), '{}') AS right_ids, coalesce(array_agg(p.state = 'merged'), '{}') AS same
+    INTO decided FROM @workspace@.duplicate_pair AS p WHERE p.kind = match_eval.kind AND p.state IN ('merged', 'not_duplicate');
+    RETURN QUERY SELECT e.* FROM crm.match_eval(relation, decided.left_ids, decided.right_ids, decided.same, version) AS e;
+END
+$$;
+COMMENT ON FUNCTION @workspace@.match_eval(text, regclass, bigint) IS
+'How well pairs of records of a kind are told apart: precision, recall and F1 (0 to 1) for each threshold (probability), and a proposed one. labels is a table or view with columns left_id, right_id and same (boolean); NULL takes what people decided in duplicate_pair, merged or not_duplicate, of records that are still there. version is that of a matching model, in use or not; 0 what crm brings along, NULL the one in use.';
 $_ddl_$),
 (1::integer, 'duplicate_rule', $_ddl_$
 
@@ -5600,6 +5628,117 @@ $$;
 COMMENT ON FUNCTION crm.add_match_model(regclass) IS
 'Copies what levels of agreement weigh in a table at present to a new version in table match_model of the same schema, not in use until crm.use_match_model() is called; returns its number. The caller must be a member of the role that owns the table.';
 
+CREATE FUNCTION crm._learn_matching(relation regclass, max_rows integer, seed integer, OUT field text, OUT level text, OUT weight real, OUT rarity real, OUT source text)
+RETURNS SETOF record LANGUAGE C VOLATILE STRICT
+AS 'MODULE_PATHNAME', 'crm_learn_matching';
+
+COMMENT ON FUNCTION crm._learn_matching(regclass, integer, integer) IS
+'Implements crm.learn_matching(): what each level would weigh, and from how many pairs that was learned.';
+
+CREATE FUNCTION crm.learn_matching(relation regclass, max_rows integer DEFAULT 200000, seed integer DEFAULT 1) RETURNS bigint
+LANGUAGE plpgsql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    place record;
+    result bigint;
+BEGIN
+    SELECT * INTO place FROM crm._match_model_of(relation, true);
+    EXECUTE format('SELECT coalesce(max(m.version), 0) + 1 FROM %s AS m WHERE m.relation = $1', place.models) INTO result USING place.relname;
+    EXECUTE format('INSERT INTO %s (relation, version, field, level, weight, rarity, source) SELECT $1, $2, l.field, l.level, l.weight, l.rarity, l.source FROM crm._learn_matching($3, $4, $5) AS l', place.models)
+        USING place.relname, result, relation, max_rows, seed;
+    RETURN result;
+END
+$$;
+
+COMMENT ON FUNCTION crm.learn_matching(regclass, integer, integer) IS
+'Learns from a table with a matching index what levels of agreement weigh there, by expectation maximisation, without any labelled pair; writes a new version to table match_model of the same schema and returns its number. It is not put to use until crm.use_match_model() is called; crm.match_eval() tells whether it is better. max_rows (100 to 10,000,000) is how many rows are looked at, chosen by a hash of their key and the seed: the same rows and seed give the same weights. Takes about a kilobyte of memory a row. Errors: 55000 if the table has too few duplicates to learn from, 22023 for max_rows out of range. The caller must be a member of the role that owns the table.';
+
+CREATE FUNCTION crm._match_bits(relation regclass, keys text[], left_keys text[], right_keys text[], version bigint) RETURNS double precision[]
+LANGUAGE C STABLE
+AS 'MODULE_PATHNAME', 'crm_match_bits_of';
+
+COMMENT ON FUNCTION crm._match_bits(regclass, text[], text[], text[], bigint) IS
+'Implements crm.match_eval(): the log-odds of pairs of stored records, NULL where one is not there. keys has each key once.';
+
+CREATE FUNCTION crm.match_eval(relation regclass, left_keys text[], right_keys text[], same boolean[], version bigint DEFAULT NULL,
+    OUT threshold real, OUT pairs bigint, OUT right_pairs bigint, OUT "precision" real, OUT recall real, OUT f1 real, OUT proposed boolean)
+RETURNS SETOF record LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    bits double precision[];
+    labelled bigint;
+    usable bigint;
+BEGIN
+    IF relation IS NULL OR left_keys IS NULL OR right_keys IS NULL OR same IS NULL THEN
+        RETURN;
+    END IF;
+    IF cardinality(same) <> cardinality(left_keys) THEN
+        RAISE EXCEPTION 'the arrays of labelled pairs must be of one length' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    bits := crm._match_bits(relation, ARRAY(SELECT DISTINCT k FROM unnest(left_keys || right_keys) AS u (k) WHERE k IS NOT NULL), left_keys, right_keys, version);
+    SELECT count(u.same), count(u.bits) FILTER (WHERE u.same IS NOT NULL) INTO labelled, usable FROM unnest(bits, match_eval.same) AS u (bits, same);
+    IF usable < labelled THEN
+        RAISE NOTICE '% of % labelled pairs name records that are not there and are left out', labelled - usable, labelled;
+    END IF;
+    RETURN QUERY
+    WITH scored AS MATERIALIZED (
+        SELECT u.bits, u.same FROM unnest(bits, match_eval.same) AS u (bits, same) WHERE u.bits IS NOT NULL AND u.same IS NOT NULL),
+    total AS (SELECT count(*) FILTER (WHERE s.same) AS same FROM scored AS s),
+    -- What would be found from each score on.
+    cut AS (
+        SELECT s.bits, lead(s.bits) OVER (ORDER BY s.bits DESC) AS next,
+               count(*) FILTER (WHERE s.same) OVER (ORDER BY s.bits DESC) AS right_pairs, count(*) OVER (ORDER BY s.bits DESC) AS pairs
+        FROM scored AS s),
+    -- The best threshold; of equally good ones in the widest gap, which new records are least likely to cross, and there
+    -- as near to even odds as 3 bits of distance to either side allow.
+    best AS (
+        SELECT CASE WHEN c.next IS NULL THEN c.bits - 1
+                    ELSE least(greatest(0, c.next + least(3, (c.bits - c.next) / 2)), c.bits - least(3, (c.bits - c.next) / 2)) END AS bits
+        FROM cut AS c, total AS t
+        WHERE c.next IS DISTINCT FROM c.bits AND c.right_pairs > 0
+        ORDER BY c.right_pairs::numeric / (c.pairs + t.same) DESC, c.bits - coalesce(c.next, c.bits - 1) DESC, c.bits
+        LIMIT 1),
+    threshold AS (
+        SELECT log(2.0, g.p / (1 - g.p))::double precision AS bits, g.p::real AS p, false AS proposed
+        FROM unnest(ARRAY[0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 0.9999]) AS g (p)
+        UNION ALL
+        SELECT b.bits, (1 / (1 + 2 ^ least(-b.bits, 100)))::real, true FROM best AS b)
+    SELECT h.p, f.pairs, f.right_pairs, (f.right_pairs::float8 / nullif(f.pairs, 0))::real, (f.right_pairs::float8 / nullif(t.same, 0))::real,
+           (2 * f.right_pairs::float8 / nullif(f.pairs + t.same, 0))::real, h.proposed
+    FROM threshold AS h, total AS t,
+         LATERAL (SELECT count(*) AS pairs, count(*) FILTER (WHERE s.same) AS right_pairs FROM scored AS s WHERE s.bits >= h.bits) AS f
+    WHERE EXISTS (SELECT FROM scored)
+    ORDER BY h.bits;
+END
+$$;
+
+COMMENT ON FUNCTION crm.match_eval(regclass, text[], text[], boolean[], bigint) IS
+'How well labelled pairs of stored records are told apart. left_keys and right_keys are primary keys as text, same whether the pair means one thing (NULL: not labelled). version is that of a matching model, in use or not; 0 what crm brings along, NULL the one in use. A row for each threshold (probability, 0 to 1): pairs at or above it, how many of them are right, precision, recall and F1 (0 to 1; NULL where nothing is divided); proposed marks the threshold of the best F1. Judges the comparison, not whether a search would have brought the pair up. Reads as the caller, who needs SELECT on the table. Errors: 22023 for arrays of different length, 42704 for an unknown version.';
+
+CREATE FUNCTION crm.match_eval(relation regclass, labels regclass, version bigint DEFAULT NULL,
+    OUT threshold real, OUT pairs bigint, OUT right_pairs bigint, OUT "precision" real, OUT recall real, OUT f1 real, OUT proposed boolean)
+RETURNS SETOF record LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    left_keys text[];
+    right_keys text[];
+    same boolean[];
+BEGIN
+    IF relation IS NULL OR labels IS NULL THEN
+        RETURN;
+    END IF;
+    EXECUTE format('SELECT coalesce(array_agg(l.left_id::text), ''{}''), coalesce(array_agg(l.right_id::text), ''{}''), coalesce(array_agg(l.same), ''{}'') FROM %s AS l', labels)
+        INTO left_keys, right_keys, same;
+    RETURN QUERY SELECT e.* FROM crm.match_eval(relation, left_keys, right_keys, same, version) AS e;
+END
+$$;
+
+COMMENT ON FUNCTION crm.match_eval(regclass, regclass, bigint) IS
+'The same with labelled pairs from a table or view with columns left_id, right_id (primary keys) and same (boolean).';
+
 ---------------------------------------------------------------------
 -- duplicate_rule
 ---------------------------------------------------------------------
@@ -7714,6 +7853,9 @@ SELECT * FROM (VALUES
     ('toolkit', 'find_duplicates', 'EXECUTE', NULL, NULL),
     ('toolkit', 'compare_records', 'EXECUTE', NULL, NULL),
     ('toolkit', '_compare_records', 'EXECUTE', NULL, NULL),
+    ('toolkit', 'match_levels', 'EXECUTE', NULL, NULL),
+    ('toolkit', 'match_eval', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_match_bits', 'EXECUTE', NULL, NULL),
     ('toolkit', '_match_table', 'EXECUTE', NULL, NULL),
     ('toolkit', 'check_duplicate', 'EXECUTE', NULL, NULL),
     ('toolkit', '_check_duplicate', 'EXECUTE', NULL, NULL),

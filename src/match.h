@@ -259,6 +259,8 @@ typedef struct MatchModel
 extern const MatchModel crm_default_match_model;
 /* What the levels weigh in a table; valid until the next call. */
 extern const MatchModel *crm_match_model(Oid relid);
+/* The same of a version in use or not, 0 for the defaults; false if there is none. */
+extern bool crm_match_model_version(Oid relid, int64 version, MatchModel *model);
 extern const char *crm_match_field_name(MatchField field);
 extern const char *crm_match_level_name(MatchLevel level);
 extern MatchField crm_match_level_field(MatchLevel level);
@@ -279,12 +281,18 @@ typedef struct MatchScore
 	double bits; /* log2 of the odds that both mean the same; the sum of weight[] */
 	double weight[MATCH_NFIELDS];
 	uint8 level[MATCH_NFIELDS]; /* MatchLevel */
+	uint8 part_level[2];		/* of a person's given and family name, each by itself */
+	double part_weight[2];
 } MatchScore;
 
 extern void crm_match_scorer(MatchScorer *scorer, const MatchModel *model, double rows);
 extern void crm_match_score(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
 							MatchScore *score);
-/* The same log-odds; or, sooner, minus infinity if they are less than needed. */
+/* Levels and weights, each field by itself: nothing is weakened, nothing added up. */
+extern void crm_match_compare(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
+							  MatchScore *score);
+/* The same log-odds as crm_match_score() gives; or, sooner, minus infinity if they are less than
+ * needed. */
 extern double crm_match_bits(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
 							 double needed);
 extern double crm_match_probability(double bits);
@@ -310,6 +318,8 @@ extern bool crm_match_value(Datum value, Oid type, MatchValue *out);
 extern void crm_match_slot_values(const MatchColumns *columns, TupleTableSlot *slot,
 								  MatchValue values[MATCH_NROLES]);
 extern bool crm_match_type_ok(Oid type);
+/* Name of the single column of the primary key; an error if it has none. */
+extern char *crm_match_key_column(Relation rel);
 /* The values of a JSON object in the roles of the columns of their names; other fields are
  * ignored. */
 extern void crm_match_json_values(Jsonb *record, const MatchColumns *columns,

@@ -4,17 +4,23 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
+#include "access/htup_details.h"
+#include "access/table.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
-
-#include "access/table.h"
 
 #include "compat.h"
 #include "crm.h"
@@ -78,4 +84,143 @@ crm_compare_records(PG_FUNCTION_ARGS)
 	values[2] = Float8GetDatum(score.bits);
 	values[3] = Float8GetDatum(crm_match_bits(&scorer, a, b, PG_GETARG_FLOAT8(3)));
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+}
+
+typedef struct KeyedRecord
+{
+	char *key;
+	MatchRecord *record;
+} KeyedRecord;
+
+static int
+crm_cmp_keyed(const void *a, const void *b)
+{
+	return strcmp(((const KeyedRecord *) a)->key, ((const KeyedRecord *) b)->key);
+}
+
+/* The rows of a table with the given primary keys, as their caller may read them. */
+static KeyedRecord *
+crm_fetch_records(Oid relid, const MatchColumns *columns, Datum keys, const MatchStats *stats,
+				  int *n)
+{
+	Relation rel = table_open(relid, AccessShareLock);
+	char *key = crm_match_key_column(rel);
+	MatchScratch *scratch = crm_match_scratch();
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext row_context =
+		AllocSetContextCreate(CurrentMemoryContext, "crm match eval row", ALLOCSET_DEFAULT_SIZES);
+	KeyedRecord *result;
+	StringInfoData sql;
+	Oid types[1] = {TEXTARRAYOID};
+	SPITupleTable *rows;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT %s::pg_catalog.text", quote_identifier(key));
+	for (int i = 0; i < columns->ncolumns; i++)
+		appendStringInfo(&sql, ", %s", quote_identifier(columns->name[i]));
+	appendStringInfo(&sql, " FROM ONLY %s WHERE %s OPERATOR(pg_catalog.=) ANY ($1::%s[])",
+					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+												RelationGetRelationName(rel)),
+					 quote_identifier(key),
+					 format_type_be_qualified(get_atttype(relid, get_attnum(relid, key))));
+	table_close(rel, NoLock);
+	if (SPI_execute_with_args(sql.data, 1, types, &keys, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read labelled records");
+	rows = SPI_tuptable;
+	*n = (int) SPI_processed;
+	result = palloc_extended(sizeof(KeyedRecord) * Max(SPI_processed, 1), MCXT_ALLOC_HUGE);
+	for (int i = 0; i < *n; i++)
+	{
+		MatchValue values[MATCH_NROLES] = {0};
+		MatchRecord *record;
+
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextSwitchTo(row_context);
+		for (int c = 0; c < columns->ncolumns; c++)
+		{
+			bool isnull;
+			Datum datum = heap_getattr(rows->vals[i], c + 2, rows->tupdesc, &isnull);
+			MatchValue value;
+
+			if (!isnull && crm_match_value(datum, columns->type[c], &value))
+				values[columns->role[c]] = value;
+		}
+		record = crm_match_record(values, scratch, NULL, NULL);
+		crm_match_weigh(record, stats);
+		result[i].key = MemoryContextStrdup(caller, SPI_getvalue(rows->vals[i], rows->tupdesc, 1));
+		result[i].record = MemoryContextAlloc(caller, record->size);
+		memcpy(result[i].record, record, record->size);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(row_context);
+	}
+	MemoryContextDelete(row_context);
+	qsort(result, *n, sizeof(KeyedRecord), crm_cmp_keyed);
+	return result;
+}
+
+/*
+ * crm._match_bits(relation, keys, left_keys, right_keys, version) -> bits
+ *		Log-odds of each pair of stored records; NULL where a record is not
+ *		there.  keys has each key once.
+ */
+PG_FUNCTION_INFO_V1(crm_match_bits_of);
+Datum
+crm_match_bits_of(PG_FUNCTION_ARGS)
+{
+	Oid relid = PG_GETARG_OID(0);
+	MatchColumns *columns = crm_readable_columns(relid);
+	MatchStats *stats = crm_match_stats(relid);
+	MatchScorer scorer;
+	KeyedRecord *known;
+	Datum *side[2], *bits;
+	bool *null[2], *unknown;
+	int nside[2], n, dims[1], lbs[1] = {1};
+
+	for (int i = 0; i < 2; i++)
+		deconstruct_array(PG_GETARG_ARRAYTYPE_P(2 + i), TEXTOID, -1, false, TYPALIGN_INT, &side[i],
+						  &null[i], &nside[i]);
+	if (nside[0] != nside[1])
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("the arrays of labelled pairs must be of one length")));
+	if (nside[0] == 0)
+		PG_RETURN_ARRAYTYPE_P(construct_empty_array(FLOAT8OID));
+	if (PG_ARGISNULL(4))
+		crm_match_scorer(&scorer, crm_match_model(relid), crm_match_rows(stats));
+	else
+	{
+		MatchModel model;
+
+		if (!crm_match_model_version(relid, PG_GETARG_INT64(4), &model))
+			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+							errmsg("table \"%s\" has no matching model of version " INT64_FORMAT,
+								   get_rel_name(relid), PG_GETARG_INT64(4))));
+		crm_match_scorer(&scorer, &model, crm_match_rows(stats));
+	}
+	bits = palloc_extended(sizeof(Datum) * nside[0], MCXT_ALLOC_HUGE);
+	unknown = palloc_extended(sizeof(bool) * nside[0], MCXT_ALLOC_HUGE);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	known = crm_fetch_records(relid, columns, PG_GETARG_DATUM(1), stats, &n);
+	for (int i = 0; i < nside[0]; i++)
+	{
+		KeyedRecord *found[2] = {NULL, NULL};
+
+		CHECK_FOR_INTERRUPTS();
+		for (int s = 0; s < 2; s++)
+			if (!null[s][i])
+			{
+				KeyedRecord want = {.key = TextDatumGetCString(side[s][i])};
+
+				found[s] = bsearch(&want, known, n, sizeof(KeyedRecord), crm_cmp_keyed);
+				pfree(want.key);
+			}
+		unknown[i] = found[0] == NULL || found[1] == NULL;
+		if (!unknown[i])
+			bits[i] = Float8GetDatum(
+				crm_match_bits(&scorer, found[0]->record, found[1]->record, -INFINITY));
+	}
+	SPI_finish();
+	dims[0] = nside[0];
+	PG_RETURN_ARRAYTYPE_P(construct_md_array(bits, unknown, 1, dims, lbs, FLOAT8OID, 8,
+											 FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }

@@ -117,8 +117,8 @@ crm_find_init(void)
 }
 
 /* Name of the single column of the primary key. */
-static char *
-crm_key_column(Relation rel)
+char *
+crm_match_key_column(Relation rel)
 {
 	List *indexes = RelationGetIndexList(rel);
 	char *result = NULL;
@@ -197,7 +197,8 @@ crm_find_plan(Oid relid)
 		MemoryContextSwitchTo(old);
 
 		initStringInfo(&sql);
-		appendStringInfo(&sql, "SELECT %s::pg_catalog.text", quote_identifier(crm_key_column(rel)));
+		appendStringInfo(&sql, "SELECT %s::pg_catalog.text",
+						 quote_identifier(crm_match_key_column(rel)));
 		for (int i = 0; i < columns->ncolumns; i++)
 			appendStringInfo(&sql, ", %s", quote_identifier(columns->name[i]));
 		appendStringInfo(&sql, " FROM ONLY %s WHERE %s OPERATOR(crm.@@) $1",
@@ -547,7 +548,7 @@ crm_find_matches(PG_FUNCTION_ARGS)
 	{
 		MatchKey *own_keys = palloc(sizeof(MatchKey) * nkeys);
 		Relation key_rel = table_open(relid, AccessShareLock);
-		char *self = crm_json_id(json, crm_key_column(key_rel));
+		char *self = crm_json_id(json, crm_match_key_column(key_rel));
 
 		table_close(key_rel, NoLock);
 		memcpy(own_keys, keys, sizeof(MatchKey) * nkeys);

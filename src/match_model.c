@@ -232,38 +232,38 @@ crm_weight_ok(float weight, float rarity)
 }
 
 /*
- * Active rows about the table.  They are read with the rights of whoever owns
+ * Reads the rows of a version about a table, or the active ones (0), into the
+ * defaults; the number of rows.  They are read with the rights of whoever owns
  * them, not of the caller: everyone's comparisons are guided by them.
  */
-static void
-crm_model_load(ModelEntry *entry)
+static int
+crm_model_read(Oid relid, Oid table, int64 version, MatchModel *model)
 {
 	static const struct
 	{
 		const char *name;
 		Oid type;
-	} column[] = {{"relation", TEXTOID}, {"active", BOOLOID},	{"field", TEXTOID},
-				  {"level", TEXTOID},	 {"weight", FLOAT4OID}, {"rarity", FLOAT4OID}};
+	} column[] = {{"relation", TEXTOID}, {"active", BOOLOID}, {"version", INT8OID},
+				  {"field", TEXTOID},	 {"level", TEXTOID},  {"weight", FLOAT4OID},
+				  {"rarity", FLOAT4OID}};
 	AttrNumber attnum[lengthof(column)];
-	char *relname = get_rel_name(entry->relid);
+	char *relname = get_rel_name(relid);
 	Relation rel;
 	TableScanDesc scan;
 	TupleTableSlot *slot;
 	Snapshot snapshot;
+	int rows = 0;
 
-	entry->model = crm_default_match_model;
-	entry->table = get_relname_relid("match_model", get_rel_namespace(entry->relid));
-	if (!OidIsValid(entry->table) || relname == NULL ||
-		get_rel_relkind(entry->table) != RELKIND_RELATION)
-		return;
+	*model = crm_default_match_model;
+	if (!OidIsValid(table) || relname == NULL || get_rel_relkind(table) != RELKIND_RELATION)
+		return 0;
 	for (int i = 0; i < (int) lengthof(column); i++)
 	{
-		attnum[i] = get_attnum(entry->table, column[i].name);
-		if (attnum[i] == InvalidAttrNumber ||
-			get_atttype(entry->table, attnum[i]) != column[i].type)
-			return; /* a table of that name, but not ours */
+		attnum[i] = get_attnum(table, column[i].name);
+		if (attnum[i] == InvalidAttrNumber || get_atttype(table, attnum[i]) != column[i].type)
+			return 0; /* a table of that name, but not ours */
 	}
-	rel = table_open(entry->table, AccessShareLock);
+	rel = table_open(table, AccessShareLock);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	scan = table_beginscan(rel, snapshot, 0, NULL);
 	slot = table_slot_create(rel, NULL);
@@ -278,21 +278,30 @@ crm_model_load(ModelEntry *entry)
 			value[i] = slot_getattr(slot, attnum[i], &isnull);
 			null = null || isnull;
 		}
-		if (null || !DatumGetBool(value[1]) || strcmp(TextDatumGetCString(value[0]), relname) != 0)
+		if (null || strcmp(TextDatumGetCString(value[0]), relname) != 0 ||
+			!(version != 0 ? DatumGetInt64(value[2]) == version : DatumGetBool(value[1])))
 			continue;
-		level = crm_match_level(TextDatumGetCString(value[2]), TextDatumGetCString(value[3]));
+		level = crm_match_level(TextDatumGetCString(value[3]), TextDatumGetCString(value[4]));
+		rows++;
 		/* A level of another release, restored from a dump, is passed over. */
 		if (level != LEVEL_NONE &&
-			crm_weight_ok(DatumGetFloat4(value[4]), DatumGetFloat4(value[5])))
+			crm_weight_ok(DatumGetFloat4(value[5]), DatumGetFloat4(value[6])))
 		{
-			entry->model.level[level].weight = DatumGetFloat4(value[4]);
-			entry->model.level[level].rarity = DatumGetFloat4(value[5]);
+			model->level[level].weight = DatumGetFloat4(value[5]);
+			model->level[level].rarity = DatumGetFloat4(value[6]);
 		}
 	}
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	table_close(rel, AccessShareLock);
+	return rows;
+}
+
+static Oid
+crm_model_table(Oid relid)
+{
+	return get_relname_relid("match_model", get_rel_namespace(relid));
 }
 
 const MatchModel *
@@ -313,7 +322,8 @@ crm_match_model(Oid relid)
 	entry->valid = true;
 	PG_TRY();
 	{
-		crm_model_load(entry);
+		entry->table = crm_model_table(relid);
+		crm_model_read(relid, entry->table, 0, &entry->model);
 	}
 	PG_CATCH();
 	{
@@ -325,7 +335,16 @@ crm_match_model(Oid relid)
 	return &entry->model;
 }
 
-/* crm._match_levels(relation) -> (field, level, weight, rarity); NULL: the defaults */
+bool
+crm_match_model_version(Oid relid, int64 version, MatchModel *model)
+{
+	if (version != 0)
+		return crm_model_read(relid, crm_model_table(relid), version, model) > 0;
+	*model = crm_default_match_model;
+	return true;
+}
+
+/* crm.match_levels(relation) -> (field, level, weight, rarity); NULL: the defaults */
 PG_FUNCTION_INFO_V1(crm_match_levels);
 Datum
 crm_match_levels(PG_FUNCTION_ARGS)

@@ -359,14 +359,17 @@ crm_score_person(const MatchScorer *scorer, const MatchRecord *a, const MatchRec
 {
 	const MatchModel *model = &scorer->model;
 	MatchLevel given = LEVEL_NONE, family = LEVEL_NONE, level;
-	double bits = 0, swapped = -100.0;
+	double bits, swapped = -100.0, *part = score->part_weight;
 
 	if (crm_both(a, b, ITEM_GIVEN_NAME))
-		bits += crm_score_part(model, a, TEXT_GIVEN_NAME, ITEM_GIVEN_NAME, b, TEXT_GIVEN_NAME,
-							   ITEM_GIVEN_NAME, &given);
+		part[0] = crm_score_part(model, a, TEXT_GIVEN_NAME, ITEM_GIVEN_NAME, b, TEXT_GIVEN_NAME,
+								 ITEM_GIVEN_NAME, &given);
 	if (crm_both(a, b, ITEM_FAMILY_NAME))
-		bits += crm_score_part(model, a, TEXT_FAMILY_NAME, ITEM_FAMILY_NAME, b, TEXT_FAMILY_NAME,
-							   ITEM_FAMILY_NAME, &family);
+		part[1] = crm_score_part(model, a, TEXT_FAMILY_NAME, ITEM_FAMILY_NAME, b, TEXT_FAMILY_NAME,
+								 ITEM_FAMILY_NAME, &family);
+	score->part_level[0] = (uint8) given;
+	score->part_level[1] = (uint8) family;
+	bits = part[0] + part[1];
 	if (given == PERSON_EQUAL && family == PERSON_EQUAL)
 		;
 	else if (crm_both(a, b, ITEM_PERSON))
@@ -869,6 +872,13 @@ crm_match_score(const MatchScorer *scorer, const MatchRecord *a, const MatchReco
 	score->bits = crm_total(score);
 	if (crm_other_name(score))
 		crm_weaken_contact(score);
+}
+
+void
+crm_match_compare(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
+				  MatchScore *score)
+{
+	crm_weigh_pair(scorer, a, b, false, 0, score);
 }
 
 double

@@ -380,27 +380,38 @@ crm_match_is_place_suffix(const CrmNameToken *token)
 double
 crm_match_jaro_winkler(const char *a, int alen, const char *b, int blen)
 {
-	uint64 used = 0;
+	uint64 at[256];	 /* where in b a character stands; set for those of a and b */
+	uint64 used = 0; /* places in b */
 	char matched[MATCH_TEXT_MAX];
 	int window, matches = 0, swaps = 0, k = 0, prefix = 0;
 	double jaro;
 
+	StaticAssertStmt(MATCH_TEXT_MAX < 64, "places must fit into 64 bits");
 	alen = Min(alen, MATCH_TEXT_MAX);
 	blen = Min(blen, MATCH_TEXT_MAX);
 	if (alen == 0 || blen == 0)
 		return 0.0;
 	window = Max(alen, blen) / 2 - 1;
 	for (int i = 0; i < alen; i++)
+		at[(unsigned char) a[i]] = 0;
+	for (int j = 0; j < blen; j++)
+		at[(unsigned char) b[j]] = 0;
+	for (int j = 0; j < blen; j++)
+		at[(unsigned char) b[j]] |= UINT64CONST(1) << j;
+	for (int i = 0; i < alen; i++)
 	{
 		int from = Max(0, i - window), to = Min(blen, i + window + 1);
+		uint64 place;
 
-		for (int j = from; j < to; j++)
-			if (b[j] == a[i] && (used & (UINT64CONST(1) << j)) == 0)
-			{
-				used |= UINT64CONST(1) << j;
-				matched[matches++] = a[i];
-				break;
-			}
+		if (from >= to)
+			continue;
+		place =
+			at[(unsigned char) a[i]] & ~used & (UINT64_MAX << from) & ((UINT64CONST(1) << to) - 1);
+		if (place != 0)
+		{
+			used |= place & -place; /* the first */
+			matched[matches++] = a[i];
+		}
 	}
 	if (matches == 0)
 		return 0.0;
