@@ -396,6 +396,24 @@ BEGIN
         PERFORM crm._policy(rel, 'crm_read', 'SELECT', format('consumer_id IN (SELECT c.id FROM %s.event_consumer AS c)', workspace), NULL);
     END LOOP;
 
+    -- Why its member was not told is for who may read the event.
+    FOR rel IN SELECT c.oid FROM pg_class AS c WHERE c.relname = 'event_hold' AND c.relnamespace = workspace LOOP
+        PERFORM crm._policy(rel, 'crm_read', 'SELECT', format('crm.can_delete(%s, member_id)', ws), NULL);
+    END LOOP;
+
+    -- Members say for themselves when they want to be left alone; conditions, which
+    -- run as the owner, are the owner's.
+    FOR rel IN SELECT c.oid FROM pg_class AS c WHERE c.relname = 'attention_rule' AND c.relnamespace = workspace LOOP
+        PERFORM crm._policy(rel, 'crm_read', 'SELECT', member, NULL);
+        pair := format('condition IS NULL AND (%s OR member_id = crm.member_id(%s) AND position >= 1000)', administrator, ws);
+        PERFORM crm._policy(rel, 'crm_write', 'ALL', pair, pair);
+    END LOOP;
+
+    -- A clock is as visible as its record, also one of a table elsewhere.
+    FOR rel IN SELECT c.oid FROM pg_class AS c WHERE c.relname = 'sla_clock' AND c.relnamespace = workspace LOOP
+        PERFORM crm._policy(rel, 'crm_read', 'SELECT', format('%s OR crm.can_read(%s, kind, owner_id, record_id)', everything, ws), NULL);
+    END LOOP;
+
     -- A share is its parties'.
     rel := format('%s.share', workspace)::regclass;
     PERFORM crm._policy(rel, 'crm_read', 'SELECT',

@@ -207,6 +207,35 @@ $$;
 COMMENT ON FUNCTION crm._escalation_members(regnamespace, bigint, text) IS
 'The active members an audience (owner, manager, manager^2 …, member:ID, team:ID) means today for a record of this owner; none if there is nobody.';
 
+CREATE FUNCTION crm._audience(workspace regnamespace, owner_id bigint, audience text[]) RETURNS bigint[]
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    members bigint[] := '{}';
+    part text;
+BEGIN
+    FOREACH part IN ARRAY audience LOOP
+        members := members || ARRAY(SELECT m FROM crm._escalation_members(workspace, owner_id, part) AS m WHERE m <> ALL (members) ORDER BY m);
+    END LOOP;
+    -- Nobody is no answer: somebody must hear of it.
+    IF members = '{}' THEN
+        members := ARRAY(SELECT m FROM crm._escalation_members(workspace, owner_id, 'manager') AS m);
+    END IF;
+    IF members = '{}' THEN
+        EXECUTE format('SELECT array_agg(m.id) FROM %1$s.setting AS s JOIN %1$s.member AS m ON m.id::text = s.value AND m.active
+                        WHERE s.name = ''escalation_fallback''', workspace) INTO members;
+    END IF;
+    IF coalesce(members, '{}') = '{}' THEN
+        EXECUTE format('SELECT array_agg(m.id ORDER BY m.id) FROM %s.member AS m WHERE m.active AND m.access = ''all''', workspace) INTO members;
+    END IF;
+    RETURN coalesce(members, '{}');
+END
+$$;
+
+COMMENT ON FUNCTION crm._audience(regnamespace, bigint, text[]) IS
+'The active members to be told something about a record of this owner; if there are none, the owner''s manager, then the member named by the setting escalation_fallback, then all with access all.';
+
 CREATE FUNCTION crm._escalate(workspace regnamespace, escalation_id bigint, fired_at timestamptz, OUT member_id bigint, OUT title text, OUT payload jsonb)
 RETURNS SETOF record LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -215,7 +244,6 @@ DECLARE
     e record;
     record_owner bigint;
     members bigint[];
-    audience text;
     skipped integer[];
     found_record boolean;
     next_clock timestamptz;
@@ -248,25 +276,11 @@ BEGIN
                     WHERE x.id = $1', workspace)
     USING escalation_id, e.level, fired_at, next_clock, e.yearly, e.rule_id;
 
-    members := '{}';
-    FOREACH audience IN ARRAY e.audience LOOP
-        members := members || ARRAY(SELECT m FROM crm._escalation_members(workspace, record_owner, audience) AS m WHERE m <> ALL (members) ORDER BY m);
-    END LOOP;
-    -- Nobody is no answer: somebody must hear of it.
-    IF members = '{}' THEN
-        members := ARRAY(SELECT m FROM crm._escalation_members(workspace, record_owner, 'manager') AS m);
-    END IF;
-    IF members = '{}' THEN
-        EXECUTE format('SELECT array_agg(m.id) FROM %1$s.setting AS s JOIN %1$s.member AS m ON m.id::text = s.value AND m.active
-                        WHERE s.name = ''escalation_fallback''', workspace) INTO members;
-    END IF;
-    IF coalesce(members, '{}') = '{}' THEN
-        EXECUTE format('SELECT array_agg(m.id ORDER BY m.id) FROM %s.member AS m WHERE m.active AND m.access = ''all''', workspace) INTO members;
-    END IF;
+    members := crm._audience(workspace, record_owner, e.audience);
     title := coalesce(e.title, e.rule);
     payload := jsonb_build_object('escalation', e.rule, 'level', e.level, 'since', e.clock_at, 'owner_id', record_owner)
                || CASE WHEN skipped = '{}' THEN '{}' ELSE jsonb_build_object('skipped', to_jsonb(skipped)) END;
-    FOREACH member_id IN ARRAY coalesce(members, '{}') LOOP
+    FOREACH member_id IN ARRAY members LOOP
         RETURN NEXT;
     END LOOP;
 END
@@ -274,3 +288,31 @@ $$;
 
 COMMENT ON FUNCTION crm._escalate(regnamespace, bigint, timestamptz) IS
 'Raises an escalation to the highest level that is due and says whom to tell what. Nobody if the record is no longer open, its rule inactive, or no member could be told.';
+
+-- Tables that no rule is about carry no trigger and pay nothing.
+CREATE FUNCTION crm._watch_records(workspace regnamespace, kind text, topic text) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    t record;
+    event text;
+BEGIN
+    FOR t IN
+        SELECT r.rel, topic || '_record' AS name, format('%L, %L', r.kind, r.id_column) AS args
+        FROM crm._record_tables(workspace) AS r WHERE r.kind = _watch_records.kind
+        UNION ALL
+        SELECT format('%s.activity', workspace)::regclass, topic || '_activity', ''
+    LOOP
+        FOREACH event IN ARRAY ARRAY['insert', 'update', 'delete'] LOOP
+            CONTINUE WHEN t.name = topic || '_activity' AND event = 'delete'
+                OR EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = t.rel AND g.tgname = t.name || '_' || event);
+            EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s REFERENCING %s TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION %s.%I(%s)',
+                           t.name || '_' || event, event, t.rel, CASE event WHEN 'delete' THEN 'OLD' ELSE 'NEW' END, workspace, t.name, t.args);
+        END LOOP;
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION crm._watch_records(regnamespace, text, text) IS
+'Gives the table of a kind, and activity, the statement triggers of a topic (functions TOPIC_record and TOPIC_activity of the workspace), once there is a rule about it. Must run as the workspace''s owner.';

@@ -392,20 +392,6 @@ AS $$ SELECT w.reason, w.detail FROM crm._why_not(@workspace_literal@::regnamesp
 COMMENT ON FUNCTION @workspace@.why_not(bigint, bigint) IS
 'Why an event is not in its member''s inbox, or is there: in words, and as data. Or why a reminder has not fired yet: reminder_id => id. With the caller''s rights: what cannot be seen and what does not exist have the same answer. Neither or both arguments are an error (22023).';
 
--- Members say for themselves when they want to be left alone; conditions, which run
--- as the owner, are the owner's.
-DO $crm$
-DECLARE
-    own text := format('member_id = crm.member_id(%1$L::regnamespace) AND position >= 1000', @workspace_literal@);
-BEGIN
-    PERFORM crm._policy((@workspace_literal@ || '.attention_rule')::regclass, 'crm_read', 'SELECT', format('crm.member_id(%L::regnamespace) IS NOT NULL', @workspace_literal@), NULL);
-    PERFORM crm._policy((@workspace_literal@ || '.attention_rule')::regclass, 'crm_write', 'ALL',
-                        format('condition IS NULL AND (%s OR crm.is_administrator(%L::regnamespace))', own, @workspace_literal@),
-                        format('condition IS NULL AND (%s OR crm.is_administrator(%L::regnamespace))', own, @workspace_literal@));
-    PERFORM crm._policy((@workspace_literal@ || '.event_hold')::regclass, 'crm_read', 'SELECT', format('crm.can_delete(%L::regnamespace, member_id)', @workspace_literal@), NULL);
-END
-$crm$;
-
 -- Nobody moves or deletes the reminder that shows what is held, nor forges one.
 DROP POLICY IF EXISTS crm_attention_insert ON @workspace@.reminder;
 CREATE POLICY crm_attention_insert ON @workspace@.reminder AS RESTRICTIVE FOR INSERT WITH CHECK (payload IS NULL OR NOT payload ? 'crm_digest');

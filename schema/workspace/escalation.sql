@@ -100,13 +100,25 @@ INSERT INTO @workspace@.merge_link (table_name, move) VALUES ('escalation', fals
 CREATE OR REPLACE FUNCTION @workspace@.escalation_next(escalation_id bigint, fired_at timestamptz) RETURNS timestamptz
 LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
-RETURN crm._escalation_next(@workspace_literal@::regnamespace, escalation_id, fired_at);
+RETURN (SELECT CASE WHEN e.rule_id IS NULL THEN crm._sla_next(@workspace_literal@::regnamespace, e.id, fired_at)
+                    ELSE crm._escalation_next(@workspace_literal@::regnamespace, e.id, fired_at) END
+        FROM @workspace@.escalation AS e WHERE e.id = escalation_id);
 COMMENT ON FUNCTION @workspace@.escalation_next(bigint, timestamptz) IS 'When the next level of an escalation is due that is not due yet; NULL if there is none. Called by the firing.';
 
 CREATE OR REPLACE FUNCTION @workspace@.escalate(escalation_id bigint, fired_at timestamptz, OUT member_id bigint, OUT title text, OUT payload jsonb)
 RETURNS SETOF record LANGUAGE sql VOLATILE STRICT ROWS 2
 SET search_path = pg_catalog, pg_temp
-AS $$ SELECT e.member_id, e.title, e.payload FROM crm._escalate(@workspace_literal@::regnamespace, escalation_id, fired_at) AS e $$;
+AS $$
+SELECT t.member_id, t.title, t.payload
+FROM @workspace@.escalation AS e
+CROSS JOIN LATERAL crm._escalate(@workspace_literal@::regnamespace, e.id, fired_at) AS t
+WHERE e.id = escalation_id AND e.rule_id IS NOT NULL
+UNION ALL
+SELECT t.member_id, t.title, t.payload
+FROM @workspace@.escalation AS e
+CROSS JOIN LATERAL crm._sla_escalate(@workspace_literal@::regnamespace, e.id, fired_at) AS t
+WHERE e.id = escalation_id AND e.rule_id IS NULL
+$$;
 COMMENT ON FUNCTION @workspace@.escalate(bigint, timestamptz) IS 'Raises an escalation to the highest level that is due and says whom to tell what. Called by the firing.';
 
 CREATE OR REPLACE FUNCTION @workspace@.escalation_record() RETURNS trigger
@@ -179,27 +191,11 @@ CREATE OR REPLACE FUNCTION @workspace@.escalation_rule_changed() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    t record;
-    event text;
 BEGIN
     IF tg_op = 'UPDATE' AND new.kind <> old.kind THEN
         DELETE FROM @workspace@.escalation AS e WHERE e.rule_id = new.id;
     END IF;
-    -- Tables that no rule is about carry no trigger and pay nothing.
-    FOR t IN
-        SELECT r.rel, 'escalation_record' AS name, format('%L, %L', r.kind, r.id_column) AS args
-        FROM crm._record_tables(@workspace_literal@::regnamespace) AS r WHERE r.kind = new.kind
-        UNION ALL
-        SELECT format('%I.activity', @workspace_literal@)::regclass, 'escalation_activity', ''
-    LOOP
-        FOREACH event IN ARRAY ARRAY['insert', 'update', 'delete'] LOOP
-            CONTINUE WHEN t.name = 'escalation_activity' AND event = 'delete'
-                OR EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = t.rel AND g.tgname = t.name || '_' || event);
-            EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s REFERENCING %s TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION %I.%I(%s)',
-                           t.name || '_' || event, event, t.rel, CASE event WHEN 'delete' THEN 'OLD' ELSE 'NEW' END, @workspace_literal@, t.name, t.args);
-        END LOOP;
-    END LOOP;
+    PERFORM crm._watch_records(@workspace_literal@::regnamespace, new.kind, 'escalation');
     PERFORM crm._sync_escalations(@workspace_literal@::regnamespace, new.kind, NULL, new.id);
     RETURN NULL;
 END
