@@ -144,10 +144,56 @@ FROM crm.find_matches('regress_match.crowd', '{"name": "Jo Public", "phone": "02
 -- one of them is not lost in the crowd
 UPDATE regress_match.crowd SET name = 'Jo Publicly Special Ltd' WHERE id = 5;
 SELECT id FROM crm.find_matches('regress_match.crowd', '{"name": "Jo Publicly Special", "phone": "020 7946 0018"}', 1);
+-- nor is the one that a person may see, though the others are looked at first
+ALTER TABLE regress_match.crowd ENABLE ROW LEVEL SECURITY;
+CREATE POLICY regress_match_one ON regress_match.crowd TO regress_match_app USING (id IN (700, 99999));
+GRANT SELECT ON regress_match.crowd TO regress_match_app;
+SET SESSION AUTHORIZATION regress_match_app;
+SELECT id, reasons @> '[{"field": "search", "level": "truncated"}]' AS truncated
+FROM crm.find_matches('regress_match.crowd', '{"name": "Jo Public", "phone": "020 7946 0018"}');
+RESET SESSION AUTHORIZATION;
 -- fails: canceled
 SET statement_timeout = '20ms';
 SELECT crm.analyze_matching('regress_match.crowd');
 RESET statement_timeout;
+
+-- a row is found whatever became of it: updated in place, moved, not yet in the index's tree, vacuumed
+CREATE TABLE regress_match.moving (id bigint PRIMARY KEY, name text, note text) WITH (fillfactor = 50);
+CREATE INDEX moving_match ON regress_match.moving USING gin (crm.match_keys('company', name) crm.match_ops);
+INSERT INTO regress_match.moving SELECT i, format('Firm %s', md5(i::text)) FROM generate_series(1, 50) AS i;
+INSERT INTO regress_match.moving VALUES (100, 'Zenith Bakery Ltd'), (101, 'Zenith Brewery Ltd');
+SELECT id FROM crm.find_matches('regress_match.moving', '{"name": "zenith bakery"}', 1);
+UPDATE regress_match.moving SET note = 'a' WHERE id = 100;
+UPDATE regress_match.moving SET note = 'b' WHERE id = 100;
+SELECT id FROM crm.find_matches('regress_match.moving', '{"name": "zenith bakery"}', 1);
+SELECT gin_clean_pending_list('regress_match.moving_match') > 0 AS cleaned;
+SELECT id FROM crm.find_matches('regress_match.moving', '{"name": "zenith bakery"}', 1);
+UPDATE regress_match.moving SET name = 'Quite Another' WHERE id = 100;
+SELECT id FROM crm.find_matches('regress_match.moving', '{"name": "zenith bakery"}', 1);
+DELETE FROM regress_match.moving WHERE id = 101;
+SELECT id FROM crm.find_matches('regress_match.moving', '{"name": "zenith bakery"}', 1);
+VACUUM regress_match.moving;
+INSERT INTO regress_match.moving VALUES (102, 'Zenith Bakeries');
+SELECT id FROM crm.find_matches('regress_match.moving', '{"name": "zenith bakery"}', 1);
+
+-- what is found does not change with the rows that have nothing to do with it nor with statistics, and scores do not jump
+CREATE FUNCTION pg_temp.found() RETURNS TABLE (id text, score real) LANGUAGE sql AS $$
+SELECT m.id, m.score FROM crm.find_matches('regress_match.moving', '{"name": "Zenith Bakery"}') AS m $$;
+INSERT INTO regress_match.moving VALUES (103, 'Zenith Bakers'), (104, 'Zenith Bakery GmbH'), (105, 'Zenith'), (106, 'Bakery'), (107, 'Zentih Bakrey');
+CREATE TEMP TABLE few AS SELECT * FROM pg_temp.found();
+INSERT INTO regress_match.moving SELECT i, format('Company %s of %s', md5(i::text), md5((-i)::text)) FROM generate_series(1000, 5000) AS i;
+SELECT count(*) AS found, max(abs(f.score - m.score)) < 0.00001 AS same_scores FROM few AS f FULL JOIN pg_temp.found() AS m USING (id);
+SELECT crm.analyze_matching('regress_match.moving');
+SELECT string_agg(id, ' ' ORDER BY id) AS found, max(abs(f.score - m.score)) < 0.05 AS near_scores FROM few AS f FULL JOIN pg_temp.found() AS m USING (id);
+
+-- names that are hardly names are stored, indexed and looked up
+INSERT INTO regress_match.moving VALUES (200, ''), (201, ' '), (202, 'x'), (203, '伟'), (204, '😀😀'), (205, U&'\202E\05D0\05D1\05D2 abc \202C\0645\062D\0645\062F'), (206, repeat('上海伟测 ', 200000)), (207, repeat('a', 1000000)), (208, repeat('ab ', 300000)), (209, U&'\0301\0301'), (210, '...'), (211, E'\u00A0\u3000');
+SELECT n.id, (SELECT string_agg(m.id, ' ' ORDER BY m.id::int) FROM crm.find_matches('regress_match.moving', jsonb_build_object('id', 0, 'name', n.name)) AS m WHERE m.id::int = n.id) AS found
+FROM regress_match.moving AS n WHERE n.id BETWEEN 200 AND 299 ORDER BY n.id;
+-- and whatever bytes are asked for, there is an answer
+SELECT count(*) AS asked, count(*) FILTER (WHERE found >= 0) AS answered
+FROM (SELECT (SELECT count(*) FROM crm.find_matches('regress_match.moving', jsonb_build_object('name', (SELECT string_agg(chr(c), '') FROM (SELECT (ARRAY[32, 45, 97, 101, 122, 233, 8238, 1488, 1605, 19978, 20255, 28023, 30005, 65313, 128512, 769])[1 + (hashint4(i * 31 + j) & 15)] AS c FROM generate_series(1, 1 + i % 23) AS j) AS x)))) AS found
+      FROM generate_series(1, 300) AS i) AS f;
 
 -- the operator beneath: a threshold, then keys with weights
 SELECT ARRAY[5, 7, 9] OPERATOR(crm.@@) ARRAY[3, 5, 2, 9, 1], ARRAY[5, 7] OPERATOR(crm.@@) ARRAY[3, 5, 2, 9, 1];

@@ -169,6 +169,16 @@ crm_get_shared(const char *name, Size size, void (*init)(void *))
 #define CRM_IDENTITY_SEQUENCE(rel, att) getIdentitySequence(RelationGetRelid(rel), att, false)
 #endif
 
+/* Down the trees of a GIN index; 15 and 16 check the age of the snapshot. */
+#if PG_VERSION_NUM >= 170000
+#define CRM_GIN_FIND_LEAF(btree, snapshot)				 ginFindLeafPage(btree, true, false)
+#define CRM_GIN_BEGIN_TREE(btree, index, root, snapshot) ginScanBeginPostingTree(btree, index, root)
+#else
+#define CRM_GIN_FIND_LEAF(btree, snapshot) ginFindLeafPage(btree, true, false, snapshot)
+#define CRM_GIN_BEGIN_TREE(btree, index, root, snapshot) \
+	ginScanBeginPostingTree(btree, index, root, snapshot)
+#endif
+
 /* Stands before the declaration of a function that does not return. */
 #if PG_VERSION_NUM >= 180000
 #define CRM_NORETURN pg_noreturn

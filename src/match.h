@@ -138,6 +138,7 @@ typedef struct MatchKey
 	uint32 hash;
 	uint8 default_bits; /* rarity assumed when nothing is known, in eighths of a bit */
 	uint8 strength;		/* MATCH_KEY_* */
+	uint8 parts;		/* of how many that say the same together it is one */
 } MatchKey;
 
 #define MATCH_KEY_PIECE		 0 /* a piece of a name: others share it by chance */

@@ -132,7 +132,8 @@ crm_match_value(Datum value, Oid type, MatchValue *out)
 		text *t;
 
 		/* A longer value is not read whole only to be cut. */
-		if (VARATT_IS_EXTENDED(DatumGetPointer(value)) && !VARATT_IS_SHORT(DatumGetPointer(value)))
+		if (VARATT_IS_EXTERNAL(DatumGetPointer(value)) ||
+			VARATT_IS_COMPRESSED(DatumGetPointer(value)))
 			t = DatumGetTextPSlice(value, 0, MATCH_MAX_VALUE);
 		else
 			t = (text *) DatumGetPointer(value);

@@ -2,14 +2,9 @@
  * match_find.c
  *		Which rows of a table mean the same as a given record?
  *
- * The search runs in two steps.  A matching query (match_gin.c) over the
- * rarest keys of the record brings candidates from the index; then the
- * candidates' own columns are scored.  The rows are fetched by an ordinary
- * query as the caller, so privileges and row security hold.
- *
- * The query is chosen by the learned frequencies: keys so rare that all their
- * rows can be scored suffice alone; commoner ones must come in twos or threes;
- * what is commoner still plays no part in the search, only in the score.
+ * The search (match_search.c) reads index and table by itself; an ordinary query,
+ * as the caller, says which of its candidates the caller may see, before they are
+ * scored.  So privileges and row security hold.
  */
 #include "postgres.h"
 
@@ -41,28 +36,10 @@
 #include "compat.h"
 #include "crm.h"
 #include "match.h"
+#include "match_search.h"
 #include "workspace.h"
 
-#define MAX_RESULTS	   1000
-#define MAX_CANDIDATES 2000 /* rows scored for one record */
-#define EVIDENCE_BITS  3.0	/* a row with less evidence than this is not reported */
-
-#define QUERY_THRESHOLD 6
-#define QUERY_KEYS		64
-
-/* How many rows the keys of each tier may bring; see crm_find_query(). */
-typedef struct Effort
-{
-	double exact;  /* rows of one identifier */
-	double alone;  /* all rows of keys that suffice alone */
-	double pair;   /* ... of which two are needed */
-	double triple; /* ... of which three are needed */
-} Effort;
-
-/* First a quick look; only if it finds nothing convincing, a thorough one. */
-static const Effort efforts[] = {{100, 40, 250, 250}, {400, 60, 800, 2500}};
-
-#define CONVINCING 0.7 /* of the evidence that the record itself would give */
+#define MAX_RESULTS 1000
 
 /* What is prepared for a table, until its definition changes. */
 typedef struct FindPlan
@@ -71,14 +48,9 @@ typedef struct FindPlan
 	bool valid;
 	SPIPlanPtr plan;
 	MatchColumns *columns;
+	AttrNumber key; /* the single column of the primary key */
 	MemoryContext context;
 } FindPlan;
-
-typedef struct Candidate
-{
-	double bits;
-	int row; /* in the SPI result */
-} Candidate;
 
 static HTAB *plan_cache = NULL;
 static MemoryContext plan_context = NULL;
@@ -144,19 +116,10 @@ crm_match_key_column(Relation rel)
 	return result;
 }
 
-/* SQL of the index's expression. */
-static char *
-crm_index_expression(Relation rel, Oid indexid)
-{
-	Relation index = index_open(indexid, AccessShareLock);
-	char *sql = deparse_expression(
-		linitial(RelationGetIndexExpressions(index)),
-		deparse_context_for(RelationGetRelationName(rel), RelationGetRelid(rel)), false, false);
-
-	index_close(index, NoLock);
-	return sql;
-}
-
+/*
+ * The query by which a search asks which of some rows the caller may see.  It
+ * names every column that is compared, so that privileges on them are checked.
+ */
 static FindPlan *
 crm_find_plan(Oid relid)
 {
@@ -164,10 +127,11 @@ crm_find_plan(Oid relid)
 	bool found;
 	Relation rel;
 	StringInfoData sql;
-	Oid argtypes[1] = {INT4ARRAYOID};
+	Oid argtypes[1] = {TIDARRAYOID};
 	SPIPlanPtr plan;
 	MemoryContext old, context;
 	MatchColumns *columns;
+	char *key;
 
 	crm_find_init();
 	entry = hash_search(plan_cache, &relid, HASH_ENTER, &found);
@@ -196,15 +160,17 @@ crm_find_plan(Oid relid)
 		columns = crm_match_columns(rel, false);
 		MemoryContextSwitchTo(old);
 
+		key = crm_match_key_column(rel);
+		entry->key = get_attnum(relid, key);
 		initStringInfo(&sql);
-		appendStringInfo(&sql, "SELECT %s::pg_catalog.text",
-						 quote_identifier(crm_match_key_column(rel)));
+		appendStringInfo(&sql, "SELECT ctid, %s", quote_identifier(key));
 		for (int i = 0; i < columns->ncolumns; i++)
 			appendStringInfo(&sql, ", %s", quote_identifier(columns->name[i]));
-		appendStringInfo(&sql, " FROM ONLY %s WHERE %s OPERATOR(crm.@@) $1",
+		appendStringInfo(&sql,
+						 " FROM ONLY %s WHERE ctid OPERATOR(pg_catalog.=) "
+						 "ANY ($1::pg_catalog.tid[])",
 						 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-													RelationGetRelationName(rel)),
-						 crm_index_expression(rel, columns->indexid));
+													RelationGetRelationName(rel)));
 		table_close(rel, NoLock);
 		plan = SPI_prepare_cursor(sql.data, 1, argtypes, CURSOR_OPT_GENERIC_PLAN);
 		if (plan == NULL)
@@ -220,91 +186,6 @@ crm_find_plan(Oid relid)
 	}
 	PG_END_TRY();
 	return entry;
-}
-
-typedef struct RankedKey
-{
-	double rows; /* how many rows have it, as far as known */
-	uint32 hash;
-	bool exact;
-} RankedKey;
-
-static int
-crm_cmp_ranked(const void *a, const void *b)
-{
-	const RankedKey *x = a, *y = b;
-
-	if (x->rows != y->rows)
-		return x->rows < y->rows ? -1 : 1;
-	return x->hash < y->hash ? -1 : x->hash > y->hash;
-}
-
-/*
- * The matching query for a record: an int4 array, NULL if the record has no
- * key at all.  *truncated tells that a key so common was left out that rows
- * agreeing in it alone are not found.
- */
-static ArrayType *
-crm_find_query(const MatchKey *keys, int nkeys, const MatchStats *stats, double table_rows,
-			   const Effort *effort, bool *truncated)
-{
-	RankedKey ranked[MATCH_MAX_KEYS];
-	Datum out[1 + 2 * QUERY_KEYS];
-	int n = 0, taken = 0;
-	double total = 0, rows = Max(crm_match_rows(stats), 1.0);
-	double growth = crm_match_rows(stats) > 0 ? Max(table_rows / rows, 1.0) : 1.0;
-
-	*truncated = false;
-	for (int i = 0; i < nkeys; i++)
-	{
-		ranked[i].hash = keys[i].hash;
-		ranked[i].exact = keys[i].strength == MATCH_KEY_IDENTIFIER;
-		if (crm_match_rows(stats) > 0)
-			ranked[i].rows = crm_match_count(stats, keys[i].hash) * growth;
-		else
-			ranked[i].rows = table_rows * exp2(-(double) keys[i].default_bits / MATCH_BITS_SCALE);
-	}
-	if (nkeys > 1)
-		qsort(ranked, nkeys, sizeof(RankedKey), crm_cmp_ranked);
-
-	out[n++] = Int32GetDatum(QUERY_THRESHOLD);
-	for (int i = 0; i < nkeys && taken < QUERY_KEYS; i++)
-	{
-		int weight;
-
-		if (ranked[i].exact && ranked[i].rows <= effort->exact)
-			weight = QUERY_THRESHOLD;
-		else
-		{
-			total += ranked[i].rows;
-			if (total <= effort->alone)
-				weight = QUERY_THRESHOLD;
-			else if (total <= effort->pair || taken < 2)
-				weight = QUERY_THRESHOLD / 2;
-			else if (total <= effort->triple || taken < 3)
-				weight = QUERY_THRESHOLD / 3;
-			else
-			{
-				*truncated = *truncated || ranked[i].exact;
-				continue;
-			}
-		}
-		out[n++] = Int32GetDatum((int32) ranked[i].hash);
-		out[n++] = Int32GetDatum(weight);
-		taken++;
-	}
-	if (taken == 0)
-		return NULL;
-	/* A record of one or two common keys: what it has must be enough. */
-	{
-		int sum = 0;
-
-		for (int i = 2; i < n; i += 2)
-			sum += DatumGetInt32(out[i]);
-		if (sum < QUERY_THRESHOLD)
-			out[0] = Int32GetDatum(sum);
-	}
-	return construct_array(out, n, INT4OID, sizeof(int32), true, TYPALIGN_INT);
 }
 
 void
@@ -382,31 +263,6 @@ crm_match_reasons(const MatchScore *score, bool truncated)
 	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
 }
 
-/* Features of a fetched row, of the fields that the searched record has too. */
-static MatchRecord *
-crm_candidate(HeapTuple row, TupleDesc desc, const MatchColumns *columns, uint32 roles,
-			  MatchScratch *scratch, const MatchStats *stats)
-{
-	MatchValue values[MATCH_NROLES] = {0};
-	MatchRecord *record;
-
-	for (int c = 0; c < columns->ncolumns; c++)
-	{
-		bool isnull;
-		Datum datum;
-		MatchValue value;
-
-		if ((roles & (1u << columns->role[c])) == 0)
-			continue;
-		datum = heap_getattr(row, c + 2, desc, &isnull);
-		if (!isnull && crm_match_value(datum, columns->type[c], &value))
-			values[columns->role[c]] = value;
-	}
-	record = crm_match_record(values, scratch, NULL, NULL);
-	crm_match_weigh(record, stats);
-	return record;
-}
-
 /* Roles whose values can agree with those of the record. */
 static uint32
 crm_comparable(const MatchValue values[MATCH_NROLES])
@@ -428,74 +284,33 @@ crm_comparable(const MatchValue values[MATCH_NROLES])
 	return roles;
 }
 
-static int
-crm_cmp_candidate(const void *a, const void *b)
+/* Which rows the caller may see: MatchFilter of crm_find_matches(). */
+static void
+crm_find_visible(void *arg, ItemPointer tids, int n, bool *keep)
 {
-	const Candidate *x = a, *y = b;
+	const FindPlan *plan = arg;
+	Datum *elements = palloc(sizeof(Datum) * Max(n, 1));
+	Datum argument;
 
-	if (x->bits != y->bits)
-		return x->bits > y->bits ? -1 : 1;
-	return x->row - y->row;
-}
-
-/*
- * Enough evidence, or an identifier that agrees: half the table may share it,
- * and then it is no evidence, but whoever asks for it wants to see it.
- */
-static bool
-crm_worth_reporting(const MatchScore *score)
-{
-	static const MatchLevel identifiers[] = {NAME_EQUAL,  PERSON_EQUAL, PHONE_EQUAL,
-											 EMAIL_EQUAL, TAX_ID_EQUAL, NATIONAL_ID_EQUAL};
-	double evidence = score->bits - score->weight[FIELD_PRIOR];
-
-	for (int i = 0; i < (int) lengthof(identifiers); i++)
-		if (score->level[crm_match_level_field(identifiers[i])] == identifiers[i] &&
-			evidence > -EVIDENCE_BITS)
-			return true;
-	return evidence >= EVIDENCE_BITS;
-}
-
-/*
- * Scores every fetched row; returns the best, ordered.  Works in a scratch
- * context that is reset for each row.
- */
-static Candidate *
-crm_rank(const MatchRecord *record, const FindPlan *plan, MatchScratch *scratch,
-		 const MatchStats *stats, const MatchScorer *scorer, uint32 roles, const char *self, int *n)
-{
-	SPITupleTable *rows = SPI_tuptable;
-	Candidate *result = palloc(sizeof(Candidate) * Max(SPI_processed, 1));
-	MemoryContext row_context =
-		AllocSetContextCreate(CurrentMemoryContext, "crm match candidate", ALLOCSET_DEFAULT_SIZES);
-	MatchScore score;
-
-	*n = 0;
-	for (uint64 i = 0; i < SPI_processed; i++)
+	for (int i = 0; i < n; i++)
 	{
-		MemoryContext old = MemoryContextSwitchTo(row_context);
-		MatchRecord *other;
-
-		CHECK_FOR_INTERRUPTS();
-		other = crm_candidate(rows->vals[i], rows->tupdesc, plan->columns, roles, scratch, stats);
-		crm_match_score(scorer, record, other, &score);
-		if (crm_worth_reporting(&score))
-		{
-			bool isnull;
-			Datum id = heap_getattr(rows->vals[i], 1, rows->tupdesc, &isnull);
-
-			if (self == NULL || isnull || strcmp(TextDatumGetCString(id), self) != 0)
-			{
-				result[*n].bits = score.bits;
-				result[(*n)++].row = (int) i;
-			}
-		}
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(row_context);
+		elements[i] = PointerGetDatum(&tids[i]);
+		keep[i] = false;
 	}
-	MemoryContextDelete(row_context);
-	qsort(result, *n, sizeof(Candidate), crm_cmp_candidate);
-	return result;
+	argument = PointerGetDatum(
+		construct_array(elements, n, TIDOID, sizeof(ItemPointerData), false, TYPALIGN_SHORT));
+	if (SPI_execute_plan(plan->plan, &argument, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(SPI_result));
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		bool isnull;
+		ItemPointer seen = (ItemPointer) DatumGetPointer(
+			SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1, &isnull));
+
+		for (int i = 0; i < n; i++)
+			keep[i] = keep[i] || ItemPointerEquals(&tids[i], seen);
+	}
+	SPI_freetuptable(SPI_tuptable);
 }
 
 PG_FUNCTION_INFO_V1(crm_find_matches);
@@ -508,19 +323,18 @@ crm_find_matches(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	FindPlan *plan;
 	MatchStats *stats;
-	MatchScratch *scratch;
 	MatchValue values[MATCH_NROLES] = {0};
 	MatchRecord *record;
-	const MatchKey *keys;
-	int nkeys, n;
-	bool truncated = false;
-	uint32 roles;
-	Candidate *best = NULL;
+	MatchQuery query;
+	MatchSearch *search;
+	MatchHit *hits;
+	int nhits;
+	bool truncated;
 	MatchScorer scorer;
-	MatchScore score;
-	double enough;
 	Relation rel;
-	double table_rows;
+	FmgrInfo output;
+	Oid function;
+	bool varlena;
 
 	if (max_results < 1 || max_results > MAX_RESULTS)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -532,55 +346,38 @@ crm_find_matches(PG_FUNCTION_ARGS)
 	if (rel == NULL || (rel->rd_rel->relkind != RELKIND_RELATION))
 		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
 						errmsg("relation with OID %u is not a table", relid)));
-	table_rows = Max(rel->rd_rel->reltuples, 1000.0);
-	relation_close(rel, NoLock);
 
 	plan = crm_find_plan(relid);
 	crm_match_json_values(json, plan->columns, values);
-	roles = crm_comparable(values);
-	scratch = crm_match_scratch();
-	record = crm_match_record(values, scratch, &keys, &nkeys);
+	record = crm_match_record(values, crm_match_scratch(), &query.keys, &query.nkeys);
 	stats = crm_match_stats(relid);
 	crm_match_weigh(record, stats);
 	crm_match_scorer(&scorer, crm_match_model(relid), crm_match_rows(stats));
-	n = 0;
-	if (nkeys > 0)
-	{
-		MatchKey *own_keys = palloc(sizeof(MatchKey) * nkeys);
-		Relation key_rel = table_open(relid, AccessShareLock);
-		char *self = crm_json_id(json, crm_match_key_column(key_rel));
+	query.record = record;
+	query.roles = crm_comparable(values);
+	query.self =
+		crm_json_id(json, NameStr(TupleDescAttr(RelationGetDescr(rel), plan->key - 1)->attname));
+	query.wanted = max_results;
 
-		table_close(key_rel, NoLock);
-		memcpy(own_keys, keys, sizeof(MatchKey) * nkeys);
-		crm_match_score(&scorer, record, record, &score);
-		enough = CONVINCING * (score.bits - score.weight[FIELD_PRIOR]) + score.weight[FIELD_PRIOR];
-		for (int i = 0; i < (int) lengthof(efforts); i++)
-		{
-			Datum arg = PointerGetDatum(
-				crm_find_query(own_keys, nkeys, stats, table_rows, &efforts[i], &truncated));
-
-			if (SPI_execute_plan(plan->plan, &arg, NULL, true, MAX_CANDIDATES) != SPI_OK_SELECT)
-				elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(SPI_result));
-			truncated = truncated || SPI_processed == MAX_CANDIDATES;
-			best = crm_rank(record, plan, scratch, stats, &scorer, roles, self, &n);
-			if (n > 0 && best[0].bits >= enough)
-				break;
-		}
-	}
-	for (int i = 0; i < Min(n, max_results); i++)
+	search = crm_search_begin(rel, plan->columns, plan->key, &scorer, GetActiveSnapshot());
+	/* Privileges are checked even if nothing is found. */
+	crm_find_visible(plan, NULL, 0, NULL);
+	hits = crm_search(search, &query, crm_find_visible, plan, &nhits, &truncated);
+	getTypeOutputInfo(TupleDescAttr(RelationGetDescr(rel), plan->key - 1)->atttypid, &function,
+					  &varlena);
+	fmgr_info(function, &output);
+	for (int i = 0; i < nhits; i++)
 	{
-		HeapTuple row = SPI_tuptable->vals[best[i].row];
-		MatchRecord *match =
-			crm_candidate(row, SPI_tuptable->tupdesc, plan->columns, roles, scratch, stats);
 		Datum out[3];
 		bool nulls[3] = {false, false, false};
 
-		crm_match_score(&scorer, record, match, &score);
-		out[0] = heap_getattr(row, 1, SPI_tuptable->tupdesc, &nulls[0]);
-		out[1] = Float4GetDatum((float4) crm_match_probability(score.bits));
-		out[2] = JsonbPGetDatum(crm_match_reasons(&score, truncated));
+		out[0] = CStringGetTextDatum(OutputFunctionCall(&output, hits[i].id));
+		out[1] = Float4GetDatum((float4) crm_match_probability(hits[i].score.bits));
+		out[2] = JsonbPGetDatum(crm_match_reasons(&hits[i].score, truncated));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, out, nulls);
 	}
+	crm_search_end(search);
+	relation_close(rel, NoLock);
 	SPI_finish();
 	return (Datum) 0;
 }

@@ -5,9 +5,8 @@
  *
  * The query is an int4 array: a threshold, then pairs of key and weight.  A row
  * satisfies it when the weights of the keys it has add up to the threshold.
- * match_find.c chooses keys and weights by rarity, so that GIN can prove from
- * the rare keys alone that most rows cannot reach the threshold and skips
- * through the long posting lists instead of reading them.
+ * Searches for a record do not use it: they read the posting lists of the index
+ * themselves (match_posting.c), because they need the sums.
  *
  * Everything here is safe below a row security barrier: no error and no side
  * effect depends on the values of a row.

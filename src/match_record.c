@@ -28,6 +28,7 @@ struct MatchScratch
 	uint8 name_gram_bits[MATCH_MAX_GRAMS];
 	uint32 street_gram[MATCH_MAX_GRAMS];
 	uint8 street_gram_bits[MATCH_MAX_GRAMS];
+	uint8 gram_parts[MATCH_MAX_GRAMS]; /* of the name or street at hand */
 	char text[MATCH_NTEXTS][MATCH_TEXT_MAX];
 	MatchKey key[MATCH_MAX_KEYS];
 	int nkeys;
@@ -83,7 +84,7 @@ crm_match_scratch(void)
 }
 
 static void
-crm_add_key(MatchScratch *s, uint32 hash, int default_bits, int strength)
+crm_add_part_key(MatchScratch *s, uint32 hash, int default_bits, int strength, int parts)
 {
 	MatchKey *key;
 
@@ -93,6 +94,13 @@ crm_add_key(MatchScratch *s, uint32 hash, int default_bits, int strength)
 	key->hash = hash;
 	key->default_bits = (uint8) (default_bits * MATCH_BITS_SCALE);
 	key->strength = (uint8) strength;
+	key->parts = (uint8) parts;
+}
+
+static void
+crm_add_key(MatchScratch *s, uint32 hash, int default_bits, int strength)
+{
+	crm_add_part_key(s, hash, default_bits, strength, 1);
 }
 
 static void
@@ -123,16 +131,18 @@ typedef struct GramSink
 {
 	uint32 *gram;
 	uint8 *bits;
+	uint8 *parts;
 	int n;
 	int key_class;
 } GramSink;
 
 static void
-crm_add_gram(GramSink *sink, const char *text, size_t len, int bits)
+crm_add_gram(GramSink *sink, const char *text, size_t len, int bits, int parts)
 {
 	if (sink->n == MATCH_MAX_GRAMS)
 		return;
 	sink->gram[sink->n] = crm_match_hash(sink->key_class, text, len);
+	sink->parts[sink->n] = (uint8) Min(parts, PG_UINT8_MAX);
 	sink->bits[sink->n++] = (uint8) (bits * MATCH_BITS_SCALE);
 }
 
@@ -163,7 +173,7 @@ crm_word_grams(GramSink *sink, const CrmNameToken *token)
 	memcpy(padded + 1, token->text, token->len);
 	padded[token->len + 1] = ' ';
 	for (int i = 0; i + 3 <= token->len + 2; i++)
-		crm_add_gram(sink, padded + i, 3, bits);
+		crm_add_gram(sink, padded + i, 3, bits, token->len);
 }
 
 static size_t
@@ -228,7 +238,7 @@ crm_token_grams(MatchScratch *s, const CrmName *name, GramSink *sink, bool wide)
 			{
 				int bits = Max(crm_token_bits(token), crm_token_bits(last[0]));
 
-				crm_add_gram(sink, joined, crm_join_tokens(joined, last[0], token, NULL), bits);
+				crm_add_gram(sink, joined, crm_join_tokens(joined, last[0], token, NULL), bits, 1);
 				if (wide && s->want_keys && run > 1)
 				{
 					crm_add_key(s,
@@ -248,7 +258,7 @@ crm_token_grams(MatchScratch *s, const CrmName *name, GramSink *sink, bool wide)
 		else
 		{
 			if (token->script == CRM_SCRIPT_DIGITS && !wide)
-				crm_add_gram(sink, token->text, token->len, GRAM_BITS_INDUSTRY);
+				crm_add_gram(sink, token->text, token->len, GRAM_BITS_INDUSTRY, 1);
 			else
 				crm_word_grams(sink, token);
 			if (wide && s->want_keys)
@@ -276,7 +286,7 @@ crm_token_grams(MatchScratch *s, const CrmName *name, GramSink *sink, bool wide)
 		crm_picked_keys(s, name);
 	/* One Han character stands alone; elsewhere its pairs say more. */
 	if (sink->n == 0 && last[0] != NULL)
-		crm_add_gram(sink, last[0]->text, last[0]->len, GRAM_BITS_CORE);
+		crm_add_gram(sink, last[0]->text, last[0]->len, GRAM_BITS_CORE, 1);
 }
 
 #define ST_SORT			 crm_sort_uint64
@@ -301,14 +311,15 @@ crm_sort_grams(GramSink *sink)
 	int n = 0;
 
 	for (int i = 0; i < sink->n; i++)
-		both[i] = ((uint64) sink->gram[i] << 8) | sink->bits[i];
+		both[i] = ((uint64) sink->gram[i] << 16) | (sink->bits[i] << 8) | sink->parts[i];
 	crm_sort_uint64(both, sink->n);
 	for (int i = 0; i < sink->n; i++)
 	{
-		if (n > 0 && sink->gram[n - 1] == (uint32) (both[i] >> 8))
+		if (n > 0 && sink->gram[n - 1] == (uint32) (both[i] >> 16))
 			continue;
-		sink->gram[n] = (uint32) (both[i] >> 8);
-		sink->bits[n++] = (uint8) both[i];
+		sink->gram[n] = (uint32) (both[i] >> 16);
+		sink->bits[n] = (uint8) (both[i] >> 8);
+		sink->parts[n++] = (uint8) both[i];
 	}
 	sink->n = n;
 }
@@ -404,7 +415,7 @@ static void
 crm_company(MatchScratch *s, const MatchValue *value)
 {
 	CrmName *name = crm_name_parse_into(value->data, value->len, &s->name);
-	GramSink sink = {s->name_gram, s->name_gram_bits, 0, KEY_NAME_GRAM};
+	GramSink sink = {s->name_gram, s->name_gram_bits, s->gram_parts, 0, KEY_NAME_GRAM};
 	int branch_start = name->ntokens;
 	size_t all = 0, core = 0, branch = 0;
 	char *all_text = s->buffer, *core_text = (char *) s->other.text;
@@ -459,7 +470,8 @@ crm_company(MatchScratch *s, const MatchValue *value)
 	crm_sort_grams(&sink);
 	s->head.nname = (uint16) sink.n;
 	for (int i = 0; i < sink.n; i++)
-		crm_add_key(s, sink.gram[i], sink.bits[i] / MATCH_BITS_SCALE, MATCH_KEY_PIECE);
+		crm_add_part_key(s, sink.gram[i], sink.bits[i] / MATCH_BITS_SCALE, MATCH_KEY_PIECE,
+						 sink.parts[i]);
 	crm_add_key(s, s->head.item[ITEM_COMPANY], item_default_bits[ITEM_COMPANY],
 				MATCH_KEY_IDENTIFIER);
 	crm_add_key(s, s->head.item[ITEM_CORE], item_default_bits[ITEM_CORE], MATCH_KEY_IDENTIFIER);
@@ -632,7 +644,7 @@ crm_address(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 	if (street->data != NULL && !crm_match_is_placeholder(street->data, street->len))
 	{
 		CrmName *name = crm_name_parse_into(street->data, street->len, &s->other);
-		GramSink sink = {s->street_gram, s->street_gram_bits, 0, KEY_STREET_GRAM};
+		GramSink sink = {s->street_gram, s->street_gram_bits, s->gram_parts, 0, KEY_STREET_GRAM};
 		size_t n = 0;
 
 		crm_token_grams(s, name, &sink, false);
