@@ -555,6 +555,11 @@ crm_merge_set(MergeContext *mc, MergeTable *t, MergeRows rows)
 
 		if (!crm_merge_prepare_child(mc, &s, child))
 			continue;
+		if (!crm_merge_is_referring(mc, child))
+		{
+			crm_merge_check_unseen(mc, child);
+			continue;
+		}
 		batch |= crm_merge_needs_batch(mc, child);
 		one_owner &= child->t->owner == t->owner;
 		moving = lappend(moving, child);

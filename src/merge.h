@@ -154,6 +154,7 @@ extern MergeRows crm_merge_run(MergeContext *mc, MergeTable *t, const char *sql,
 							   MergeInput *input);
 extern MergeRows crm_merge_run_log(MergeContext *mc, const char *sql, MergeParams *p,
 								   MergeInput *input);
+extern MergeRows crm_merge_run_catalog(SPIPlanPtr *plan, const char *sql, MergeParams *p);
 extern void crm_merge_batch_begin(MergeContext *mc);
 extern void crm_merge_batch_end(MergeContext *mc, MergeTable *t);
 extern void crm_merge_free(MergeRows *rows);
@@ -203,6 +204,7 @@ extern char *crm_merge_key_condition(MergeTable *t, Jsonb **images, int n, Merge
 extern List *crm_merge_children(MergeContext *mc, MergeSet *s);
 extern int crm_merge_typed_param(MergeTable *t, int col, char *text, MergeParams *p);
 extern bool crm_merge_prepare_child(MergeContext *mc, MergeSet *s, MergeChild *child);
+extern bool crm_merge_is_referring(MergeContext *mc, MergeChild *child);
 extern bool crm_merge_needs_batch(MergeContext *mc, MergeChild *child);
 extern List *crm_merge_late_children(MergeSet *s, List *children);
 extern void crm_merge_follow(MergeContext *mc, MergeTable *t, List *referring, MergeRows *before,

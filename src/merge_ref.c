@@ -129,12 +129,13 @@ crm_foreign_keys(MergeContext *mc, MergeTable *t)
 		" JOIN pg_namespace AS n ON n.oid = r.relnamespace"
 		" WHERE c.contype = 'f' AND c.confrelid = $1 AND c.conparentid = 0"
 		" ORDER BY n.nspname COLLATE \"C\", r.relname COLLATE \"C\", c.conname COLLATE \"C\"";
+	static SPIPlanPtr plan = NULL;
 	List *children = NIL;
 	MergeParams p = {0};
 	MergeRows rows;
 
 	crm_merge_param(&p, OIDOID, ObjectIdGetDatum(t->relid), false);
-	rows = crm_merge_run_log(mc, sql, &p, NULL);
+	rows = crm_merge_run_catalog(&plan, sql, &p);
 	for (uint64 i = 0; i < rows.count; i++)
 	{
 		HeapTuple row = rows.table->vals[i];
@@ -153,10 +154,18 @@ crm_foreign_keys(MergeContext *mc, MergeTable *t)
 	return children;
 }
 
-/* Every table that refers to the merged one: by foreign key, then by kind and id. */
-List *
-crm_merge_children(MergeContext *mc, MergeSet *s)
+/*
+ * Tables that refer by kind and id: those of the workspace with columns of these
+ * names, unless they are append-only, and those that merge_link names.
+ */
+static MergeRows
+crm_links(MergeContext *mc)
 {
+	static const char *const registered =
+		"SELECT coalesce(array_agg(to_regclass(l.table_name)::oid), '{}'),"
+		" coalesce(array_agg(l.kind_column), '{}'), coalesce(array_agg(l.id_column), '{}'),"
+		" coalesce(array_agg(l.move), '{}')"
+		" FROM %s.merge_link AS l WHERE to_regclass(l.table_name) IS NOT NULL";
 	static const char *const links =
 		"SELECT x.relid, x.kind_column, x.id_column FROM ("
 		" SELECT c.oid AS relid, 'kind' AS kind_column, 'record_id' AS id_column"
@@ -164,27 +173,47 @@ crm_merge_children(MergeContext *mc, MergeSet *s)
 		" WHERE c.relnamespace = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
 		" AND EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname = 'kind'"
 		"  AND a.atttypid = 'text'::regtype)"
-		" AND EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname = "
-		"'record_id')"
-		" AND NOT EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = c.oid AND g.tgenabled <> "
-		"'D'"
-		"  AND g.tgfoid = 'crm.append_only()'::regprocedure)"
-		" AND NOT EXISTS (SELECT FROM %1$s.merge_link AS l WHERE to_regclass(l.table_name) = c.oid"
-		"  AND l.kind_column = 'kind' AND l.id_column = 'record_id')"
+		" AND EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid"
+		"  AND a.attname = 'record_id')"
+		" AND NOT EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = c.oid"
+		"  AND g.tgenabled <> 'D' AND g.tgfoid = 'crm.append_only()'::regprocedure)"
+		" AND NOT EXISTS (SELECT FROM unnest($2, $3, $4) AS l (rel, kind_column, id_column)"
+		"  WHERE l.rel = c.oid AND l.kind_column = 'kind' AND l.id_column = 'record_id')"
 		" UNION ALL"
-		" SELECT to_regclass(l.table_name), l.kind_column, l.id_column FROM %1$s.merge_link AS l"
-		" WHERE l.move AND to_regclass(l.table_name) IS NOT NULL) AS x"
+		" SELECT l.rel, l.kind_column, l.id_column"
+		" FROM unnest($2, $3, $4, $5) AS l (rel, kind_column, id_column, move)"
+		" WHERE l.move) AS x"
 		" ORDER BY x.relid::regclass::text COLLATE \"C\", 2, 3";
+	static SPIPlanPtr plan = NULL;
+	MergeParams p = {0};
+	MergeRows rows = crm_merge_run_log(
+		mc, psprintf(registered, quote_identifier(mc->workspace_name)), NULL, NULL);
+	const Oid types[] = {get_array_type(OIDOID), TEXTARRAYOID, TEXTARRAYOID,
+						 get_array_type(BOOLOID)};
+	bool isnull;
+
+	crm_merge_param(&p, OIDOID, ObjectIdGetDatum(mc->workspace), false);
+	for (int i = 0; i < lengthof(types); i++)
+		crm_merge_param(&p, types[i],
+						PointerGetDatum(DatumGetArrayTypePCopy(
+							SPI_getbinval(rows.table->vals[0], rows.desc, i + 1, &isnull))),
+						false);
+	crm_merge_free(&rows);
+	return crm_merge_run_catalog(&plan, links, &p);
+}
+
+/* Every table that refers to the merged one: by foreign key, then by kind and id. */
+List *
+crm_merge_children(MergeContext *mc, MergeSet *s)
+{
 	MergeTable *t = s->t;
 	List *children = crm_foreign_keys(mc, t);
-	MergeParams p = {0};
 	MergeRows rows;
 	bool isnull;
 
 	if (t->nkey != 1)
 		return children;
-	crm_merge_param(&p, OIDOID, ObjectIdGetDatum(mc->workspace), false);
-	rows = crm_merge_run_log(mc, psprintf(links, quote_identifier(mc->workspace_name)), &p, NULL);
+	rows = crm_links(mc);
 	for (uint64 i = 0; i < rows.count; i++)
 	{
 		HeapTuple row = rows.table->vals[i];
@@ -358,6 +387,20 @@ crm_merge_prepare_child(MergeContext *mc, MergeSet *s, MergeChild *child)
 				psprintf("CASE%s ELSE t.%s END", sql.data, quote_identifier(t->colname[c]));
 	}
 	return true;
+}
+
+/* Whether any row refers to a loser at all; most tables have none. */
+bool
+crm_merge_is_referring(MergeContext *mc, MergeChild *child)
+{
+	MergeRows rows = crm_merge_run(
+		mc, child->t,
+		psprintf("SELECT FROM %s AS t WHERE %s LIMIT 1", child->t->from, child->condition),
+		&child->params, NULL);
+	bool found = rows.count > 0;
+
+	crm_merge_free(&rows);
+	return found;
 }
 
 static char *
@@ -559,6 +602,7 @@ crm_merge_resolve_conflicts(MergeContext *mc, MergeChild *child)
 		"  AND k.ord <= i.indnkeyatts"
 		" GROUP BY i.indexrelid, i.indpred, i.indrelid, i.indnullsnotdistinct"
 		" ORDER BY i.indexrelid";
+	static SPIPlanPtr plan = NULL;
 	MergeTable *t = child->t;
 	MergeParams p = {0};
 	MergeRows rows;
@@ -571,7 +615,7 @@ crm_merge_resolve_conflicts(MergeContext *mc, MergeChild *child)
 			moved[nmoved++] = t->colname[c];
 	crm_merge_param(&p, OIDOID, ObjectIdGetDatum(t->relid), false);
 	crm_merge_param(&p, TEXTARRAYOID, PointerGetDatum(crm_merge_text_array(moved, nmoved)), false);
-	rows = crm_merge_run(mc, t, indexes, &p, NULL);
+	rows = crm_merge_run_catalog(&plan, indexes, &p);
 	for (uint64 i = 0; i < rows.count; i++)
 	{
 		HeapTuple row = rows.table->vals[i];

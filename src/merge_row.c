@@ -308,6 +308,37 @@ crm_merge_run_log(MergeContext *mc, const char *sql, MergeParams *p, MergeInput 
 	return crm_merge_run_as(mc, mc->workspace_owner, mc->workspace_name, sql, p, input, true);
 }
 
+/*
+ * Runs a fixed query on the system catalogs, as the caller and with the search path
+ * of the function called; its plan is kept for the session, because a merge asks the
+ * same of every table.
+ */
+MergeRows
+crm_merge_run_catalog(SPIPlanPtr *plan, const char *sql, MergeParams *p)
+{
+	MergeRows rows;
+	int rc;
+
+	if (*plan == NULL)
+	{
+		SPIPlanPtr made = SPI_prepare(sql, p->count, p->types);
+
+		if (made == NULL)
+			elog(ERROR, "SPI_prepare failed for \"%s\": %s", sql,
+				 SPI_result_code_string(SPI_result));
+		SPI_keepplan(made);
+		*plan = made;
+	}
+	rc = SPI_execute_snapshot(*plan, p->values, p->nulls, InvalidSnapshot, InvalidSnapshot, false,
+							  true, 0);
+	if (rc < 0)
+		elog(ERROR, "SPI_execute_snapshot failed for \"%s\": %s", sql, SPI_result_code_string(rc));
+	rows.count = SPI_processed;
+	rows.table = SPI_tuptable;
+	rows.desc = SPI_tuptable ? SPI_tuptable->tupdesc : NULL;
+	return rows;
+}
+
 void
 crm_merge_free(MergeRows *rows)
 {
