@@ -2338,12 +2338,14 @@ CREATE TABLE @workspace@.reminder (
     time_zone text,
     starts_at timestamp,
     occurs_at timestamptz,
-    catch_up text NOT NULL DEFAULT 'once' CONSTRAINT reminder_catch_up_known CHECK (catch_up IN ('once', 'all')),
+    catch_up text NOT NULL DEFAULT 'once' CONSTRAINT reminder_catch_up_known CHECK (catch_up IN ('once', 'all', 'skip')),
+    max_late interval CONSTRAINT reminder_max_late_positive CHECK (max_late > interval '0'),
     snoozed_event_id bigint,
     failed_at timestamptz,
     failure text,
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT reminder_recurrence_whole CHECK (recurrence IS NULL OR (time_zone IS NOT NULL AND starts_at IS NOT NULL AND occurs_at IS NOT NULL)),
+    CONSTRAINT reminder_skip CHECK ((catch_up = 'skip') = (max_late IS NOT NULL)),
     CONSTRAINT reminder_record CHECK ((kind IS NULL) = (record_id IS NULL))
 ) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 10000);
@@ -2362,7 +2364,8 @@ COMMENT ON COLUMN @workspace@.reminder.recurrence IS 'Rule of RFC 5545 by which 
 COMMENT ON COLUMN @workspace@.reminder.time_zone IS 'IANA time zone by whose clock it recurs; default: the member''s.';
 COMMENT ON COLUMN @workspace@.reminder.starts_at IS 'Start of the rule on that clock; default: due_at.';
 COMMENT ON COLUMN @workspace@.reminder.occurs_at IS 'When the rule says this occurrence is; due_at differs from it if somebody moved the occurrence.';
-COMMENT ON COLUMN @workspace@.reminder.catch_up IS 'What becomes of occurrences missed while nothing fired: once, one event for all of them; all, an event each.';
+COMMENT ON COLUMN @workspace@.reminder.catch_up IS 'What becomes of occurrences missed while nothing fired: once, one event for all of them; all, an event each; skip, as once, but an event later than max_late does not come into the inbox. Of a reminder that does not recur: once and all, it fires late; skip, the same.';
+COMMENT ON COLUMN @workspace@.reminder.max_late IS 'With catch_up skip: how late is too late. The event is written all the same, with state skipped.';
 COMMENT ON COLUMN @workspace@.reminder.snoozed_event_id IS 'The event whose snoozing made this reminder. Old events may be gone.';
 COMMENT ON COLUMN @workspace@.reminder.failed_at IS 'When firing it failed for a reason of its own, such as a trigger that raised an error. It is not tried again until this is set to NULL.';
 COMMENT ON COLUMN @workspace@.reminder.failure IS 'Why firing it failed: SQLSTATE and message.';
@@ -2424,6 +2427,24 @@ COMMENT ON FUNCTION @workspace@.reminder_recurrence() IS 'Fills in what a recurr
 
 CREATE OR REPLACE TRIGGER recurrence BEFORE INSERT OR UPDATE OF recurrence, starts_at, time_zone ON @workspace@.reminder
     FOR EACH ROW WHEN (new.recurrence IS NOT NULL) EXECUTE FUNCTION @workspace@.reminder_recurrence();
+
+CREATE OR REPLACE FUNCTION @workspace@.reminder_max_late() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF jsonb_typeof(new.payload) <> 'object' THEN
+        RAISE EXCEPTION 'payload of a reminder with max_late must be an object'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    new.payload := coalesce(new.payload, '{}') || jsonb_build_object('skip_after', new.max_late);
+    RETURN new;
+END
+$$;
+COMMENT ON FUNCTION @workspace@.reminder_max_late() IS 'Puts max_late into the payload, so that the event has it.';
+
+CREATE OR REPLACE TRIGGER max_late BEFORE INSERT OR UPDATE OF max_late, payload ON @workspace@.reminder
+    FOR EACH ROW WHEN (new.max_late IS NOT NULL) EXECUTE FUNCTION @workspace@.reminder_max_late();
 
 -- Named to run last: it must see the due time that is stored.
 CREATE OR REPLACE TRIGGER zz_wake BEFORE INSERT OR UPDATE OF due_at, failed_at ON @workspace@.reminder
@@ -3131,6 +3152,13 @@ DECLARE
     matched_events bigint[];
     matched_rules bigint[];
 BEGIN
+    WITH late AS (
+        UPDATE @workspace@.event AS e SET state = 'skipped', handled_at = hold_events.fired_at
+        WHERE e.id BETWEEN first_id AND last_id AND e.payload ? 'skip_after' AND e.fired_at - e.due_at > (e.payload ->> 'skip_after')::interval
+        RETURNING e.id, e.member_id, e.payload)
+    INSERT INTO @workspace@.event_hold (event_id, member_id, reason, detail, held_at)
+    SELECT l.id, l.member_id, 'too late', jsonb_build_object('max_late', l.payload -> 'skip_after'), hold_events.fired_at FROM late AS l;
+    last_id := @workspace@.delegate_events(first_id, last_id, fired_at);
     IF NOT EXISTS (SELECT FROM @workspace@.attention_rule AS r WHERE r.active) AND NOT EXISTS (SELECT FROM @workspace@.event_hold AS h WHERE h.until IS NOT NULL) THEN
         RETURN;
     END IF;
@@ -3430,6 +3458,149 @@ DROP POLICY IF EXISTS crm_attention_update ON @workspace@.reminder;
 CREATE POLICY crm_attention_update ON @workspace@.reminder AS RESTRICTIVE FOR UPDATE USING (payload IS NULL OR NOT payload ? 'crm_digest');
 DROP POLICY IF EXISTS crm_attention_delete ON @workspace@.reminder;
 CREATE POLICY crm_attention_delete ON @workspace@.reminder AS RESTRICTIVE FOR DELETE USING (payload IS NULL OR NOT payload ? 'crm_digest');
+$_ddl_$),
+(1::integer, 'delegation', $_ddl_$
+
+CREATE TABLE @workspace@.absence (
+    id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    member_id bigint NOT NULL REFERENCES @workspace@.member ON DELETE CASCADE,
+    delegate_id bigint NOT NULL REFERENCES @workspace@.member ON DELETE CASCADE,
+    starts_at timestamptz NOT NULL DEFAULT crm.now(),
+    ends_at timestamptz NOT NULL,
+    mode text NOT NULL DEFAULT 'instead' CONSTRAINT absence_mode_known CHECK (mode IN ('instead', 'also')),
+    note text,
+    CONSTRAINT absence_order CHECK (starts_at < ends_at),
+    CONSTRAINT absence_of_another CHECK (delegate_id <> member_id),
+    CONSTRAINT absence_once EXCLUDE USING gist (member_id WITH =, tstzrange(starts_at, ends_at) WITH &&)
+);
+CREATE INDEX ON @workspace@.absence (member_id);
+CREATE INDEX ON @workspace@.absence (delegate_id);
+COMMENT ON TABLE @workspace@.absence IS 'When a member is away, and who is reminded then. One absence at a time.';
+COMMENT ON COLUMN @workspace@.absence.id IS 'Identifier.';
+COMMENT ON COLUMN @workspace@.absence.member_id IS 'Who is away.';
+COMMENT ON COLUMN @workspace@.absence.delegate_id IS 'Who stands in. If that one is away, too, who stands in there, and so on.';
+COMMENT ON COLUMN @workspace@.absence.starts_at IS 'From when.';
+COMMENT ON COLUMN @workspace@.absence.ends_at IS 'Until when, exclusive.';
+COMMENT ON COLUMN @workspace@.absence.mode IS 'instead: who stands in has the events in the inbox, the member finds them closed there; also: both have them.';
+COMMENT ON COLUMN @workspace@.absence.note IS 'Free text.';
+
+CREATE TABLE @workspace@.follower (
+    id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    kind text NOT NULL,
+    record_id bigint NOT NULL,
+    member_id bigint NOT NULL REFERENCES @workspace@.member ON DELETE CASCADE,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (kind, record_id, member_id)
+);
+CREATE INDEX ON @workspace@.follower (member_id);
+COMMENT ON TABLE @workspace@.follower IS 'Who follows a record beside its owner: events about it come to them, too, while they may see it. Written by follow() and unfollow().';
+COMMENT ON COLUMN @workspace@.follower.id IS 'Identifier.';
+COMMENT ON COLUMN @workspace@.follower.kind IS 'Kind of the record.';
+COMMENT ON COLUMN @workspace@.follower.record_id IS 'The record.';
+COMMENT ON COLUMN @workspace@.follower.member_id IS 'Who follows it.';
+COMMENT ON COLUMN @workspace@.follower.created_at IS 'Since when.';
+
+$_ddl_$),
+(NULL::integer, 'delegation', $_ddl_$
+
+CREATE OR REPLACE FUNCTION @workspace@.follow(kind text, id bigint, member_id bigint DEFAULT NULL) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT crm._follow(@workspace_literal@::regnamespace, kind, id, member_id) $$;
+COMMENT ON FUNCTION @workspace@.follow(text, bigint, bigint) IS
+'Lets a member (NULL: oneself) follow a record: events about it come to them, too. Oneself any record one may read, others those one may edit. Following twice does nothing. Errors: P0002 if the record cannot be seen, 42501, 22023 for an unknown kind.';
+
+CREATE OR REPLACE FUNCTION @workspace@.unfollow(kind text, id bigint, member_id bigint DEFAULT NULL) RETURNS boolean
+LANGUAGE sql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+RETURN crm._unfollow(@workspace_literal@::regnamespace, kind, id, member_id);
+COMMENT ON FUNCTION @workspace@.unfollow(text, bigint, bigint) IS
+'Ends following a record, for oneself (NULL) or, with the right to edit it, for others. False if the member did not follow it.';
+REVOKE EXECUTE ON FUNCTION @workspace@.follow(text, bigint, bigint), @workspace@.unfollow(text, bigint, bigint) FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION @workspace@.delegate_events(first_id bigint, last_id bigint, fired_at timestamptz) RETURNS bigint
+LANGUAGE plpgsql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    newest bigint := last_id;
+BEGIN
+    IF NOT EXISTS (SELECT FROM @workspace@.absence AS a WHERE a.starts_at <= delegate_events.fired_at AND a.ends_at > delegate_events.fired_at)
+       AND NOT (EXISTS (SELECT FROM @workspace@.follower)
+                AND EXISTS (SELECT FROM @workspace@.event AS e JOIN @workspace@.follower AS f ON f.kind = e.kind AND f.record_id = e.record_id
+                            WHERE e.id BETWEEN first_id AND last_id))
+       AND NOT (EXISTS (SELECT FROM @workspace@.member AS m WHERE NOT m.active)
+                AND EXISTS (SELECT FROM @workspace@.event AS e JOIN @workspace@.member AS m ON m.id = e.member_id AND NOT m.active
+                            WHERE e.id BETWEEN first_id AND last_id)) THEN
+        RETURN last_id;
+    END IF;
+    PERFORM set_config('plan_cache_mode', CASE WHEN last_id - first_id < 200 THEN 'force_generic_plan' ELSE 'force_custom_plan' END, true);
+    WITH batch AS MATERIALIZED (
+        SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.title, e.kind, e.record_id, e.payload
+        FROM @workspace@.event AS e
+        WHERE e.id BETWEEN first_id AND last_id AND e.state = 'new' AND NOT coalesce(e.payload ? 'crm_digest', false)),
+    away AS MATERIALIZED (
+        SELECT d.member_id, coalesce(a.mode, 'instead') = 'instead' AS instead,
+               CASE WHEN m.active THEN format('%s is away until %s', m.name, crm._when(a.ends_at)) ELSE format('%s has left', m.name) END AS why,
+               crm._deputy(@workspace_literal@::regnamespace, d.member_id, delegate_events.fired_at) AS deputy_id
+        FROM (SELECT DISTINCT b.member_id FROM batch AS b) AS d
+        JOIN @workspace@.member AS m ON m.id = d.member_id
+        LEFT JOIN @workspace@.absence AS a ON a.member_id = d.member_id AND a.starts_at <= delegate_events.fired_at AND a.ends_at > delegate_events.fired_at
+        WHERE a.id IS NOT NULL OR NOT m.active),
+    -- A follower may see a record by its owner, which is asked once for each of both, or by a share.
+    followed AS MATERIALIZED (
+        SELECT b.id AS event_id, b.kind, b.record_id, f.member_id
+        FROM batch AS b
+        JOIN @workspace@.follower AS f ON f.kind = b.kind AND f.record_id = b.record_id AND f.member_id <> b.member_id
+        JOIN @workspace@.member AS m ON m.id = f.member_id AND m.active),
+    owned AS MATERIALIZED (
+        SELECT o.kind, o.id, o.owner_id
+        FROM crm._record_owners(@workspace_literal@::regnamespace, (SELECT array_agg(DISTINCT f.kind) FROM followed AS f),
+                                (SELECT array_agg(DISTINCT f.record_id) FROM followed AS f)) AS o),
+    reader AS MATERIALIZED (
+        SELECT d.member_id, d.owner_id
+        FROM (SELECT DISTINCT f.member_id, o.owner_id FROM followed AS f JOIN owned AS o ON o.kind = f.kind AND o.id = f.record_id) AS d
+        WHERE EXISTS (SELECT FROM crm._access_path(@workspace_literal@::regnamespace, d.member_id, NULL, NULL, d.owner_id))),
+    wanted AS MATERIALIZED (
+        SELECT b.id AS event_id, a.deputy_id AS member_id, a.instead, a.why, jsonb_build_object('for', b.member_id) AS mark
+        FROM batch AS b JOIN away AS a ON a.member_id = b.member_id
+        WHERE a.deputy_id <> b.member_id
+        UNION ALL
+        SELECT f.event_id, f.member_id, false, NULL, '{"following": true}'
+        FROM followed AS f
+        JOIN owned AS o ON o.kind = f.kind AND o.id = f.record_id
+        WHERE EXISTS (SELECT FROM reader AS r WHERE r.member_id = f.member_id AND r.owner_id IS NOT DISTINCT FROM o.owner_id)
+           OR EXISTS (SELECT FROM @workspace@.share AS s WHERE s.kind = f.kind AND s.record_id = f.record_id)
+              AND EXISTS (SELECT FROM crm._access_path(@workspace_literal@::regnamespace, f.member_id, f.kind, f.record_id, o.owner_id))),
+    copied AS (
+        INSERT INTO @workspace@.event (reminder_id, member_id, due_at, fired_at, title, kind, record_id, payload)
+        SELECT n.reminder_id, n.member_id, n.due_at, delegate_events.fired_at, n.title, n.kind, n.record_id,
+               CASE WHEN n.payload IS NULL OR jsonb_typeof(n.payload) = 'object' THEN coalesce(n.payload, '{}') || n.mark ELSE n.payload END
+        FROM (SELECT DISTINCT ON (b.reminder_id, w.member_id) b.id, b.reminder_id, w.member_id, b.due_at, b.title, b.kind, b.record_id, b.payload, w.mark
+              FROM wanted AS w JOIN batch AS b ON b.id = w.event_id
+              -- Who is told anyway is not told twice.
+              WHERE NOT EXISTS (SELECT FROM batch AS o WHERE o.reminder_id = b.reminder_id AND o.member_id = w.member_id)
+              ORDER BY b.reminder_id, w.member_id, w.instead DESC, b.id) AS n
+        ORDER BY n.due_at, n.reminder_id, n.member_id
+        RETURNING id, reminder_id, member_id),
+    told AS (
+        SELECT c.id, c.reminder_id, c.member_id FROM copied AS c UNION ALL SELECT b.id, b.reminder_id, b.member_id FROM batch AS b),
+    held AS (
+        INSERT INTO @workspace@.event_hold (event_id, member_id, reason, detail, held_at, shown_at, shown_with)
+        SELECT b.id, b.member_id, 'delegated', jsonb_build_object('why', w.why, 'to', w.member_id), delegate_events.fired_at, delegate_events.fired_at, t.id
+        FROM wanted AS w
+        JOIN batch AS b ON b.id = w.event_id
+        JOIN told AS t ON t.reminder_id = b.reminder_id AND t.member_id = w.member_id
+        WHERE w.instead ORDER BY b.id),
+    closed AS (
+        UPDATE @workspace@.event AS e SET state = 'held' FROM wanted AS w WHERE e.id = w.event_id AND w.instead)
+    SELECT GREATEST(last_id, max(c.id)) INTO newest FROM copied AS c;
+    RETURN newest;
+END
+$$;
+COMMENT ON FUNCTION @workspace@.delegate_events(bigint, bigint, timestamptz) IS
+'Called by hold_events() for a batch of events: gives those of members who are away, or have left, to who stands in, and those about followed records to their followers. Returns the last event of the batch, copies included.';
 $_ddl_$),
 (1::integer, 'event', $_ddl_$
 
@@ -4641,6 +4812,17 @@ BEGIN
     -- Why its member was not told is for who may read the event.
     FOR rel IN SELECT c.oid FROM pg_class AS c WHERE c.relname = 'event_hold' AND c.relnamespace = workspace LOOP
         PERFORM crm._policy(rel, 'crm_read', 'SELECT', format('crm.can_delete(%s, member_id)', ws), NULL);
+    END LOOP;
+
+    -- Members say when they are away, and their managers for them; everybody sees who stands in.
+    FOR rel IN SELECT c.oid FROM pg_class AS c WHERE c.relname = 'absence' AND c.relnamespace = workspace LOOP
+        PERFORM crm._policy(rel, 'crm_read', 'SELECT', member, NULL);
+        pair := format('crm.can_delete(%s, member_id)', ws);
+        PERFORM crm._policy(rel, 'crm_write', 'ALL', pair, pair);
+    END LOOP;
+    FOR rel IN SELECT c.oid FROM pg_class AS c WHERE c.relname = 'follower' AND c.relnamespace = workspace LOOP
+        PERFORM crm._policy(rel, 'crm_read', 'SELECT', format('%s OR crm.can_delete(%s, member_id) OR %s', everything, ws,
+                                                              crm._record_rule(workspace, 'follower', 'record_id', 'read')), NULL);
     END LOOP;
 
     -- Members say for themselves when they want to be left alone; conditions, which
@@ -7791,6 +7973,136 @@ $$;
 COMMENT ON FUNCTION crm._event_items(regnamespace, bigint) IS 'The events that are shown with an event; NULL: none.';
 
 ---------------------------------------------------------------------
+-- delegation
+---------------------------------------------------------------------
+
+CREATE FUNCTION crm._deputy(workspace regnamespace, member_id bigint, at timestamptz) RETURNS bigint
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    who bigint := member_id;
+    path bigint[] := ARRAY[member_id];
+    present boolean;
+    next_id bigint;
+BEGIN
+    LOOP
+        EXECUTE format('SELECT m.active, a.delegate_id FROM %1$s.member AS m
+                        LEFT JOIN %1$s.absence AS a ON a.member_id = m.id AND a.starts_at <= $2 AND a.ends_at > $2
+                        WHERE m.id = $1', workspace)
+        INTO present, next_id USING who, at;
+        IF present AND next_id IS NULL THEN
+            RETURN who;
+        END IF;
+        EXIT WHEN next_id IS NULL OR next_id = ANY (path);
+        path := path || next_id;
+        who := next_id;
+    END LOOP;
+    -- The chain leads nowhere: the first above who is there, then those of last resort.
+    EXECUTE format('WITH RECURSIVE above (id, manager_id, height) AS (
+                        SELECT m.id, m.manager_id, 0 FROM %1$s.member AS m WHERE m.id = $1
+                        UNION ALL
+                        SELECT m.id, m.manager_id, a.height + 1 FROM above AS a JOIN %1$s.member AS m ON m.id = a.manager_id WHERE a.height < 100)
+                    SELECT c.id
+                    FROM (SELECT a.id, a.height FROM above AS a WHERE a.height > 0
+                          UNION ALL
+                          SELECT m.id, 1000 FROM %1$s.setting AS s JOIN %1$s.member AS m ON m.id::text = s.value WHERE s.name = ''escalation_fallback''
+                          UNION ALL
+                          SELECT m.id, 1001 FROM %1$s.member AS m WHERE m.access = ''all'') AS c
+                    JOIN %1$s.member AS m ON m.id = c.id AND m.active
+                    WHERE NOT EXISTS (SELECT FROM %1$s.absence AS b WHERE b.member_id = c.id AND b.starts_at <= $2 AND b.ends_at > $2)
+                    ORDER BY c.height, c.id LIMIT 1', workspace)
+    INTO next_id USING member_id, at;
+    RETURN coalesce(next_id, member_id);
+END
+$$;
+
+COMMENT ON FUNCTION crm._deputy(regnamespace, bigint, timestamptz) IS
+'Who is reminded in place of a member at a time: the end of the chain of those who stand in. Where it comes back to somebody, or ends at one who has left: the first member above who is there, then the one named by the setting escalation_fallback, then one with access all; if there is nobody, the member itself.';
+
+CREATE FUNCTION crm._record_owners(workspace regnamespace, kinds text[], ids bigint[], OUT kind text, OUT id bigint, OUT owner_id bigint)
+RETURNS SETOF record LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    query text := (SELECT string_agg(format('SELECT %L, r.%I, r.%I FROM %s AS r WHERE r.%2$I = ANY ($1)', t.kind, t.id_column, t.owner_column, t.rel), ' UNION ALL ')
+                   FROM crm._record_tables(workspace) AS t WHERE t.kind = ANY (kinds));
+BEGIN
+    IF query IS NOT NULL THEN
+        RETURN QUERY EXECUTE query USING ids;
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION crm._record_owners(regnamespace, text[], bigint[]) IS
+'The owners of the records of these kinds that have one of these ids; kinds that are no more are passed over.';
+
+CREATE FUNCTION crm._check_following(workspace regnamespace, kind text, id bigint, member_id bigint) RETURNS bigint
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    me bigint := crm.member_id(workspace);
+    whom bigint := coalesce(member_id, me);
+    rec record;
+BEGIN
+    SELECT * INTO rec FROM crm._record_owner(workspace, kind, id) AS r;
+    IF NOT rec.is_there OR NOT (crm.can_read(workspace, kind, rec.owner_id, id) OR crm._called_by_owner(workspace)) THEN
+        RAISE EXCEPTION '% % does not exist or is not visible', kind, id
+            USING ERRCODE = 'no_data_found';
+    END IF;
+    IF whom IS NULL THEN
+        RAISE EXCEPTION 'the session acts for no member'
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = 'Name the member who follows.';
+    END IF;
+    IF whom IS DISTINCT FROM me AND NOT (crm.can_edit(workspace, kind, rec.owner_id, id) OR crm._called_by_owner(workspace)) THEN
+        RAISE EXCEPTION 'permission denied to let member % follow % %', whom, kind, id
+            USING ERRCODE = 'insufficient_privilege',
+                  DETAIL = 'Who may edit a record decides who else follows it.';
+    END IF;
+    RETURN whom;
+END
+$$;
+
+COMMENT ON FUNCTION crm._check_following(regnamespace, text, bigint, bigint) IS
+'The member who is meant (NULL: the session''s), or an error unless the session may decide whether that member follows the record.';
+
+CREATE FUNCTION crm._follow(workspace regnamespace, kind text, id bigint, member_id bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    whom bigint := crm._check_following(workspace, kind, id, member_id);
+BEGIN
+    PERFORM crm._check_member(workspace, whom);
+    EXECUTE format('INSERT INTO %s.follower (kind, record_id, member_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING', workspace) USING kind, id, whom;
+END
+$$;
+
+COMMENT ON FUNCTION crm._follow(regnamespace, text, bigint, bigint) IS 'What follow() of a workspace does.';
+
+CREATE FUNCTION crm._unfollow(workspace regnamespace, kind text, id bigint, member_id bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    whom bigint := member_id;
+    deleted bigint;
+BEGIN
+    -- Oneself at any time, also from what one may no longer see.
+    IF whom IS NULL OR whom IS DISTINCT FROM crm.member_id(workspace) THEN
+        whom := CASE WHEN whom IS NULL THEN crm.member_id(workspace) ELSE crm._check_following(workspace, kind, id, whom) END;
+    END IF;
+    EXECUTE format('WITH d AS (DELETE FROM %s.follower AS f WHERE f.kind = $1 AND f.record_id = $2 AND f.member_id = $3 RETURNING 1) SELECT count(*) FROM d', workspace)
+    INTO deleted USING kind, id, whom;
+    RETURN deleted > 0;
+END
+$$;
+
+COMMENT ON FUNCTION crm._unfollow(regnamespace, text, bigint, bigint) IS 'What unfollow() of a workspace does.';
+
+---------------------------------------------------------------------
 -- record
 ---------------------------------------------------------------------
 
@@ -8378,6 +8690,8 @@ SELECT * FROM (VALUES
     ('table', 'sla_policy', 'SELECT', 'SELECT', NULL),
     ('table', 'sla_clock', 'SELECT', 'SELECT', NULL),
     ('table', 'sla_status', 'SELECT', 'SELECT', NULL),
+    ('table', 'absence', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
+    ('table', 'follower', 'SELECT', 'SELECT', NULL),
     ('table', 'event_hold', 'SELECT', 'SELECT', NULL),
     ('table', 'team', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
     ('table', 'member', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
@@ -8434,6 +8748,8 @@ SELECT * FROM (VALUES
     ('function', 'business_add_days', 'EXECUTE', 'EXECUTE', NULL),
     ('function', 'business_between', 'EXECUTE', 'EXECUTE', NULL),
     ('function', 'business_open', 'EXECUTE', 'EXECUTE', NULL),
+    ('function', 'follow', 'EXECUTE', NULL, NULL),
+    ('function', 'unfollow', 'EXECUTE', NULL, NULL),
     ('function', 'why_not', 'EXECUTE', 'EXECUTE', NULL),
     ('function', 'acknowledge', 'EXECUTE', NULL, NULL),
     ('function', 'snooze', 'EXECUTE', NULL, NULL),

@@ -247,13 +247,10 @@ crm_hold_fired(CrmFirePlans *plans, int64 first, int64 last, TimestampTz now)
 	List *name = list_make2(makeString(NameStr(plans->schema)), makeString("hold_events"));
 	int rc;
 
-	if (!OidIsValid(crm_workspace_table(plans->workspace, "attention_rule", true)) ||
-		!OidIsValid(LookupFuncName(name, lengthof(types), types, true)))
+	if (!OidIsValid(LookupFuncName(name, lengthof(types), types, true)))
 		return;
 	if (plans->hold == NULL)
-		plans->hold = crm_prepare(psprintf("SELECT %1$s.hold_events($1, $2, $3)"
-										   " WHERE EXISTS (SELECT FROM %1$s.attention_rule)",
-										   schema),
+		plans->hold = crm_prepare(psprintf("SELECT %s.hold_events($1, $2, $3)", schema),
 								  lengthof(types), types);
 	rc = SPI_execute_plan(
 		plans->hold, (Datum[]){Int64GetDatum(first), Int64GetDatum(last), TimestampTzGetDatum(now)},

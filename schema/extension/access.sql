@@ -401,6 +401,17 @@ BEGIN
         PERFORM crm._policy(rel, 'crm_read', 'SELECT', format('crm.can_delete(%s, member_id)', ws), NULL);
     END LOOP;
 
+    -- Members say when they are away, and their managers for them; everybody sees who stands in.
+    FOR rel IN SELECT c.oid FROM pg_class AS c WHERE c.relname = 'absence' AND c.relnamespace = workspace LOOP
+        PERFORM crm._policy(rel, 'crm_read', 'SELECT', member, NULL);
+        pair := format('crm.can_delete(%s, member_id)', ws);
+        PERFORM crm._policy(rel, 'crm_write', 'ALL', pair, pair);
+    END LOOP;
+    FOR rel IN SELECT c.oid FROM pg_class AS c WHERE c.relname = 'follower' AND c.relnamespace = workspace LOOP
+        PERFORM crm._policy(rel, 'crm_read', 'SELECT', format('%s OR crm.can_delete(%s, member_id) OR %s', everything, ws,
+                                                              crm._record_rule(workspace, 'follower', 'record_id', 'read')), NULL);
+    END LOOP;
+
     -- Members say for themselves when they want to be left alone; conditions, which
     -- run as the owner, are the owner's.
     FOR rel IN SELECT c.oid FROM pg_class AS c WHERE c.relname = 'attention_rule' AND c.relnamespace = workspace LOOP

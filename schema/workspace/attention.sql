@@ -100,6 +100,13 @@ DECLARE
     matched_events bigint[];
     matched_rules bigint[];
 BEGIN
+    WITH late AS (
+        UPDATE @workspace@.event AS e SET state = 'skipped', handled_at = hold_events.fired_at
+        WHERE e.id BETWEEN first_id AND last_id AND e.payload ? 'skip_after' AND e.fired_at - e.due_at > (e.payload ->> 'skip_after')::interval
+        RETURNING e.id, e.member_id, e.payload)
+    INSERT INTO @workspace@.event_hold (event_id, member_id, reason, detail, held_at)
+    SELECT l.id, l.member_id, 'too late', jsonb_build_object('max_late', l.payload -> 'skip_after'), hold_events.fired_at FROM late AS l;
+    last_id := @workspace@.delegate_events(first_id, last_id, fired_at);
     IF NOT EXISTS (SELECT FROM @workspace@.attention_rule AS r WHERE r.active) AND NOT EXISTS (SELECT FROM @workspace@.event_hold AS h WHERE h.until IS NOT NULL) THEN
         RETURN;
     END IF;

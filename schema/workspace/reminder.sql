@@ -13,12 +13,14 @@ CREATE TABLE @workspace@.reminder (
     time_zone text,
     starts_at timestamp,
     occurs_at timestamptz,
-    catch_up text NOT NULL DEFAULT 'once' CONSTRAINT reminder_catch_up_known CHECK (catch_up IN ('once', 'all')),
+    catch_up text NOT NULL DEFAULT 'once' CONSTRAINT reminder_catch_up_known CHECK (catch_up IN ('once', 'all', 'skip')),
+    max_late interval CONSTRAINT reminder_max_late_positive CHECK (max_late > interval '0'),
     snoozed_event_id bigint,
     failed_at timestamptz,
     failure text,
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT reminder_recurrence_whole CHECK (recurrence IS NULL OR (time_zone IS NOT NULL AND starts_at IS NOT NULL AND occurs_at IS NOT NULL)),
+    CONSTRAINT reminder_skip CHECK ((catch_up = 'skip') = (max_late IS NOT NULL)),
     CONSTRAINT reminder_record CHECK ((kind IS NULL) = (record_id IS NULL))
 ) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 10000);
@@ -37,7 +39,8 @@ COMMENT ON COLUMN @workspace@.reminder.recurrence IS 'Rule of RFC 5545 by which 
 COMMENT ON COLUMN @workspace@.reminder.time_zone IS 'IANA time zone by whose clock it recurs; default: the member''s.';
 COMMENT ON COLUMN @workspace@.reminder.starts_at IS 'Start of the rule on that clock; default: due_at.';
 COMMENT ON COLUMN @workspace@.reminder.occurs_at IS 'When the rule says this occurrence is; due_at differs from it if somebody moved the occurrence.';
-COMMENT ON COLUMN @workspace@.reminder.catch_up IS 'What becomes of occurrences missed while nothing fired: once, one event for all of them; all, an event each.';
+COMMENT ON COLUMN @workspace@.reminder.catch_up IS 'What becomes of occurrences missed while nothing fired: once, one event for all of them; all, an event each; skip, as once, but an event later than max_late does not come into the inbox. Of a reminder that does not recur: once and all, it fires late; skip, the same.';
+COMMENT ON COLUMN @workspace@.reminder.max_late IS 'With catch_up skip: how late is too late. The event is written all the same, with state skipped.';
 COMMENT ON COLUMN @workspace@.reminder.snoozed_event_id IS 'The event whose snoozing made this reminder. Old events may be gone.';
 COMMENT ON COLUMN @workspace@.reminder.failed_at IS 'When firing it failed for a reason of its own, such as a trigger that raised an error. It is not tried again until this is set to NULL.';
 COMMENT ON COLUMN @workspace@.reminder.failure IS 'Why firing it failed: SQLSTATE and message.';
@@ -98,6 +101,24 @@ COMMENT ON FUNCTION @workspace@.reminder_recurrence() IS 'Fills in what a recurr
 
 CREATE OR REPLACE TRIGGER recurrence BEFORE INSERT OR UPDATE OF recurrence, starts_at, time_zone ON @workspace@.reminder
     FOR EACH ROW WHEN (new.recurrence IS NOT NULL) EXECUTE FUNCTION @workspace@.reminder_recurrence();
+
+CREATE OR REPLACE FUNCTION @workspace@.reminder_max_late() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF jsonb_typeof(new.payload) <> 'object' THEN
+        RAISE EXCEPTION 'payload of a reminder with max_late must be an object'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    new.payload := coalesce(new.payload, '{}') || jsonb_build_object('skip_after', new.max_late);
+    RETURN new;
+END
+$$;
+COMMENT ON FUNCTION @workspace@.reminder_max_late() IS 'Puts max_late into the payload, so that the event has it.';
+
+CREATE OR REPLACE TRIGGER max_late BEFORE INSERT OR UPDATE OF max_late, payload ON @workspace@.reminder
+    FOR EACH ROW WHEN (new.max_late IS NOT NULL) EXECUTE FUNCTION @workspace@.reminder_max_late();
 
 -- Named to run last: it must see the due time that is stored.
 CREATE OR REPLACE TRIGGER zz_wake BEFORE INSERT OR UPDATE OF due_at, failed_at ON @workspace@.reminder
