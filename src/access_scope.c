@@ -49,6 +49,7 @@
 #include "access_scope.h"
 #include "compat.h"
 #include "crm.h"
+#include "invalidation.h"
 #include "workspace.h"
 
 #define CRM_SCOPES 16
@@ -198,7 +199,7 @@ crm_access_role_callback(Datum arg, int cacheid, uint32 hashvalue)
 void
 crm_scope_init(void)
 {
-	CacheRegisterRelcacheCallback(crm_access_relcache_callback, (Datum) 0);
+	crm_register_relcache_callback(crm_access_relcache_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, crm_access_namespace_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHOID, crm_access_role_callback, (Datum) 0);
 }

@@ -41,6 +41,7 @@
 #include "audit.h"
 #include "compat.h"
 #include "crm.h"
+#include "invalidation.h"
 #include "workspace.h"
 
 /* What is fixed about one trigger, in a memory context of its own. */
@@ -130,7 +131,7 @@ crm_audit_cache_init(void)
 	ctl.hcxt = CacheMemoryContext;
 	audit_cache =
 		hash_create("crm audit triggers", 32, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	CacheRegisterRelcacheCallback(crm_audit_relcache_callback, (Datum) 0);
+	crm_register_relcache_callback(crm_audit_relcache_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, crm_audit_namespace_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHOID, crm_audit_role_callback, (Datum) 0);
 	audit_texts =

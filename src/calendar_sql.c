@@ -27,6 +27,7 @@
 
 #include "calendar.h"
 #include "compat.h"
+#include "invalidation.h"
 #include "recurrence.h"
 #include "workspace.h"
 
@@ -75,7 +76,7 @@ crm_calendar_cache_init(void)
 			AllocSetContextCreate(CacheMemoryContext, "crm calendars", ALLOCSET_DEFAULT_SIZES);
 	ctl.hcxt = crm_calendar_context;
 	crm_calendars = hash_create("crm calendars", 16, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	CacheRegisterRelcacheCallback(crm_calendar_relcache_callback, (Datum) 0);
+	crm_register_relcache_callback(crm_calendar_relcache_callback, (Datum) 0);
 }
 
 static void

@@ -38,6 +38,7 @@
 #include "domain.h"
 #include "email.h"
 #include "fault.h"
+#include "invalidation.h"
 #include "phone.h"
 #include "spelling.h"
 #include "uscc.h"
@@ -160,7 +161,7 @@ crm_canonical_create_cache(void)
 	ctl.hcxt = canonical_context;
 	canonical_plans =
 		hash_create("crm canonicalize plans", 16, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	CacheRegisterRelcacheCallback(crm_canonical_invalidate, (Datum) 0);
+	crm_register_relcache_callback(crm_canonical_invalidate, (Datum) 0);
 }
 
 static bool

@@ -39,6 +39,7 @@
 #include "crm.h"
 #include "duplicate_rule.h"
 #include "expression.h"
+#include "invalidation.h"
 #include "workspace.h"
 
 typedef struct DuplicateEntry
@@ -95,7 +96,7 @@ crm_duplicate_init_cache(void)
 		AllocSetContextCreate(CacheMemoryContext, "crm duplicate entries", ALLOCSET_SMALL_SIZES);
 	duplicate_entries =
 		hash_create("crm duplicate entries", 16, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	CacheRegisterRelcacheCallback(crm_duplicate_relcache_callback, (Datum) 0);
+	crm_register_relcache_callback(crm_duplicate_relcache_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, crm_duplicate_object_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, crm_duplicate_object_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(OPEROID, crm_duplicate_object_callback, (Datum) 0);

@@ -35,6 +35,7 @@
 
 #include "compat.h"
 #include "crm.h"
+#include "invalidation.h"
 #include "match.h"
 #include "match_search.h"
 #include "workspace.h"
@@ -85,7 +86,7 @@ crm_find_init(void)
 	ctl.entrysize = sizeof(FindPlan);
 	ctl.hcxt = plan_context;
 	plan_cache = hash_create("crm match plans", 8, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	CacheRegisterRelcacheCallback(crm_find_invalidate, (Datum) 0);
+	crm_register_relcache_callback(crm_find_invalidate, (Datum) 0);
 }
 
 /* Name of the single column of the primary key. */

@@ -34,6 +34,7 @@
 
 #include "compat.h"
 #include "crm.h"
+#include "invalidation.h"
 #include "match.h"
 
 static const char *const field_names[MATCH_NFIELDS] = {
@@ -221,7 +222,7 @@ crm_model_init(void)
 	ctl.entrysize = sizeof(ModelEntry);
 	ctl.hcxt = AllocSetContextCreate(TopMemoryContext, "crm match models", ALLOCSET_SMALL_SIZES);
 	model_cache = hash_create("crm match models", 8, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	CacheRegisterRelcacheCallback(crm_model_invalidate, (Datum) 0);
+	crm_register_relcache_callback(crm_model_invalidate, (Datum) 0);
 }
 
 /* A weight as stored; the table's constraints may have been dropped. */

@@ -37,6 +37,7 @@
 
 #include "compat.h"
 #include "crm.h"
+#include "invalidation.h"
 #include "match.h"
 #include "match_count.h"
 #include "workspace.h"
@@ -87,7 +88,7 @@ crm_stats_init(void)
 	ctl.hcxt = stats_context;
 	stats_cache =
 		hash_create("crm match statistics", 8, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	CacheRegisterRelcacheCallback(crm_stats_invalidate, (Datum) 0);
+	crm_register_relcache_callback(crm_stats_invalidate, (Datum) 0);
 }
 
 /* Serialised: pairs of (hash, count), little endian as the machine has them. */

@@ -60,6 +60,7 @@
 #include "compat.h"
 #include "crm.h"
 #include "expression.h"
+#include "invalidation.h"
 #include "stage.h"
 #include "workspace.h"
 
@@ -202,7 +203,7 @@ crm_stage_init_cache(void)
 	stage_entries =
 		hash_create("crm stage entries", 16, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 
-	CacheRegisterRelcacheCallback(crm_stage_relcache_callback, (Datum) 0);
+	crm_register_relcache_callback(crm_stage_relcache_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, crm_stage_object_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, crm_stage_object_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(OPEROID, crm_stage_any_callback, (Datum) 0);

@@ -34,6 +34,7 @@
 
 #include "clock.h"
 #include "compat.h"
+#include "invalidation.h"
 #include "reminder.h"
 #include "scheduler.h"
 
@@ -492,7 +493,7 @@ crm_worker_start(Oid database)
 	crm_worker_context =
 		AllocSetContextCreate(TopMemoryContext, "crm worker", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(crm_worker_context);
-	CacheRegisterRelcacheCallback(crm_worker_relcache_callback, (Datum) 0);
+	crm_register_relcache_callback(crm_worker_relcache_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, crm_worker_syscache_callback, (Datum) 0);
 
 	if (slot != NULL && !crm_worker_claim(slot))

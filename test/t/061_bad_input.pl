@@ -68,6 +68,7 @@ my %values = (
 	smallint => [map { "'$_'::smallint" } qw(0 1 -1 32767 -32768)],
 	boolean => [qw(true false)],
 	real => [map { "'$_'::real" } qw(0 0.5 1 -1 NaN Infinity -Infinity 1e-45 3e38)],
+	'double precision' => [map { "'$_'::float8" } qw(0 0.5 1 -1 NaN Infinity -Infinity 1e-300 1e300)],
 	numeric => ['0', '1', '-1', q{'NaN'::numeric}, q{'Infinity'::numeric}, q{'-Infinity'::numeric}, '1e1000::numeric', '1e-1000::numeric', '1e100000::numeric', '0.005'],
 	oid => [map { "$_\::oid" } @oids],
 	regclass => [(map { "$_\::oid::regclass" } @oids), map { "'$_'::regclass" } qw(sales.account sales.contact sales.opportunity sales.reminder sales.inbox sales.account_pkey sales.account_id_seq plain pg_class pg_toast.pg_toast_2618 information_schema.tables)],
@@ -89,9 +90,9 @@ my %values = (
 	'"any"' => [q{'x'::text}, q{NULL::text}, q{repeat('x', 1000000)}, '1', q{'2000-01-01'::date}],
 	'anyelement' => [q{'x'::text}, '1'],
 );
-for my $type (qw(text bigint integer jsonb name date))
+for my $type (qw(text bigint integer jsonb name date boolean real), 'double precision', 'time without time zone', 'timestamp with time zone')
 {
-	my @v = @{ $values{$type} };
+	my @v = (@{ $values{$type} }) x 2;
 	$values{"$type\[]"} = ["'{}'::$type\[]", "ARRAY[NULL]::$type\[]", "ARRAY[$v[1], NULL, $v[1]]::$type\[]", "ARRAY[ARRAY[$v[1]], ARRAY[$v[0]]]::$type\[]",
 		"ARRAY[$v[1], $v[2], $v[1]]::$type\[]", "array_fill($v[1], ARRAY[5000])::$type\[]", "array_fill($v[1], ARRAY[1], ARRAY[-5])::$type\[]"];
 }

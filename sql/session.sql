@@ -1,0 +1,35 @@
+-- One session may use every part of crm: the parts share the few places that
+-- PostgreSQL has for callbacks of caches.
+SET client_min_messages = warning;
+CREATE ROLE regress_session_owner;
+GRANT CREATE ON DATABASE contrib_regression TO regress_session_owner;
+GRANT USAGE ON SCHEMA crm TO regress_session_owner;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA crm TO regress_session_owner;
+SET ROLE regress_session_owner;
+SELECT crm.create_workspace('regress_session');
+SET search_path = regress_session;
+INSERT INTO member (id, name) VALUES (1, 'Ann');
+INSERT INTO duplicate_rule (kind, name, action) VALUES ('account', 'no twins', 'block');
+INSERT INTO stage_rule (pipeline, stage, name, expression, message) VALUES ('sales', 'proposal', 'budget', 'new.amount >= 1000', 'No budget.');
+INSERT INTO account (id, name, phone, owner_id) VALUES (1, 'Acme Trading GmbH', '+49 30 901820', 1);
+SELECT crm.analyze_matching('account');
+SELECT id FROM find_duplicates('account', '{"name": "ACME Trading"}');
+INSERT INTO opportunity (id, account_id, name, owner_id) VALUES (1, 1, 'Line 3', 1);
+UPDATE opportunity SET stage = 'proposal', amount = 5000, currency = 'EUR' WHERE id = 1;
+INSERT INTO calendar (name, time_zone) VALUES ('office', 'UTC');
+SELECT business_add('2026-01-05 10:00+00', '1 hour') IS NOT NULL AS added;
+INSERT INTO reminder (member_id, due_at, title) VALUES (1, '2020-01-01', 'Call');
+SELECT crm.run_due(NULL, 'regress_session');
+SELECT kind, count(*) FROM audit_log WHERE kind IN ('account', 'opportunity') GROUP BY kind ORDER BY kind;
+RESET ROLE;
+SET crm.member = 'regress_session/1';
+CREATE ROLE regress_session_app;
+SELECT crm.grant_access('regress_session', 'regress_session_app', 'app');
+SET ROLE regress_session_app;
+SELECT id, name FROM account;
+RESET ROLE;
+RESET crm.member;
+SET client_min_messages = error;
+DROP SCHEMA regress_session CASCADE;
+DROP OWNED BY regress_session_owner, regress_session_app;
+DROP ROLE regress_session_owner, regress_session_app;
