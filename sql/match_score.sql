@@ -16,6 +16,20 @@ FROM crm.compare_records('regress_match_score.account',
 SELECT reasons FROM crm.compare_records('regress_match_score.contact',
     '{"full_name": "Allen, Bob", "birth_date": "1971-05-24"}', '{"given_name": "Robert", "family_name": "Allen", "birth_date": "1971-06-24"}');
 SELECT reasons FROM crm.compare_records('regress_match_score.account', '{}', '{"name": "Acme"}');
+
+-- Two names of firms: sisters, branches, branches whose mark got lost, abbreviations, the same words in other order.
+CREATE FUNCTION pg_temp.names(a text, b text) RETURNS text LANGUAGE sql AS $$
+SELECT string_agg(r ->> 'field' || ' ' || (r ->> 'level'), ', ') FROM crm.compare_records('regress_match_score.account', jsonb_build_object('name', a), jsonb_build_object('name', b)) AS c,
+       jsonb_array_elements(c.reasons) AS r WHERE r ->> 'field' <> 'prior' $$;
+SELECT a, b, pg_temp.names(a, b), pg_temp.names(a, b) = pg_temp.names(b, a) AS both_ways FROM (VALUES
+    ('Mangual Plumbing Ltd', 'Mangual Dental Ltd'), ('昆明莱菲尔商贸有限公司', '昆明莱菲尔餐饮有限公司'), ('昆明莱菲尔商贸有限公司', '昆明莱菲尔贸易有限公司'),
+    ('Ritz-Carlton Cafe (Buckhead)', 'Ritz-Carlton Dining Room (Buckhead)'), ('Mangual Trading GmbH', 'Mangual Trading AG'), ('华黎建材有限公司', '华黎建材有限责任公司'),
+    ('上海华黎建材有限公司', '上海华黎建材有限公司第一分公司'), ('上海华黎建材有限公司第二分公司', '上海华黎建材有限公司第一分公司'),
+    ('陕西志泽人力资源有限公司城西分公司', '陕西志泽人力资源有限公司城东分公司'), ('湖南神舟防水有限公司贵阳分公司', '湖南神舟防水有限公司贵阳分公司分店'),
+    ('中国工商银行股份有限公司天津宾西路支行', '中国工商银行股份有限公司天津宾西路'), ('上海中央化学有限公司宁波办事处', '上海中央化学有限公司宁办事处'),
+    ('Zenith Bakery Ltd Berlin Branch', 'Zenith Bakery Ltd'),
+    ('上汽集团', '上海汽车集团股份有限公司'), ('上汽集团', '上海石化股份有限公司'), ('山东药玻', '山东省药用玻璃股份有限公司'), ('IBM', 'International Business Machines Corp'), ('IBM', 'Independent Bakers of Ohio'),
+    ('Media Stretch Inc.', 'Stretch Media Inc.'), ('Zenith', 'Zenit')) AS n (a, b);
 -- fails: wrong arguments
 SELECT crm.compare_records('regress_match_score.account', '[]', '{}');
 SELECT crm.compare_records('regress_match_score.member', '{}', '{}');
@@ -36,7 +50,8 @@ $$ SELECT choices[1 + abs(hashtext(seed)::bigint) % array_length(choices, 1)] $$
 CREATE TABLE regress_match_score.sample AS
 SELECT i, jsonb_strip_nulls(jsonb_build_object(
     'name', pg_temp.pick(s || 'n', NULL, 'Acme Trading GmbH', 'ACME Tradign', 'Acme', 'Acme Trading AG', 'Acme Trading GmbH West Branch', 'Zenith Bakery', 'Zenit Bakery Ltd',
-                         '上海伟测半导体科技股份有限公司', '伟测', '上海偉測半導體', '上海纬侧半导体科技有限公司', '上海伟测半导体科技有限公司分公司', '浦发银行', '上海浦东发展银行股份有限公司', 'X', '😀'),
+                         '上海伟测半导体科技股份有限公司', '伟测', '上海偉測半導體', '上海纬侧半导体科技有限公司', '上海伟测半导体科技有限公司分公司', '浦发银行', '上海浦东发展银行股份有限公司', 'X', '😀', 'Acme Dental Ltd', 'AT', 'American Trading', 'Acme Trading GmbH East Branch',
+                         '上海伟测半导体餐饮有限公司第一分公司', '上海伟测半导体餐饮有限公司第二分公司', '上海伟测半导体餐饮有限公司浦东'),
     'phone', pg_temp.pick(s || 'p', NULL, '030 901820', '+49 30 901820', '030 901821', '030 910820', '13800138000', '5'),
     'email', pg_temp.pick(s || 'e', NULL, 'office@acme.example.com', 'sales@acme.example.com', 'office@gmail.com', 'o.ffice@gmail.com', 'offices@zenith.example.org'),
     'uscc', pg_temp.pick(s || 't', NULL, NULL, '91310115MA1H9P3C6U', '9132010477126002XJ', '91310115MA1H9P3C6', '934243163'),

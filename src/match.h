@@ -89,9 +89,11 @@ typedef enum MatchText
 	TEXT_FAMILY_NAME,
 	TEXT_NATIONAL_ID,
 	TEXT_CITY,
-	TEXT_COMPANY /* what distinguishes it: a letter a byte, a Han syllable a byte above 127 */
+	TEXT_COMPANY, /* what distinguishes it: a letter a byte, a Han character a byte above 127 */
+	TEXT_NAME,	  /* of what a short name is picked: all Han characters, or the initials of words */
+	TEXT_BRANCH	  /* what follows the legal form: the same of Han syllables; numbers below 32 */
 } MatchText;
-#define MATCH_NTEXTS (TEXT_COMPANY + 1)
+#define MATCH_NTEXTS (TEXT_BRANCH + 1)
 
 #define MATCH_MAX_GRAMS	 160 /* of a name or of an address; the rest is not compared */
 #define MATCH_MAX_KEYS	 400
@@ -100,10 +102,12 @@ typedef enum MatchText
 #define MATCH_BITS_SCALE 8	   /* rarities are stored in eighths of a bit */
 #define MATCH_PRIOR_ROWS 10000 /* what is assumed before statistics weighs as many rows */
 
-#define MATCH_TAX_ID_VALID 0x01 /* check digit of GB 32100-2015 is right */
-#define MATCH_INITIAL	   0x02 /* the given name is an initial */
-#define MATCH_HAN_PERSON   0x04
-#define MATCH_HAS_LEGAL	   0x08
+#define MATCH_TAX_ID_VALID	 0x01 /* check digit of GB 32100-2015 is right */
+#define MATCH_INITIAL		 0x02 /* the given name is an initial */
+#define MATCH_HAN_PERSON	 0x04
+#define MATCH_HAS_LEGAL		 0x08
+#define MATCH_HAN_COMPANY	 0x20 /* the name ends in Han */
+#define MATCH_ENDS_AS_BRANCH 0x10 /* the last word of the name marks a branch */
 
 /*
  * The features of a record, in one piece of memory so that arrays of them can
@@ -117,7 +121,10 @@ typedef struct MatchRecord
 	uint8 item_bits[MATCH_NITEMS];
 	uint8 flags;
 	uint16 legal_form;
-	int32 birth_date; /* yyyymmdd, 0 = blank */
+	uint64 business;	/* a bit for each word (in Han: character) that says what a firm does */
+	uint64 name_starts; /* places in TEXT_NAME where a word starts */
+	uint64 name_core;	/* ... of words that distinguish the firm */
+	int32 birth_date;	/* yyyymmdd, 0 = blank */
 	uint16 nname;
 	uint16 nstreet;
 	uint16 name_bits; /* sum of the rarities of the grams */
@@ -175,6 +182,8 @@ typedef enum MatchField
 {
 	FIELD_NAME,
 	FIELD_BRANCH,
+	FIELD_BUSINESS,
+	FIELD_LEGAL_FORM,
 	FIELD_PERSON,
 	FIELD_BIRTH_DATE,
 	FIELD_NATIONAL_ID,
@@ -193,7 +202,6 @@ typedef enum MatchLevel
 	LEVEL_NONE, /* not compared: one side is blank */
 	NAME_EQUAL,
 	NAME_SOUNDS_EQUAL,
-	NAME_OTHER_FORM,
 	NAME_EQUAL_CORE,
 	NAME_ABBREVIATION,
 	NAME_SLIP,
@@ -202,6 +210,12 @@ typedef enum MatchLevel
 	NAME_DIFFERENT,
 	BRANCH_OF,
 	BRANCH_DIFFERENT,
+	BRANCH_MARK_LOST,
+	BRANCH_SLIP,
+	BUSINESS_DIFFERENT,
+	BUSINESS_PARTLY,
+	BUSINESS_MORE,
+	LEGAL_FORM_DIFFERENT,
 	PERSON_EQUAL, /* of either name: the two add up */
 	PERSON_SWAPPED,
 	PERSON_INITIAL,

@@ -383,6 +383,66 @@ crm_mark_listed(CrmName *name)
 		name->tokens[n - 1].kind = CRM_NAME_LEGAL_FORM;
 }
 
+/* What a house may have several of, one beside the other; told apart by five letters. */
+static bool
+crm_is_venue(const CrmNameToken *token)
+{
+	static const char *const venues[] = {
+		"bar",	   "bistro", "brasserie", "buffet", "cafe",		  "cafeteria", "cantina",
+		"club",	   "deli",	 "diner",	  "dining", "grill",	  "grille",	   "inn",
+		"kitchen", "lounge", "pizzeria",  "pub",	"steakhouse", "tavern"};
+
+	for (int i = 0; i < (int) lengthof(venues); i++)
+		if (crm_token_is(token, venues[i]))
+			return true;
+	return false;
+}
+
+#define VENUE_LETTERS 5
+#define LINKING_WORD  3 /* letters of words that say nothing: the, of, and, und, des */
+
+/* What the firm does: 商贸 and 贸易 have a character in common, and 业 is in everything. */
+static uint64
+crm_business(const CrmName *name)
+{
+	uint64 result = 0;
+
+	for (int i = 0; i < name->ntokens; i++)
+	{
+		const CrmNameToken *token = &name->tokens[i];
+
+		if (crm_is_venue(token))
+		{
+			result |= UINT64CONST(1) << (crm_match_hash(KEY_NAME_WIDE, token->text,
+														Min(token->len, VENUE_LETTERS)) &
+										 63);
+			continue;
+		}
+		if (token->kind != CRM_NAME_INDUSTRY)
+			continue;
+		if (token->script == CRM_SCRIPT_HAN)
+		{
+			if (token->simplified != 0x4E1A)
+				result |=
+					UINT64CONST(1)
+					<< (crm_match_hash(KEY_NAME_WIDE, &token->simplified, sizeof(uint32)) & 63);
+		}
+		else if (token->len > LINKING_WORD && !crm_token_is(token, "company") &&
+				 !crm_token_is(token, "limited"))
+			result |= UINT64CONST(1)
+					  << (crm_match_hash(KEY_NAME_WIDE, token->text, token->len) & 63);
+	}
+	return result;
+}
+
+/* A Han character as it is written, but for its script, in a byte above 127. */
+static char
+crm_han_byte(const CrmNameToken *token)
+{
+	return (char) (0x80 |
+				   (crm_match_hash(KEY_NAME_GRAM, &token->simplified, sizeof(uint32)) & 0x7F));
+}
+
 /* The words that distinguish a company, for comparison letter by letter. */
 static void
 crm_company_text(MatchScratch *s, const CrmName *name, int end)
@@ -397,14 +457,95 @@ crm_company_text(MatchScratch *s, const CrmName *name, int end)
 		if (token->kind != CRM_NAME_CORE)
 			continue;
 		if (token->script == CRM_SCRIPT_HAN)
-			out[n++] =
-				(char) (0x80 |
-						(crm_match_hash(KEY_NAME_GRAM, &token->simplified, sizeof(uint32)) & 0x7F));
+			out[n++] = crm_han_byte(token);
 		else
 			for (int j = 0; j < token->len && n < MATCH_TEXT_MAX; j++)
 				out[n++] = token->text[j];
 	}
 	s->head.text_len[TEXT_COMPANY] = (uint8) n;
+}
+
+/*
+ * What a short name is picked from: 上汽 from 上海汽车, IBM from International
+ * Business Machines.
+ */
+static void
+crm_name_text(MatchScratch *s, const CrmName *name)
+{
+	char *out = s->text[TEXT_NAME];
+	const CrmNameToken *last = NULL;
+	int n = 0;
+
+	for (int i = 0; i < name->ntokens && n < MATCH_TEXT_MAX; i++)
+	{
+		const CrmNameToken *token = &name->tokens[i];
+		bool han = token->script == CRM_SCRIPT_HAN;
+
+		/* 集团 is often part of the legal form. */
+		if (token->kind == CRM_NAME_LEGAL_FORM || token->kind == CRM_NAME_GROUP ||
+			(!han && token->kind == CRM_NAME_INDUSTRY && token->len <= LINKING_WORD))
+			continue;
+		if (!han || last == NULL || last->script != CRM_SCRIPT_HAN || last->kind != token->kind ||
+			(token->flags & CRM_TOKEN_WORD_START))
+			s->head.name_starts |= UINT64CONST(1) << n;
+		if (token->kind == CRM_NAME_CORE)
+			s->head.name_core |= UINT64CONST(1) << n;
+		out[n++] = han ? crm_han_byte(token) : token->text[0];
+		last = token;
+	}
+	s->head.text_len[TEXT_NAME] = (uint8) n;
+}
+
+/* 一 to 十, 东 南 西 北: they tell branches apart as numbers do. */
+static int
+crm_branch_number(uint32 simplified)
+{
+	static const uint32 numbers[] = {0x4E00, 0x4E8C, 0x4E09, 0x56DB, 0x4E94, 0x516D, 0x4E03,
+									 0x516B, 0x4E5D, 0x5341, 0x4E1C, 0x5357, 0x897F, 0x5317};
+
+	for (int i = 0; i < (int) lengthof(numbers); i++)
+		if (numbers[i] == simplified)
+			return i + 1;
+	return 0;
+}
+
+/*
+ * What follows the legal form, which is how a branch is called.  Without one,
+ * what marks the branch.
+ */
+static void
+crm_branch_text(MatchScratch *s, const CrmName *name, int branch_start)
+{
+	char *out = s->text[TEXT_BRANCH];
+	int start = branch_start, last = name->ntokens - 1, n = 0;
+
+	while (last >= 0 && branch_start < name->ntokens && name->tokens[last].kind != CRM_NAME_BRANCH)
+		last--;
+	for (int i = last; i >= 0; i--)
+		if (name->tokens[i].kind == CRM_NAME_LEGAL_FORM)
+		{
+			start = i + 1;
+			break;
+		}
+	for (int i = start; i < name->ntokens && n < MATCH_TEXT_MAX; i++)
+	{
+		const CrmNameToken *token = &name->tokens[i];
+		int number = crm_branch_number(token->simplified);
+
+		if (token->kind == CRM_NAME_LEGAL_FORM)
+			continue;
+		if (number != 0)
+			out[n++] = (char) number;
+		else if (token->script == CRM_SCRIPT_HAN)
+			out[n++] =
+				(char) (0x80 | (crm_match_hash(KEY_NAME_GRAM, token->text, token->len) & 0x7F));
+		else
+			for (int j = 0; j < token->len && n < MATCH_TEXT_MAX; j++)
+				out[n++] = token->text[j];
+	}
+	s->head.text_len[TEXT_BRANCH] = (uint8) n;
+	if (name->ntokens > 0 && name->tokens[name->ntokens - 1].kind == CRM_NAME_BRANCH)
+		s->head.flags |= MATCH_ENDS_AS_BRANCH;
 }
 
 /*
@@ -458,11 +599,16 @@ crm_company(MatchScratch *s, const MatchValue *value)
 			core = crm_append_token(core_text, core, token);
 	}
 	crm_company_text(s, name, branch_start);
+	crm_name_text(s, name);
+	crm_branch_text(s, name, branch_start);
 	crm_set_item(s, ITEM_COMPANY, all_text, all);
 	crm_set_item(s, ITEM_CORE, core_text, core);
 	if (branch > 0)
 		crm_set_item(s, ITEM_BRANCH, branch_text, branch);
 	s->head.legal_form = name->legal_form;
+	s->head.business = crm_business(name);
+	if (name->ntokens > 0 && name->tokens[name->ntokens - 1].script == CRM_SCRIPT_HAN)
+		s->head.flags |= MATCH_HAN_COMPANY;
 	if (name->flags & CRM_NAME_HAS_LEGAL_FORM)
 		s->head.flags |= MATCH_HAS_LEGAL;
 

@@ -98,21 +98,27 @@ crm_clamp(double x, double low, double high)
 	return x < low ? low : x > high ? high : x;
 }
 
-#define SAME_NAME		  5.0  /* bits from which a company's name is taken to agree */
-#define NAME_SHARED		  0.40 /* of the rarity of the grams in common; they overlap */
-#define NAME_RAREST		  0.35 /* of the rarest gram in common: one is no overlap */
-#define NAME_MISSING	  0.40 /* of what the shorter name has alone */
-#define NAME_EXTRA		  0.08 /* of what the longer name has alone */
-#define NAME_EXTRA_MOST	  3.0
-#define NAME_WORST		  (-9.0)
-#define NAME_CERTAIN	  0.9  /* of the prior: what a similar name weighs at most */
-#define SLIP_NONE		  0.85 /* of the rarity of the name, for no difference but in common words */
-#define SLIP_ONE		  0.65 /* ... for one letter wrong, missing or moved */
-#define SLIP_TWO		  0.45 /* ... for two */
-#define SLIP_SHORT		  0.7  /* of that again, for short names */
-#define ABBREVIATION	  5	   /* Han syllables of a name picked from a longer one, at most */
-#define ABBREVIATION_BITS 2.5  /* for each */
-#define NAME_CONTAINED	  1.5  /* all characters of one are in the other */
+#define SAME_NAME		5.0	 /* bits from which a company's name is taken to agree */
+#define NAME_SHARED		0.40 /* of the rarity of the grams in common; they overlap */
+#define NAME_RAREST		0.35 /* of the rarest gram in common: one is no overlap */
+#define NAME_MISSING	0.40 /* of what the shorter name has alone */
+#define NAME_EXTRA		0.08 /* of what the longer name has alone */
+#define NAME_EXTRA_MOST 3.0
+#define NAME_WORST		(-9.0)
+#define NAME_CERTAIN	0.9	 /* of the prior: what a similar name weighs at most */
+#define SLIP_NONE		0.85 /* of the rarity of the name, for no difference but in common words */
+#define SLIP_ONE		0.65 /* ... for one letter wrong, missing or moved */
+#define SLIP_TWO		0.45 /* ... for two */
+#define SLIP_SHORT		0.7	 /* of that again, for short names */
+#define PICKED_LEAST	2	 /* characters of a short name picked from a longer one */
+#define PICKED_MOST		6
+#define ACRONYM_LEAST	3	/* letters of an acronym */
+#define PICKED_CORE		3.0 /* bits for each character that distinguishes */
+#define PICKED_COMMON	1.5 /* ... that does not: of a region, of what the firm does */
+#define PICKED_LONG		2.5 /* ... in a long name */
+#define PICKED_INSIDE	0.4 /* of that, from within a word and not next to the one before */
+#define NAME_CORE_LESS	1.0 /* for words that only one has, though none distinguishes */
+#define NAME_CONTAINED	1.5 /* all characters of one are in the other */
 
 /* The bytes of the shorter occur in the longer, in order. */
 static bool
@@ -142,7 +148,7 @@ crm_contained(const MatchRecord *a, const MatchRecord *b)
  * letter are mostly two words, so the shorter the name, the less it counts.
  */
 static double
-crm_slip_evidence(const MatchRecord *a, const MatchRecord *b, MatchLevel *level)
+crm_slip_evidence(const MatchRecord *a, const MatchRecord *b, double shared)
 {
 	const char *x = MATCH_TEXT(a, TEXT_COMPANY), *y = MATCH_TEXT(b, TEXT_COMPANY);
 	int nx = a->text_len[TEXT_COMPANY], ny = b->text_len[TEXT_COMPANY];
@@ -152,15 +158,8 @@ crm_slip_evidence(const MatchRecord *a, const MatchRecord *b, MatchLevel *level)
 	/* A Han syllable says as much as two letters. */
 	bool han = n > 0 && ((unsigned char) x[0] & (unsigned char) y[0] & 0x80) != 0;
 
-	*level = NAME_SLIP;
 	if (n < (han ? 2 : 4))
 		return NAME_WORST;
-	if (han && n <= ABBREVIATION && nx != ny &&
-		crm_picked(nx < ny ? x : y, n, nx < ny ? y : x, Max(nx, ny)))
-	{
-		*level = NAME_ABBREVIATION;
-		return ABBREVIATION_BITS * n;
-	}
 	most = n >= (han ? 5 : 9) ? 2 : 1;
 	edits = crm_match_edits(x, nx, y, ny, most);
 	if (edits > most)
@@ -168,8 +167,79 @@ crm_slip_evidence(const MatchRecord *a, const MatchRecord *b, MatchLevel *level)
 	if (han && n == 2 && (nx != ny || x[0] != y[1] || x[1] != y[0]))
 		return NAME_WORST;
 	rarity = (double) Max(a->item_bits[ITEM_CORE], b->item_bits[ITEM_CORE]) / MATCH_BITS_SCALE;
+	/* The same distinguishing words among others: as rare as what they share. */
+	if (edits == 0 && han)
+		return SLIP_NONE * Min(rarity, shared);
 	rarity *= edits == 0 ? SLIP_NONE : edits == 1 ? SLIP_ONE : SLIP_TWO;
 	return n <= (han ? 3 : 6) ? rarity * SLIP_SHORT : rarity;
+}
+
+/* The same of what distinguishes two long names in Han. */
+static double
+crm_picked_core(const MatchRecord *a, const MatchRecord *b)
+{
+	const MatchRecord *shorter = a->text_len[TEXT_COMPANY] <= b->text_len[TEXT_COMPANY] ? a : b;
+	const MatchRecord *longer = shorter == a ? b : a;
+	const char *x = MATCH_TEXT(shorter, TEXT_COMPANY), *y = MATCH_TEXT(longer, TEXT_COMPANY);
+	int n = shorter->text_len[TEXT_COMPANY], m = longer->text_len[TEXT_COMPANY];
+
+	if (n < PICKED_LEAST || n >= PICKED_MOST || n == m || !(x[0] & y[0] & 0x80) ||
+		!crm_picked(x, n, y, m))
+		return 0;
+	return PICKED_LONG * n;
+}
+
+/*
+ * A short name picked from a longer one: 上汽 from 上海汽车, IBM from
+ * International Business Machines.  Bits, 0 if it is not.
+ */
+static double
+crm_picked_evidence(const MatchRecord *a, const MatchRecord *b)
+{
+	const MatchRecord *shorter = a->text_len[TEXT_NAME] <= b->text_len[TEXT_NAME] ? a : b;
+	const MatchRecord *longer = shorter == a ? b : a;
+	const char *x = MATCH_TEXT(shorter, TEXT_NAME), *y = MATCH_TEXT(longer, TEXT_NAME);
+	int n = shorter->text_len[TEXT_NAME], m = longer->text_len[TEXT_NAME];
+	double best[MATCH_TEXT_MAX]; /* by the place of the last character picked; below 0: not so */
+	double most = 0;
+
+	if (n == 1 && !(x[0] & 0x80))
+	{
+		n = shorter->text_len[TEXT_COMPANY];
+		return n >= ACRONYM_LEAST && n <= PICKED_MOST && n == m &&
+					   memcmp(MATCH_TEXT(shorter, TEXT_COMPANY), y, n) == 0
+				   ? PICKED_CORE * n
+				   : 0;
+	}
+	if (n < PICKED_LEAST || n > PICKED_MOST || n == m || !(x[0] & 0x80) || !crm_picked(x, n, y, m))
+		return crm_picked_core(a, b);
+	for (int i = 0; i < n; i++)
+	{
+		double bits = (shorter->name_core >> i) & 1 ? PICKED_CORE : PICKED_COMMON;
+		double before = i == 0 ? 0 : -1, last = -1; /* best of all places before j, and of j - 1 */
+
+		for (int j = 0; j < m; j++)
+		{
+			double here = -1, old = best[j];
+
+			if (x[i] == y[j])
+			{
+				if (before >= 0)
+					here = before + bits * ((longer->name_starts >> j) & 1 ? 1 : PICKED_INSIDE);
+				if (i > 0 && last >= 0)
+					here = Max(here, last + bits);
+			}
+			if (i > 0)
+			{
+				last = old;
+				before = Max(before, last);
+			}
+			best[j] = here;
+		}
+	}
+	for (int j = 0; j < m; j++)
+		most = Max(most, best[j]);
+	return most;
 }
 
 /* Of two levels that both apply, the one that weighs more. */
@@ -194,9 +264,7 @@ crm_score_name(const MatchScorer *scorer, const MatchRecord *a, const MatchRecor
 	if (crm_same(a, b, ITEM_COMPANY))
 	{
 		level = NAME_EQUAL;
-		if (a->legal_form != 0 && b->legal_form != 0 && a->legal_form != b->legal_form)
-			level = NAME_OTHER_FORM;
-		else if (!crm_same_text(a, b, TEXT_COMPANY))
+		if (!crm_same_text(a, b, TEXT_COMPANY))
 			level = NAME_SOUNDS_EQUAL;
 		crm_say_level(score, model, FIELD_NAME, level, crm_item_bits(a, b, ITEM_COMPANY));
 		return;
@@ -214,25 +282,99 @@ crm_score_name(const MatchScorer *scorer, const MatchRecord *a, const MatchRecor
 	level = bits >= 8 ? NAME_SIMILAR : bits >= 0 ? NAME_PARTLY_SIMILAR : NAME_DIFFERENT;
 	crm_say_level(score, model, FIELD_NAME, level, bits);
 	if (crm_same(a, b, ITEM_CORE))
-		crm_say_better(score, model, FIELD_NAME, NAME_EQUAL_CORE, crm_item_bits(a, b, ITEM_CORE));
+		crm_say_better(score, model, FIELD_NAME,
+					   crm_same_text(a, b, TEXT_COMPANY) ? NAME_EQUAL_CORE : NAME_SOUNDS_EQUAL,
+					   crm_item_bits(a, b, ITEM_CORE) - NAME_CORE_LESS);
 	else if (bits < best)
 	{
-		bits = crm_slip_evidence(a, b, &level);
+		bits = crm_slip_evidence(a, b, shared);
 		if (bits > NAME_WORST)
-			crm_say_better(score, model, FIELD_NAME, level, bits);
+			crm_say_better(score, model, FIELD_NAME, NAME_SLIP, bits);
+		bits = crm_picked_evidence(a, b);
+		if (bits > 0)
+			crm_say_better(score, model, FIELD_NAME, NAME_ABBREVIATION, bits);
 	}
 }
 
-/* A branch is another customer than its head office and than its sisters. */
+/* Numbers and points of the compass in what branches are called, in order, are the same. */
+static bool
+crm_same_numbers(const char *x, int nx, const char *y, int ny)
+{
+	int i = 0, j = 0;
+
+	for (;;)
+	{
+		while (i < nx && (unsigned char) x[i] >= ' ' && !(x[i] >= '0' && x[i] <= '9'))
+			i++;
+		while (j < ny && (unsigned char) y[j] >= ' ' && !(y[j] >= '0' && y[j] <= '9'))
+			j++;
+		if (i == nx || j == ny)
+			return i == nx && j == ny;
+		if (x[i++] != y[j++])
+			return false;
+	}
+}
+
+#define BRANCH_SHORT 4 /* letters or syllables in which a slip makes another branch */
+#define BRANCH_LONG	 8 /* ... in which two do not */
+
+/*
+ * A branch is another customer than its head office and than its sisters.  What
+ * marks it gets lost, though, from the end of a name that is cut, and letters
+ * of it get wrong.
+ */
 static void
 crm_score_branch(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
 				 MatchScore *score)
 {
-	uint32 x = a->item[ITEM_BRANCH], y = b->item[ITEM_BRANCH];
+	const MatchRecord *shorter = a->text_len[TEXT_BRANCH] <= b->text_len[TEXT_BRANCH] ? a : b;
+	const MatchRecord *longer = shorter == a ? b : a;
+	const char *x = MATCH_TEXT(shorter, TEXT_BRANCH), *y = MATCH_TEXT(longer, TEXT_BRANCH);
+	int nx = shorter->text_len[TEXT_BRANCH], ny = longer->text_len[TEXT_BRANCH];
+	bool both = crm_both(a, b, ITEM_BRANCH);
+	MatchLevel level;
 
-	if (x != y)
-		crm_say_level(score, &scorer->model, FIELD_BRANCH,
-					  x != 0 && y != 0 ? BRANCH_DIFFERENT : BRANCH_OF, 0);
+	if ((a->item[ITEM_BRANCH] == 0 && b->item[ITEM_BRANCH] == 0) ||
+		(nx == ny && memcmp(x, y, nx) == 0))
+		return;
+	if (nx == 0)
+		level = BRANCH_OF;
+	else if (memcmp(x, y, nx) == 0)
+		level = shorter->flags & MATCH_ENDS_AS_BRANCH ? BRANCH_OF : BRANCH_MARK_LOST;
+	else if (!crm_same_numbers(x, nx, y, ny))
+		level = both ? BRANCH_DIFFERENT : BRANCH_OF;
+	else if (memcmp(x, y + ny - nx, nx) == 0)
+		level = BRANCH_SLIP; /* the legal form before it was not recognised */
+	else if (nx >= BRANCH_SHORT && crm_match_edits(x, nx, y, ny, 2) <= (nx >= BRANCH_LONG ? 2 : 1))
+		level = both ? BRANCH_SLIP : BRANCH_MARK_LOST;
+	else
+		level = both ? BRANCH_DIFFERENT : BRANCH_OF;
+	crm_say_level(score, &scorer->model, FIELD_BRANCH, level, 0);
+}
+
+/*
+ * Sister firms are called alike but for what they do and their legal form.
+ * Where the names disagree anyway, neither says anything more.  Chinese names
+ * are shortened by what a firm does, and mix up 有限公司 and 有限责任公司.
+ */
+static void
+crm_score_business(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
+				   MatchScore *score)
+{
+	uint64 only_a = a->business & ~b->business, only_b = b->business & ~a->business;
+
+	if (score->weight[FIELD_NAME] < 0)
+		return;
+	if ((only_a != 0 && only_b != 0) ||
+		((only_a | only_b) != 0 && !((a->flags | b->flags) & MATCH_HAN_COMPANY)))
+		crm_say_level(score, &scorer->model, FIELD_BUSINESS,
+					  only_a == 0 || only_b == 0		 ? BUSINESS_MORE
+					  : (a->business & b->business) == 0 ? BUSINESS_DIFFERENT
+														 : BUSINESS_PARTLY,
+					  0);
+	if (a->legal_form != 0 && b->legal_form != 0 && a->legal_form != b->legal_form &&
+		!(a->flags & b->flags & MATCH_HAN_COMPANY))
+		crm_say_level(score, &scorer->model, FIELD_LEGAL_FORM, LEGAL_FORM_DIFFERENT, 0);
 }
 
 /* Common short forms of given names in the form of the name key, sorted. */
@@ -645,7 +787,8 @@ crm_score_address(const MatchScorer *scorer, const MatchRecord *a, const MatchRe
 
 /*
  * Firms of one house share address, switchboard and domain all at once.  When
- * the names disagree, the strongest of these counts whole and the others half.
+ * anything tells the firms apart, the strongest of these counts whole and the
+ * others half.
  */
 static void
 crm_weaken_contact(MatchScore *score)
@@ -662,9 +805,17 @@ crm_weaken_contact(MatchScore *score)
 }
 
 static inline bool
-crm_other_name(const MatchScore *score)
+crm_maybe_sisters(const MatchScore *score)
 {
-	return score->level[FIELD_NAME] != LEVEL_NONE && score->weight[FIELD_NAME] < SAME_NAME;
+	return (score->level[FIELD_NAME] != LEVEL_NONE && score->weight[FIELD_NAME] < SAME_NAME) ||
+		   score->level[FIELD_BRANCH] == BRANCH_OF ||
+		   score->level[FIELD_BRANCH] == BRANCH_DIFFERENT ||
+		   score->level[FIELD_BUSINESS] == BUSINESS_DIFFERENT ||
+		   score->level[FIELD_BUSINESS] == BUSINESS_PARTLY ||
+		   score->level[FIELD_LEGAL_FORM] == LEGAL_FORM_DIFFERENT ||
+		   (score->level[FIELD_NAME] != LEVEL_NONE &&
+			(score->level[FIELD_TAX_ID] == TAX_ID_DIFFERENT ||
+			 score->level[FIELD_TAX_ID] == TAX_ID_BOTH_VALID));
 }
 
 /*
@@ -678,7 +829,7 @@ crm_total(const MatchScore *score)
 	MatchScore weakened;
 	double bits = 0;
 
-	if (crm_other_name(score))
+	if (crm_maybe_sisters(score))
 	{
 		weakened = *score;
 		crm_weaken_contact(&weakened);
@@ -702,7 +853,7 @@ crm_most_name(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord
 	const MatchModel *model = &scorer->model;
 	double core = Max(a->item_bits[ITEM_CORE], b->item_bits[ITEM_CORE]) / (double) MATCH_BITS_SCALE;
 	double evidence = Max(-NAME_CERTAIN * scorer->prior_company, core);
-	double most = crm_most(model, NAME_ABBREVIATION, ABBREVIATION_BITS * ABBREVIATION);
+	double most = crm_most(model, NAME_ABBREVIATION, PICKED_CORE * PICKED_MOST);
 
 	evidence = Max(evidence, crm_item_bits(a, b, ITEM_COMPANY));
 	for (int level = NAME_EQUAL; level <= NAME_DIFFERENT; level++)
@@ -817,7 +968,11 @@ crm_bounds(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b
 	else if (crm_both(a, b, ITEM_DOMAIN))
 		most[FIELD_DOMAIN] = scorer->most[FIELD_DOMAIN];
 	if (company)
+	{
 		most[FIELD_NAME] = crm_most_name(scorer, a, b);
+		most[FIELD_BUSINESS] = scorer->most[FIELD_BUSINESS];
+		most[FIELD_LEGAL_FORM] = scorer->most[FIELD_LEGAL_FORM];
+	}
 	most[FIELD_PERSON] = crm_most_person(scorer, a, b, company);
 	most[FIELD_ADDRESS] = crm_most_address(scorer, a, b, company);
 }
@@ -852,6 +1007,8 @@ crm_weigh_pair(const MatchScorer *scorer, const MatchRecord *a, const MatchRecor
 		crm_score_branch(scorer, a, b, score);
 	CRM_SCORE(FIELD_TAX_ID, crm_both(a, b, ITEM_TAX_ID), crm_score_tax_id(scorer, a, b, score));
 	CRM_SCORE(FIELD_NAME, company, crm_score_name(scorer, a, b, score));
+	score->weight[FIELD_LEGAL_FORM] = 0;
+	CRM_SCORE(FIELD_BUSINESS, company, crm_score_business(scorer, a, b, score));
 	CRM_SCORE(FIELD_BIRTH_DATE, a->birth_date != 0 && b->birth_date != 0,
 			  crm_score_birth_date(scorer, a, b, score));
 	CRM_SCORE(FIELD_PHONE, crm_both(a, b, ITEM_PHONE), crm_score_phone(scorer, a, b, score));
@@ -870,7 +1027,7 @@ crm_match_score(const MatchScorer *scorer, const MatchRecord *a, const MatchReco
 {
 	crm_weigh_pair(scorer, a, b, false, 0, score);
 	score->bits = crm_total(score);
-	if (crm_other_name(score))
+	if (crm_maybe_sisters(score))
 		crm_weaken_contact(score);
 }
 
