@@ -53,6 +53,48 @@ INSERT INTO regress_match_scan.contact (full_name, phone, birth_date) SELECT 'Jo
 SELECT regress_match_scan.scan_duplicates('contact') >= 0;
 SELECT regress_match_scan.scan_duplicates('lead');
 
+-- said to be the same: in one cluster whatever the score, unless others told them apart
+INSERT INTO regress_match_scan.duplicate_pair (kind, left_id, right_id, score, state) VALUES
+ ('account', 1001, 1002, 0, 'duplicate'), ('account', 1002, 1003, 0, 'duplicate'), ('account', 1001, 1003, 0, 'not_duplicate'),
+ ('account', 1, 1004, 0, 'duplicate');
+SELECT regress_match_scan.scan_duplicates('account');
+SELECT left_id, right_id, state, score FROM regress_match_scan.duplicate_pair WHERE right_id > 1000 ORDER BY left_id, right_id;
+SELECT cluster_id, array_agg(record_id ORDER BY record_id) AS records FROM regress_match_scan.duplicate_cluster GROUP BY cluster_id ORDER BY cluster_id;
+
+-- the same result by one process and by several, however the records are shared out
+SET min_parallel_table_scan_size = 0;
+INSERT INTO regress_match_scan.lead (company, phone, city)
+SELECT 'Company ' || md5((i % 1500)::text) || CASE i % 7 WHEN 0 THEN ' Ltd' WHEN 1 THEN ' GmbH' WHEN 2 THEN 'x' ELSE '' END,
+       CASE WHEN i % 5 > 0 THEN '030 9' || 100000 + (i % 1700) END, 'Town ' || i % 9
+FROM generate_series(1, 4000) AS i;
+CREATE FUNCTION pg_temp.result() RETURNS text LANGUAGE sql AS $$
+SELECT (SELECT count(*) || ' ' || md5(string_agg(format('%s %s %s %s', left_id, right_id, score, reasons), ',' ORDER BY left_id, right_id)) FROM regress_match_scan.duplicate_pair WHERE kind = 'lead')
+    || (SELECT count(*) || ' ' || md5(string_agg(format('%s %s', cluster_id, record_id), ',' ORDER BY cluster_id, record_id)) FROM regress_match_scan.duplicate_cluster WHERE kind = 'lead') $$;
+SET max_parallel_maintenance_workers = 0;
+SELECT regress_match_scan.scan_duplicates('lead') > 1000 AS many;
+SELECT pg_temp.result() AS alone \gset
+SELECT workers FROM regress_match_scan.duplicate_scan WHERE kind = 'lead' ORDER BY id DESC LIMIT 1;
+SET max_parallel_maintenance_workers = 1;
+DELETE FROM regress_match_scan.duplicate_pair WHERE kind = 'lead';
+SELECT regress_match_scan.scan_duplicates('lead', whole => true) > 1000 AS many;
+SELECT pg_temp.result() = :'alone' AS same;
+SET max_parallel_maintenance_workers = 4;
+DELETE FROM regress_match_scan.duplicate_cluster WHERE kind = 'lead';
+SELECT regress_match_scan.scan_duplicates('lead', whole => true) > 1000 AS many;
+SELECT pg_temp.result() = :'alone' AS same;
+-- nothing runs any more
+SELECT * FROM crm.scan_progress();
+-- fails: more memory than is allowed, alone and with workers
+SET crm.scan_memory = '16MB';
+INSERT INTO regress_match_scan.lead (company) SELECT md5(i::text) || ' ' || md5((-i)::text) FROM generate_series(1, 12000) AS i;
+\set VERBOSITY sqlstate
+SELECT regress_match_scan.scan_duplicates('lead', whole => true);
+SET max_parallel_maintenance_workers = 0;
+SELECT regress_match_scan.scan_duplicates('lead', whole => true);
+\set VERBOSITY default
+RESET crm.scan_memory;
+SELECT pg_temp.result() = :'alone' AS same;
+
 -- the threshold is a probability
 SELECT regress_match_scan.scan_duplicates('account', 0.999999) < (SELECT count(*) FROM before);
 -- fails: wrong arguments

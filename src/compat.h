@@ -179,6 +179,13 @@ crm_get_shared(const char *name, Size size, void (*init)(void *))
 	ginScanBeginPostingTree(btree, index, root, snapshot)
 #endif
 
+/* The file a table is in; another one when it was rewritten or emptied. */
+#if PG_VERSION_NUM >= 160000
+#define CRM_RELATION_FILE(rel) ((rel)->rd_locator.relNumber)
+#else
+#define CRM_RELATION_FILE(rel) ((rel)->rd_node.relNode)
+#endif
+
 /* Stands before the declaration of a function that does not return. */
 #if PG_VERSION_NUM >= 180000
 #define CRM_NORETURN pg_noreturn

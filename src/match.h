@@ -342,12 +342,4 @@ extern void crm_match_json_values(Jsonb *record, const MatchColumns *columns,
 /* Parses "company,phone,..."; returns the number of roles, -1 at a fault. */
 extern int crm_match_parse_model(const char *model, MatchRole roles[MATCH_NROLES]);
 
-/* match_cluster.c */
-typedef struct MatchEdge
-{
-	uint32 a;
-	uint32 b;
-	float bits;
-} MatchEdge;
-
 #endif /* CRM_MATCH_H */

@@ -5,11 +5,15 @@
  * Following every pair chains strangers together: A is like B, B like C, and A
  * nothing like C.  So a component of pairs is only where to look.  Inside it
  * every two records are scored, and groups are joined, best first, as long as
- * the average score between their members is positive; two records that a
- * person has told apart never end in one group.
+ * the average score between their members is positive.  What people have said
+ * comes first: two records that are the same start in one group, and two that
+ * were told apart never meet in one.
  *
  * A component too large for that is cut by raising the score a pair needs,
  * until its parts are small enough.
+ *
+ * Ties are broken by ids, so that the result does not depend on the order in
+ * which records were read.
  */
 #include "postgres.h"
 
@@ -19,6 +23,26 @@
 #include "match_scan.h"
 
 #define LARGEST_COMPONENT 300
+#define RAISE_BITS		  4.0f
+#define MOST_RAISES		  8
+
+typedef struct Clustering
+{
+	const MatchScan *scan;
+	float threshold;
+	const MatchEdge *must; /* by ids; the lower one is a */
+	uint32 nmust;
+	int *place; /* of a record in its component */
+	uint32 *cluster;
+	uint32 *position; /* of a record in the part at work */
+} Clustering;
+
+typedef struct Member
+{
+	uint32 root;
+	uint32 record;
+	int64 id;
+} Member;
 
 static uint32
 crm_root(uint32 *parent, uint32 x)
@@ -32,22 +56,17 @@ crm_root(uint32 *parent, uint32 x)
 }
 
 static int
-crm_cmp_edge(const void *a, const void *b)
+crm_cmp_edge(const void *a, const void *b, void *arg)
 {
 	const MatchEdge *x = a, *y = b;
+	const int64 *id = arg;
 
 	if (x->bits != y->bits)
 		return x->bits > y->bits ? -1 : 1;
-	if (x->a != y->a)
-		return x->a < y->a ? -1 : 1;
-	return x->b < y->b ? -1 : x->b > y->b;
+	if (id[x->a] != id[y->a])
+		return id[x->a] < id[y->a] ? -1 : 1;
+	return id[x->b] < id[y->b] ? -1 : id[x->b] > id[y->b];
 }
-
-typedef struct Member
-{
-	uint32 root;
-	uint32 record;
-} Member;
 
 static int
 crm_cmp_member(const void *a, const void *b)
@@ -56,28 +75,102 @@ crm_cmp_member(const void *a, const void *b)
 
 	if (x->root != y->root)
 		return x->root < y->root ? -1 : 1;
-	return x->record < y->record ? -1 : x->record > y->record;
+	return x->id < y->id ? -1 : x->id > y->id;
 }
 
-/* Greedy average link among the n records of a component; result in cluster[]. */
-static void
-crm_split(const MatchScan *scan, const Member *member, int n, float threshold, uint32 *cluster)
+/* Log-odds of two members, the lower id first; a tax number of another firm rules both out. */
+static float
+crm_link(const MatchScan *scan, uint32 a, uint32 b)
 {
-	float *link = palloc(sizeof(float) * n * n);
-	int *size = palloc(sizeof(int) * n);
-	int *owner = palloc(sizeof(int) * n);
+	MatchScore score;
 
-	for (int i = 0; i < n; i++)
+	if (crm_scan_apart(scan, a, b))
+		return CANNOT_LINK_BITS;
+	crm_match_score(&scan->scorer, crm_scan_record(scan, a), crm_scan_record(scan, b), &score);
+	if (score.weight[FIELD_TAX_ID] < 0)
+		return CONFLICT_BITS;
+	return Max((float) score.bits, WORST_LINK_BITS);
+}
+
+/* The groups of a component, while they grow. */
+typedef struct Groups
+{
+	int n;
+	float *link; /* sum over the pairs of two groups */
+	int *size;	 /* 0: joined to another */
+	int *owner;	 /* of each member: its group */
+} Groups;
+
+/* Group x becomes part of group y. */
+static void
+crm_join(Groups *g, int x, int y)
+{
+	int n = g->n;
+
+	for (int k = 0; k < n; k++)
 	{
-		size[i] = 1;
-		owner[i] = i;
-		for (int j = 0; j < i; j++)
-		{
-			float bits = crm_scan_link(scan, member[i].record, member[j].record) - threshold;
+		g->link[y * n + k] += g->link[x * n + k];
+		g->link[k * n + y] = g->link[y * n + k];
+		if (g->owner[k] == x)
+			g->owner[k] = y;
+	}
+	g->size[y] += g->size[x];
+	g->size[x] = 0;
+}
 
-			link[i * n + j] = link[j * n + i] = bits;
+/* Joins the members that people say are the same. */
+static void
+crm_join_same(Clustering *c, Groups *g, const Member *member)
+{
+	const int64 *id = c->scan->id;
+
+	for (int i = 0; i < g->n; i++)
+		c->place[member[i].record] = i;
+	for (int i = 0; i < g->n; i++)
+	{
+		uint32 low = 0, high = c->nmust;
+
+		while (low < high)
+		{
+			uint32 mid = low + (high - low) / 2;
+
+			if (id[c->must[mid].a] < member[i].id)
+				low = mid + 1;
+			else
+				high = mid;
+		}
+		for (; low < c->nmust && id[c->must[low].a] == member[i].id; low++)
+		{
+			int x = g->owner[i];
+			int y = g->owner[c->place[c->must[low].b]];
+
+			/* Whoever said that two are not the same is believed. */
+			if (x != y && g->link[x * g->n + y] > CANNOT_LINK_BITS / 2)
+				crm_join(g, Max(x, y), Min(x, y));
 		}
 	}
+}
+
+/* Greedy average link among the n records of a component. */
+static void
+crm_split(Clustering *c, const Member *member, int n)
+{
+	Groups g = {n};
+
+	g.link = palloc(sizeof(float) * n * n);
+	g.size = palloc(sizeof(int) * n);
+	g.owner = palloc(sizeof(int) * n);
+	for (int i = 0; i < n; i++)
+	{
+		g.size[i] = 1;
+		g.owner[i] = i;
+		g.link[i * n + i] = 0;
+		for (int j = 0; j < i; j++)
+			g.link[i * n + j] = g.link[j * n + i] =
+				crm_link(c->scan, member[j].record, member[i].record) - c->threshold;
+	}
+	if (c->nmust > 0)
+		crm_join_same(c, &g, member);
 	for (;;)
 	{
 		float best = 0;
@@ -85,10 +178,10 @@ crm_split(const MatchScan *scan, const Member *member, int n, float threshold, u
 
 		CHECK_FOR_INTERRUPTS();
 		for (int i = 0; i < n; i++)
-			for (int j = 0; size[i] > 0 && j < i; j++)
-				if (size[j] > 0)
+			for (int j = 0; g.size[i] > 0 && j < i; j++)
+				if (g.size[j] > 0)
 				{
-					float average = link[i * n + j] / ((float) size[i] * size[j]);
+					float average = g.link[i * n + j] / ((float) g.size[i] * g.size[j]);
 
 					if (average > best)
 					{
@@ -99,62 +192,41 @@ crm_split(const MatchScan *scan, const Member *member, int n, float threshold, u
 				}
 		if (x < 0)
 			break;
-		for (int k = 0; k < n; k++)
-		{
-			link[y * n + k] += link[x * n + k];
-			link[k * n + y] = link[y * n + k];
-			if (owner[k] == x)
-				owner[k] = y;
-		}
-		size[y] += size[x];
-		size[x] = 0;
+		crm_join(&g, x, y);
 	}
 	for (int i = 0; i < n; i++)
-		cluster[member[i].record] = member[owner[i]].record;
-	pfree(link);
-	pfree(size);
-	pfree(owner);
+		c->cluster[member[i].record] = member[g.owner[i]].record;
+	pfree(g.link);
+	pfree(g.size);
+	pfree(g.owner);
 }
 
-/* Components of the edges of at least the threshold, within one set of records. */
+/* The components that edges of at least the needed score make of some records. */
 static void
-crm_components(const MatchScan *scan, const MatchEdge *edge, uint32 nedges, float needed,
-			   float threshold, uint32 *cluster, int depth)
+crm_cluster_part(Clustering *c, const uint32 *record, uint32 n, const MatchEdge *edge,
+				 uint32 nedges, float needed, int depth)
 {
-	uint32 *parent = palloc_extended(sizeof(uint32) * (Size) scan->nrecords, MCXT_ALLOC_HUGE);
-	Member *member;
-	uint32 n = 0;
+	uint32 *parent = palloc_extended(sizeof(uint32) * (Size) n, MCXT_ALLOC_HUGE);
+	Member *member = palloc_extended(sizeof(Member) * (Size) n, MCXT_ALLOC_HUGE);
 
-	for (uint32 i = 0; i < scan->nrecords; i++)
+	for (uint32 i = 0; i < n; i++)
+	{
 		parent[i] = i;
+		c->position[record[i]] = i;
+	}
 	for (uint32 i = 0; i < nedges && edge[i].bits >= needed; i++)
 	{
-		uint32 a = crm_root(parent, edge[i].a), b = crm_root(parent, edge[i].b);
+		uint32 a = crm_root(parent, c->position[edge[i].a]);
+		uint32 b = crm_root(parent, c->position[edge[i].b]);
 
 		if (a != b)
 			parent[Max(a, b)] = Min(a, b);
 	}
-	for (uint32 i = 0; i < scan->nrecords; i++)
-		if (crm_root(parent, i) != i)
-			n++;
-	/* Roots are counted with their members below. */
-	member = palloc_extended(sizeof(Member) * (2 * (Size) n + 1), MCXT_ALLOC_HUGE);
-	n = 0;
-	for (uint32 i = 0; i < scan->nrecords; i++)
+	for (uint32 i = 0; i < n; i++)
 	{
-		uint32 root = crm_root(parent, i);
-
-		if (root != i)
-		{
-			member[n].root = root;
-			member[n++].record = i;
-			if (cluster[root] != UINT32_MAX)
-			{
-				cluster[root] = UINT32_MAX;
-				member[n].root = root;
-				member[n++].record = root;
-			}
-		}
+		member[i].root = crm_root(parent, i);
+		member[i].record = record[i];
+		member[i].id = c->scan->id[record[i]];
 	}
 	qsort(member, n, sizeof(Member), crm_cmp_member);
 	for (uint32 i = 0; i < n;)
@@ -163,21 +235,38 @@ crm_components(const MatchScan *scan, const MatchEdge *edge, uint32 nedges, floa
 
 		while (j < n && member[j].root == member[i].root)
 			j++;
-		for (uint32 k = i; k < j; k++)
-			cluster[member[k].record] = member[k].record;
-		if (j - i <= LARGEST_COMPONENT)
-			crm_split(scan, member + i, (int) (j - i), threshold, cluster);
-		else if (depth < 8)
+		if (j - i == 2 && c->nmust == 0 && c->scan->napart == 0)
 		{
-			/* Only the edges inside; they stay in order. */
+			/* Two, and an edge between them. */
+			if (crm_link(c->scan, member[i].record, member[i + 1].record) > c->threshold)
+				c->cluster[member[i + 1].record] = member[i].record;
+		}
+		else if (j - i <= LARGEST_COMPONENT)
+			crm_split(c, member + i, (int) (j - i));
+		else if (depth == MOST_RAISES)
+		{
+			/* All of them alike beyond doubt. */
+			for (uint32 k = i; k < j; k += LARGEST_COMPONENT)
+				crm_split(c, member + k, (int) Min(LARGEST_COMPONENT, j - k));
+		}
+		else
+		{
+			uint32 *inner = palloc_extended(sizeof(uint32) * (Size) (j - i), MCXT_ALLOC_HUGE);
 			MatchEdge *inside = palloc_extended(sizeof(MatchEdge) * (Size) nedges, MCXT_ALLOC_HUGE);
-			uint32 ninside = 0;
+			uint32 ninside = 0, root = member[i].root;
 
 			for (uint32 k = 0; k < nedges; k++)
-				if (crm_root(parent, edge[k].a) == member[i].root)
+				if (crm_root(parent, c->position[edge[k].a]) == root &&
+					crm_root(parent, c->position[edge[k].b]) == root)
 					inside[ninside++] = edge[k];
-			crm_components(scan, inside, ninside, needed + 4.0f, threshold, cluster, depth + 1);
+			for (uint32 k = i; k < j; k++)
+				inner[k - i] = member[k].record;
+			crm_cluster_part(c, inner, j - i, inside, ninside, needed + RAISE_BITS, depth + 1);
+			/* The positions are this part's again. */
+			for (uint32 k = i; k < j; k++)
+				c->position[member[k].record] = root;
 			pfree(inside);
+			pfree(inner);
 		}
 		i = j;
 	}
@@ -186,14 +275,43 @@ crm_components(const MatchScan *scan, const MatchEdge *edge, uint32 nedges, floa
 }
 
 uint32 *
-crm_match_clusters(const MatchScan *scan, MatchEdge *edge, uint32 nedges, float threshold)
+crm_match_clusters(const MatchScan *scan, const MatchEdge *found, uint32 nfound,
+				   const MatchEdge *must, uint32 nmust, float threshold)
 {
-	uint32 *cluster =
-		palloc_extended(sizeof(uint32) * Max((Size) scan->nrecords, 1), MCXT_ALLOC_HUGE);
+	Size n = Max((Size) scan->nrecords, 1);
+	Clustering c = {.scan = scan, .threshold = threshold, .must = must, .nmust = nmust};
+	uint32 nedges = nfound + nmust, nrecords = 0;
+	MatchEdge *edge = palloc_extended(sizeof(MatchEdge) * Max((Size) nedges, 1), MCXT_ALLOC_HUGE);
+	uint32 *record = palloc_extended(sizeof(uint32) * Max((Size) nedges * 2, 1), MCXT_ALLOC_HUGE);
 
+	c.cluster = palloc_extended(sizeof(uint32) * n, MCXT_ALLOC_HUGE);
+	c.position = palloc_extended(sizeof(uint32) * n, MCXT_ALLOC_HUGE);
 	for (uint32 i = 0; i < scan->nrecords; i++)
-		cluster[i] = i;
-	qsort(edge, nedges, sizeof(MatchEdge), crm_cmp_edge);
-	crm_components(scan, edge, nedges, threshold, threshold, cluster, 0);
-	return cluster;
+	{
+		c.cluster[i] = i;
+		c.position[i] = UINT32_MAX;
+	}
+	if (nmust > 0)
+		c.place = palloc_extended(sizeof(int) * n, MCXT_ALLOC_HUGE);
+	if (nfound > 0)
+		memcpy(edge, found, sizeof(MatchEdge) * (Size) nfound);
+	if (nmust > 0)
+		memcpy(edge + nfound, must, sizeof(MatchEdge) * (Size) nmust);
+	for (uint32 i = 0; i < nedges; i++)
+		for (int side = 0; side < 2; side++)
+		{
+			uint32 r = side == 0 ? edge[i].a : edge[i].b;
+
+			if (c.position[r] == UINT32_MAX)
+			{
+				c.position[r] = 0;
+				record[nrecords++] = r;
+			}
+		}
+	qsort_arg(edge, nedges, sizeof(MatchEdge), crm_cmp_edge, scan->id);
+	crm_cluster_part(&c, record, nrecords, edge, nedges, threshold, 0);
+	pfree(c.position);
+	pfree(record);
+	pfree(edge);
+	return c.cluster;
 }

@@ -1,6 +1,10 @@
 /*
  * match_count.c
- *		Counters of 32-bit hashes: an open-addressing table of bounded size.
+ *		Counters of 32-bit hashes: an open-addressing table of bounded size, or
+ *		a finished list that is only looked up.
+ *
+ * Hashes are spread evenly, so their top bits lead to the right place in a list
+ * of ascending hashes: no table has to be built, and processes can share it.
  */
 #include "postgres.h"
 
@@ -8,11 +12,8 @@
 
 #include "match_count.h"
 
-typedef struct CountEntry
-{
-	uint32 hash; /* 0 = free; hashes are never 0 */
-	uint32 count;
-} CountEntry;
+/* In the table, hash 0 is a free place. */
+typedef MatchCount CountEntry;
 
 struct MatchCounts
 {
@@ -22,6 +23,10 @@ struct MatchCounts
 	uint32 used;
 	uint32 limit;
 	uint32 floor; /* entries dropped so far occurred at most this often */
+	/* of a finished list */
+	const MatchCount *list;
+	uint32 *start; /* NULL: a table */
+	int shift;
 };
 
 static MatchCounts *
@@ -76,6 +81,12 @@ crm_counts_resize(MatchCounts *counts, uint32 size, uint32 least)
 void
 crm_counts_add(MatchCounts *counts, uint32 hash)
 {
+	crm_counts_add_many(counts, hash, 1);
+}
+
+void
+crm_counts_add_many(MatchCounts *counts, uint32 hash, uint32 n)
+{
 	CountEntry *entry = crm_counts_slot(counts, hash);
 
 	if (entry->hash == 0)
@@ -97,13 +108,18 @@ crm_counts_add(MatchCounts *counts, uint32 hash)
 		entry->hash = hash;
 		counts->used++;
 	}
-	entry->count++;
+	entry->count += n;
 }
 
 uint32
 crm_counts_get(const MatchCounts *counts, uint32 hash)
 {
-	return crm_counts_slot(counts, hash)->count;
+	if (counts->start == NULL)
+		return crm_counts_slot(counts, hash)->count;
+	for (uint32 i = counts->start[hash >> counts->shift]; i < counts->used; i++)
+		if (counts->list[i].hash >= hash)
+			return counts->list[i].hash == hash ? counts->list[i].count : 0;
+	return 0;
 }
 
 static int
@@ -115,45 +131,68 @@ crm_cmp_entry(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
+MatchCount *
+crm_counts_list(const MatchCounts *counts, uint32 least, uint32 *n)
+{
+	MatchCount *list;
+	uint32 found = 0;
+
+	for (uint32 i = 0; i <= counts->mask; i++)
+		found += counts->entry[i].count >= least && counts->entry[i].hash != 0;
+	list = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(MatchCount) * Max((Size) found, 1));
+	found = 0;
+	for (uint32 i = 0; i <= counts->mask; i++)
+		if (counts->entry[i].count >= least && counts->entry[i].hash != 0)
+			list[found++] = counts->entry[i];
+	*n = found;
+	return list;
+}
+
 bytea *
 crm_counts_pack(const MatchCounts *counts)
 {
-	uint32 n = 0;
-	bytea *result;
-	CountEntry *out;
+	uint32 n;
+	MatchCount *list = crm_counts_list(counts, 2, &n);
+	Size size = VARHDRSZ + sizeof(MatchCount) * (Size) n;
+	bytea *result = MemoryContextAllocHuge(CurrentMemoryContext, size);
 
-	for (uint32 i = 0; i <= counts->mask; i++)
-		n += counts->entry[i].count >= 2;
-	result = MemoryContextAllocHuge(CurrentMemoryContext, VARHDRSZ + sizeof(CountEntry) * (Size) n);
-	SET_VARSIZE(result, VARHDRSZ + sizeof(CountEntry) * n);
-	out = (CountEntry *) VARDATA(result);
-	n = 0;
-	for (uint32 i = 0; i <= counts->mask; i++)
-		if (counts->entry[i].count >= 2)
-			out[n++] = counts->entry[i];
-	qsort(out, n, sizeof(CountEntry), crm_cmp_entry);
+	qsort(list, n, sizeof(MatchCount), crm_cmp_entry);
+	SET_VARSIZE(result, size);
+	memcpy(VARDATA(result), list, sizeof(MatchCount) * (Size) n);
+	pfree(list);
 	return result;
+}
+
+MatchCounts *
+crm_counts_sorted(const MatchCount *list, uint32 n, MemoryContext context)
+{
+	MatchCounts *counts = MemoryContextAllocZero(context, sizeof(MatchCounts));
+	int bits = 8;
+	uint32 size, next = 0;
+
+	while (bits < 30 && ((Size) 2 << bits) < n)
+		bits++;
+	size = 1u << bits;
+	counts->context = context;
+	counts->list = list;
+	counts->used = n;
+	counts->shift = 32 - bits;
+	counts->start = MemoryContextAllocHuge(context, sizeof(uint32) * (Size) size);
+	for (uint32 i = 0; i < size; i++)
+	{
+		while (next < n && (list[next].hash >> counts->shift) < i)
+			next++;
+		counts->start[i] = next;
+	}
+	return counts;
 }
 
 MatchCounts *
 crm_counts_unpack(const char *data, size_t len, MemoryContext context)
 {
-	uint32 n = (uint32) (len / sizeof(CountEntry));
-	uint32 size = 1024;
-	MatchCounts *counts;
+	uint32 n = (uint32) (len / sizeof(MatchCount));
+	MatchCount *list = MemoryContextAllocHuge(context, sizeof(MatchCount) * Max((Size) n, 1));
 
-	while (size - size / 4 <= n + 1)
-		size *= 2;
-	counts = crm_counts_alloc(context, PG_UINT32_MAX / 2, size);
-	for (uint32 i = 0; i < n; i++)
-	{
-		CountEntry entry;
-
-		memcpy(&entry, data + i * sizeof(CountEntry), sizeof(CountEntry));
-		if (entry.hash == 0)
-			continue;
-		*crm_counts_slot(counts, entry.hash) = entry;
-		counts->used++;
-	}
-	return counts;
+	memcpy(list, data, sizeof(MatchCount) * (Size) n);
+	return crm_counts_sorted(list, n, context);
 }

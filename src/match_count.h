@@ -1,6 +1,7 @@
 /*
  * match_count.h
- *		Counters of 32-bit hashes: an open-addressing table of bounded size.
+ *		Counters of 32-bit hashes: an open-addressing table of bounded size, or
+ *		a finished list that is only looked up.
  */
 #ifndef CRM_MATCH_COUNT_H
 #define CRM_MATCH_COUNT_H
@@ -9,13 +10,24 @@
 
 typedef struct MatchCounts MatchCounts;
 
+typedef struct MatchCount
+{
+	uint32 hash; /* never 0 */
+	uint32 count;
+} MatchCount;
+
 /* Above limit entries, those that occurred once are forgotten: what counts is what is common. */
 extern MatchCounts *crm_counts_create(MemoryContext context, uint32 limit);
 extern void crm_counts_add(MatchCounts *counts, uint32 hash);
+extern void crm_counts_add_many(MatchCounts *counts, uint32 hash, uint32 n);
 extern uint32 crm_counts_get(const MatchCounts *counts, uint32 hash);
 /* Entries that occur at least twice, by hash ascending. */
 extern bytea *crm_counts_pack(const MatchCounts *counts);
 extern MatchCounts *crm_counts_unpack(const char *data, size_t len, MemoryContext context);
+/* Entries that occur at least so often, in no order. */
+extern MatchCount *crm_counts_list(const MatchCounts *counts, uint32 least, uint32 *n);
+/* Counts that can be looked up, of a list by hash ascending, which is not copied. */
+extern MatchCounts *crm_counts_sorted(const MatchCount *list, uint32 n, MemoryContext context);
 
 /* Rarity in bits of what occurs count times in rows rows. */
 extern double crm_match_rarity_of(double rows, double count, uint8 default_bits);

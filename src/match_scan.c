@@ -2,28 +2,32 @@
  * match_scan.c
  *		Finding all duplicates of a table at once.
  *
- * The table is read once into features (match_record.c).  Records that share an
- * identifier, or two rare pieces of a name, become candidates; candidates are
- * scored (match_score.c); pairs above the threshold are grouped
- * (match_cluster.c); pairs and groups are written to the workspace, and what
- * people decided about them before stays.
+ * The first scan reads the whole table; the next ones read only rows that
+ * transactions wrote since, and look up in the matching index what those rows
+ * are like.  Both come to the same result as long as what they rest on is the
+ * same: the statistics, the model, the columns, the threshold.  When that
+ * changes, or very much has changed in the table, a scan is full again.
  *
- * Memory: everything lives in one context that ends with the call.  For each
- * record about 300 bytes of features and 8 bytes a key.
+ * Everything a scan writes, it writes at its end and in one transaction.
  */
 #include "postgres.h"
 
 #include <math.h>
 
-#include "access/relation.h"
+#include "access/parallel.h"
+#include "access/transam.h"
 #include "access/table.h"
-#include "access/tableam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "optimizer/paths.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -31,377 +35,222 @@
 #include "utils/snapmgr.h"
 
 #include "compat.h"
-#include "crm.h"
-#include "match.h"
-#include "match_count.h"
 #include "match_scan.h"
 #include "workspace.h"
 
-#define ARENA_CHUNK	  (8 * 1024 * 1024)
-#define BLOCK_EXACT	  200 /* records that share an identifier and are still compared */
-#define BLOCK_GRAM	  300 /* records that share a piece of a name */
-#define BLOCK_RARE	  4	  /* so few share it that it counts as an identifier */
-#define GRAMS_USED	  8	  /* rarest pieces of a name that count */
-#define NEEDED_WEIGHT 2	  /* an identifier has 2, a piece of a name 1 */
 #define DEFAULT_BITS  0.0 /* log-odds from which a pair is reported */
-#define WRITE_ROWS	  10000
+#define BASIS_VERSION 1	  /* of what is compared and how; counts up when that changes */
+#define MOST_CHANGED  0.1 /* of the rows; with more, a full scan is quicker */
+#define OLD_XID		  (UINT64CONST(1) << 30)
 
-typedef struct CannotLinks
+/* A scan that somebody asked for. */
+typedef struct ScanTask
 {
-	uint64 *pair; /* lower record << 32 | higher record, ascending */
-	uint32 n;
-} CannotLinks;
-
-typedef struct TableMatch
-{
-	MatchScan data;
+	Oid workspace;
+	char *schema;
+	char *kind;
+	Relation rel;
+	float threshold;
+	uint64 seen;	  /* transactions before this one need not be looked at again */
+	int64 statistics; /* version */
+	double statistics_rows;
+	bytea *counts;
 	MemoryContext context;
-	uint32 capacity;
-	char *arena;
-	Size arena_left;
-	uint64 *key; /* hash << 32 | record << 1 | exact */
-	Size nkeys;
-	Size key_capacity;
-	MatchCounts *counts;
-	/* blocks */
-	uint32 *block_start; /* of each block, into member[] */
-	uint32 *member;
-	uint32 nblocks;
-	uint32 *record_start; /* of each record, into record_block[] */
-	uint32 *record_block;
-	uint8 *block_weight;
-	MatchEdge *edge;
-	uint32 nedges;
-	uint32 edge_capacity;
-	uint64 candidates;
-} TableMatch;
 
-static void *
-crm_huge(MemoryContext context, Size size)
+	/* what came of it */
+	bool full;
+	int workers;
+	uint64 rows;
+	uint64 read;
+	uint64 pairs;
+	uint64 clustered;
+	uint64 crowded;
+} ScanTask;
+
+/* The last scan of the kind. */
+typedef struct LastScan
 {
-	return MemoryContextAllocHuge(context, Max(size, 1));
+	bool found;
+	int64 basis;
+	uint64 seen;
+	uint64 rows;
+} LastScan;
+
+static char *
+crm_task_sql(const ScanTask *task, const char *format)
+{
+	return psprintf(format, quote_identifier(task->schema));
 }
 
-static MatchRecord *
-crm_arena_copy(TableMatch *scan, const MatchRecord *record)
+static Datum
+crm_task_value(uint64 row, int column, bool *isnull)
 {
-	MatchRecord *copy;
-
-	if (scan->arena_left < record->size)
-	{
-		scan->arena = MemoryContextAlloc(scan->context, ARENA_CHUNK);
-		scan->arena_left = ARENA_CHUNK;
-	}
-	copy = (MatchRecord *) scan->arena;
-	memcpy(copy, record, record->size);
-	scan->arena += record->size;
-	scan->arena_left -= record->size;
-	return copy;
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, isnull);
 }
 
 static void
-crm_scan_add(TableMatch *scan, int64 id, const MatchRecord *record, const MatchKey *keys, int nkeys)
+crm_last_scan(ScanTask *task, LastScan *last)
 {
-	uint32 number = scan->data.nrecords;
+	Oid types[1] = {TEXTOID};
+	Datum args[1] = {CStringGetTextDatum(task->kind)};
+	bool null;
 
-	if (number == scan->capacity)
-	{
-		if (scan->capacity >= (1u << 30))
-			ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-							errmsg("a table of more than %u rows cannot be scanned for duplicates",
-								   1u << 30)));
-		scan->capacity *= 2;
-		scan->data.record =
-			repalloc_huge(scan->data.record, sizeof(MatchRecord *) * (Size) scan->capacity);
-		scan->data.id = repalloc_huge(scan->data.id, sizeof(int64) * (Size) scan->capacity);
-	}
-	scan->data.record[number] = crm_arena_copy(scan, record);
-	scan->data.id[number] = id;
-	scan->data.nrecords++;
-	if (scan->nkeys + nkeys > scan->key_capacity)
-	{
-		scan->key_capacity *= 2;
-		scan->key = repalloc_huge(scan->key, sizeof(uint64) * scan->key_capacity);
-	}
-	for (int i = 0; i < nkeys; i++)
-		scan->key[scan->nkeys++] = ((uint64) keys[i].hash << 32) | ((uint64) number << 1) |
-								   (keys[i].strength > MATCH_KEY_PIECE);
-	crm_match_count_record(scan->counts, record, keys, nkeys);
+	memset(last, 0, sizeof(*last));
+	if (SPI_execute_with_args(
+			crm_task_sql(task, "SELECT s.basis, s.seen, s.rows FROM %s.duplicate_scan AS s "
+							   "WHERE s.kind OPERATOR(pg_catalog.=) $1 "
+							   "ORDER BY s.id DESC LIMIT 1"),
+			1, types, args, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the last scan");
+	if (SPI_processed == 0)
+		return;
+	last->found = true;
+	last->basis = DatumGetInt64(crm_task_value(0, 1, &null));
+	last->seen = (uint64) DatumGetInt64(crm_task_value(0, 2, &null));
+	last->rows = (uint64) DatumGetInt64(crm_task_value(0, 3, &null));
 }
 
-/* Reads the table. */
+/* The newest statistics of the table, counts as well if wanted. */
 static void
-crm_scan_read(TableMatch *scan, Relation rel, const MatchColumns *columns, AttrNumber id_attnum)
+crm_read_statistics(ScanTask *task, bool counts)
 {
-	MatchScratch *scratch = crm_match_scratch();
-	MemoryContext row_context =
-		AllocSetContextCreate(CurrentMemoryContext, "crm match row", ALLOCSET_DEFAULT_SIZES);
-	TableScanDesc heap = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	Oid types[1] = {TEXTOID};
+	Datum args[1] = {CStringGetTextDatum(RelationGetRelationName(task->rel))};
+	MemoryContext old;
+	bool null;
 
-	scan->capacity = 1024;
-	scan->data.record = crm_huge(scan->context, sizeof(MatchRecord *) * scan->capacity);
-	scan->data.id = crm_huge(scan->context, sizeof(int64) * scan->capacity);
-	scan->key_capacity = 64 * 1024;
-	scan->key = crm_huge(scan->context, sizeof(uint64) * scan->key_capacity);
-	scan->counts = crm_counts_create(scan->context, 8 * 1024 * 1024);
-	while (table_scan_getnextslot(heap, ForwardScanDirection, slot))
+	task->statistics = 0;
+	task->statistics_rows = 0;
+	if (SPI_execute_with_args(
+			psprintf("SELECT s.version, s.rows%s FROM %s.match_statistics AS s "
+					 "WHERE s.relation OPERATOR(pg_catalog.=) $1 ORDER BY s.version DESC LIMIT 1",
+					 counts ? ", s.keys" : "", quote_identifier(task->schema)),
+			1, types, args, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read matching statistics");
+	if (SPI_processed == 0)
+		return;
+	task->statistics = DatumGetInt64(crm_task_value(0, 1, &null));
+	task->statistics_rows = (double) DatumGetInt64(crm_task_value(0, 2, &null));
+	if (counts)
 	{
-		MemoryContext old = MemoryContextSwitchTo(row_context);
-		MatchValue values[MATCH_NROLES] = {0};
-		const MatchKey *keys;
-		int nkeys;
-		MatchRecord *record;
-		bool isnull;
-		int64 id = DatumGetInt64(slot_getattr(slot, id_attnum, &isnull));
-
-		CHECK_FOR_INTERRUPTS();
-		crm_match_slot_values(columns, slot, values);
-		record = crm_match_record(values, scratch, &keys, &nkeys);
-		crm_scan_add(scan, id, record, keys, nkeys);
+		old = MemoryContextSwitchTo(task->context);
+		task->counts = DatumGetByteaPP(crm_task_value(0, 3, &null));
 		MemoryContextSwitchTo(old);
-		MemoryContextReset(row_context);
 	}
-	ExecDropSingleTupleTableSlot(slot);
-	table_endscan(heap);
-	MemoryContextDelete(row_context);
-	pfree(scratch);
-	crm_match_scorer(&scan->data.scorer, crm_match_model(RelationGetRelid(rel)),
-					 scan->data.nrecords);
-	for (uint32 i = 0; i < scan->data.nrecords; i++)
-		crm_match_weigh_counts(scan->data.record[i], scan->data.nrecords, scan->counts);
 }
 
-/* Radix sort by hash, stable, so that the records of a block stay in order. */
+/* Keeps what the scan learned as crm.analyze_matching() would. */
 static void
-crm_sort_keys(TableMatch *scan)
+crm_store_statistics(ScanTask *task, MatchScan *scan)
 {
-	uint64 *from = scan->key;
-	uint64 *to = crm_huge(scan->context, sizeof(uint64) * scan->nkeys);
-	Size *start = palloc(sizeof(Size) * 65537);
+	Oid types[4] = {TEXTOID, INT8OID, INT8OID, BYTEAOID};
+	Size size = sizeof(MatchCount) * (Size) scan->shared->ncounts;
+	bytea *packed;
+	Datum args[4];
 
-	for (int shift = 32; shift < 64; shift += 16)
-	{
-		uint64 *swap = from;
-
-		memset(start, 0, sizeof(Size) * 65537);
-		for (Size i = 0; i < scan->nkeys; i++)
-			start[((from[i] >> shift) & 0xFFFF) + 1]++;
-		for (int i = 0; i < 65536; i++)
-			start[i + 1] += start[i];
-		for (Size i = 0; i < scan->nkeys; i++)
-			to[start[(from[i] >> shift) & 0xFFFF]++] = from[i];
-		CHECK_FOR_INTERRUPTS();
-		from = to;
-		to = swap;
-	}
-	scan->key = from;
-	pfree(to);
-	pfree(start);
+	if (size > MaxAllocSize - VARHDRSZ)
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						errmsg("the table has too many keys to be scanned at once")));
+	packed = palloc(VARHDRSZ + size);
+	SET_VARSIZE(packed, VARHDRSZ + size);
+	memcpy(VARDATA(packed), crm_scan_get(scan, scan->shared->counts), size);
+	args[0] = CStringGetTextDatum(RelationGetRelationName(task->rel));
+	args[1] = Int64GetDatum(++task->statistics);
+	args[2] = Int64GetDatum((int64) scan->shared->nrows);
+	args[3] = PointerGetDatum(packed);
+	if (SPI_execute_with_args(crm_task_sql(task, "INSERT INTO %s.match_statistics "
+												 "(relation, version, rows, keys) "
+												 "VALUES ($1, $2, $3, $4)"),
+							  4, types, args, NULL, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not write matching statistics");
+	/* The version before stays, so that scores given with it can be understood. */
+	args[1] = Int64GetDatum(task->statistics - 1);
+	if (SPI_execute_with_args(crm_task_sql(task, "DELETE FROM %s.match_statistics AS s "
+												 "WHERE s.relation OPERATOR(pg_catalog.=) $1 "
+												 "AND s.version OPERATOR(pg_catalog.<) $2"),
+							  2, types, args, NULL, false, 0) != SPI_OK_DELETE)
+		elog(ERROR, "could not write matching statistics");
+	pfree(packed);
 }
 
-typedef struct KeyBlock
+/* What the result rests on, in one number. */
+static int64
+crm_task_basis(const ScanTask *task, const MatchColumns *columns)
 {
-	uint32 size;
-	uint32 block;
-	bool exact;
-} KeyBlock;
+	const MatchModel *model = crm_match_model(RelationGetRelid(task->rel));
+	Relation pairs =
+		table_open(crm_workspace_table(task->workspace, "duplicate_pair", false), AccessShareLock);
+	Relation clusters = table_open(crm_workspace_table(task->workspace, "duplicate_cluster", false),
+								   AccessShareLock);
+	/* Rewritten or emptied result tables have another file. */
+	uint64 parts[] = {BASIS_VERSION,
+					  GetSystemIdentifier(),
+					  RelationGetRelid(task->rel),
+					  columns->indexid,
+					  RelationGetRelid(pairs),
+					  CRM_RELATION_FILE(pairs),
+					  CRM_RELATION_FILE(clusters),
+					  (uint64) task->statistics};
+	uint64 hash = hash_bytes_extended((const unsigned char *) model, sizeof(*model), 0);
+
+	hash = hash_combine64(hash, hash_bytes_extended((const unsigned char *) columns->model,
+													(int) strlen(columns->model), 0));
+	hash = hash_combine64(hash, hash_bytes_extended((const unsigned char *) columns->attnum,
+													sizeof(AttrNumber) * columns->ncolumns, 0));
+	hash = hash_combine64(
+		hash, hash_bytes_extended((const unsigned char *) &task->threshold, sizeof(float), 0));
+	hash =
+		hash_combine64(hash, hash_bytes_extended((const unsigned char *) parts, sizeof(parts), 0));
+	table_close(clusters, NoLock);
+	table_close(pairs, NoLock);
+	return (int64) hash;
+}
 
 static int
-crm_cmp_key_block(const void *a, const void *b)
+crm_scan_workers(Relation rel)
 {
-	const KeyBlock *x = a, *y = b;
-
-	if (x->size != y->size)
-		return x->size < y->size ? -1 : 1;
-	return x->block < y->block ? -1 : x->block > y->block;
+	if (RelationGetNumberOfBlocks(rel) < (BlockNumber) min_parallel_table_scan_size)
+		return 0;
+	return Min(max_parallel_maintenance_workers, SCAN_MAX_PARTS - 1);
 }
 
-/* Keys that at least two and not too many records share become blocks. */
-static void
-crm_scan_blocks(TableMatch *scan)
+static MatchScan *
+crm_task_begin(ScanTask *task)
 {
-	uint32 n = scan->data.nrecords;
-	Size postings = 0;
-	uint32 *fill;
+	MatchScan *scan = crm_scan_begin(task->rel, crm_scan_workers(task->rel));
 
-	crm_sort_keys(scan);
-	for (int pass = 0; pass < 2; pass++)
-	{
-		scan->nblocks = 0;
-		postings = 0;
-		for (Size i = 0; i < scan->nkeys;)
-		{
-			Size j = i;
-			uint32 hash = scan->key[i] >> 32;
-			bool exact = scan->key[i] & 1;
-
-			while (j < scan->nkeys && (scan->key[j] >> 32) == hash)
-				j++;
-			if (j - i > 1 && j - i <= (exact ? BLOCK_EXACT : BLOCK_GRAM))
-			{
-				if (pass == 1)
-				{
-					scan->block_start[scan->nblocks] = (uint32) postings;
-					scan->block_weight[scan->nblocks] = exact || j - i <= BLOCK_RARE ? 2 : 1;
-					for (Size k = i; k < j; k++)
-						scan->member[postings + (k - i)] =
-							(uint32) (scan->key[k] & 0xFFFFFFFF) >> 1;
-				}
-				scan->nblocks++;
-				postings += j - i;
-			}
-			i = j;
-		}
-		if (pass == 0)
-		{
-			if (postings > PG_UINT32_MAX)
-				ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-								errmsg("the table has too many keys to be scanned at once")));
-			scan->block_start = crm_huge(scan->context, sizeof(uint32) * (scan->nblocks + 1));
-			scan->block_weight = crm_huge(scan->context, scan->nblocks);
-			scan->member = crm_huge(scan->context, sizeof(uint32) * postings);
-		}
-	}
-	scan->block_start[scan->nblocks] = (uint32) postings;
-	pfree(scan->key);
-	scan->key = NULL;
-
-	/* The blocks of each record. */
-	scan->record_start = crm_huge(scan->context, sizeof(uint32) * ((Size) n + 1));
-	memset(scan->record_start, 0, sizeof(uint32) * ((Size) n + 1));
-	for (Size i = 0; i < postings; i++)
-		scan->record_start[scan->member[i] + 1]++;
-	for (uint32 i = 0; i < n; i++)
-		scan->record_start[i + 1] += scan->record_start[i];
-	scan->record_block = crm_huge(scan->context, sizeof(uint32) * postings);
-	fill = crm_huge(scan->context, sizeof(uint32) * n);
-	memcpy(fill, scan->record_start, sizeof(uint32) * n);
-	for (uint32 b = 0; b < scan->nblocks; b++)
-		for (uint32 i = scan->block_start[b]; i < scan->block_start[b + 1]; i++)
-			scan->record_block[fill[scan->member[i]]++] = b;
-	pfree(fill);
+	scan->shared->model = *crm_match_model(RelationGetRelid(task->rel));
+	scan->shared->threshold = task->threshold;
+	task->workers = scan->workers;
+	crm_progress_begin(scan, task->workspace, task->kind);
+	return scan;
 }
 
 static void
-crm_add_edge(TableMatch *scan, uint32 a, uint32 b, float bits)
+crm_task_do(MatchScan *scan, ScanJob job, uint32 pieces, uint64 total)
 {
-	if (scan->nedges == scan->edge_capacity)
-	{
-		scan->edge_capacity = scan->edge_capacity ? scan->edge_capacity * 2 : 64 * 1024;
-		scan->edge =
-			scan->edge == NULL
-				? crm_huge(scan->context, sizeof(MatchEdge) * (Size) scan->edge_capacity)
-				: repalloc_huge(scan->edge, sizeof(MatchEdge) * (Size) scan->edge_capacity);
-	}
-	scan->edge[scan->nedges].a = a;
-	scan->edge[scan->nedges].b = b;
-	scan->edge[scan->nedges++].bits = bits;
+	crm_progress_job(scan->shared, job, total);
+	crm_scan_do(scan, job, pieces);
 }
 
-static bool
-crm_told_apart(const MatchScan *scan, uint32 a, uint32 b)
-{
-	uint64 pair = ((uint64) Min(a, b) << 32) | Max(a, b);
-	uint32 low = 0, high = scan->cannot->n;
-
-	while (low < high)
-	{
-		uint32 mid = low + (high - low) / 2;
-
-		if (scan->cannot->pair[mid] == pair)
-			return true;
-		if (scan->cannot->pair[mid] < pair)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	return false;
-}
-
-float
-crm_scan_score(const MatchScan *scan, uint32 a, uint32 b, float needed)
-{
-	if (crm_told_apart(scan, a, b))
-		return CANNOT_LINK_BITS;
-	return (float) crm_match_bits(&scan->scorer, scan->record[a], scan->record[b], needed);
-}
-
-float
-crm_scan_link(const MatchScan *scan, uint32 a, uint32 b)
-{
-	MatchScore score;
-
-	if (crm_told_apart(scan, a, b))
-		return CANNOT_LINK_BITS;
-	crm_match_score(&scan->scorer, scan->record[a], scan->record[b], &score);
-	if (score.weight[FIELD_TAX_ID] < 0)
-		return CONFLICT_BITS;
-	return Max((float) score.bits, WORST_LINK_BITS);
-}
-
-/* Scores every two records that share enough blocks. */
+/* Pairs told apart, for all participants. */
 static void
-crm_scan_compare(TableMatch *scan, float threshold)
+crm_task_apart(MatchScan *scan, const KnownResult *known)
 {
-	uint32 n = scan->data.nrecords;
-	uint32 *stamp = crm_huge(scan->context, sizeof(uint32) * n);
-	uint8 *weight = crm_huge(scan->context, n);
-	uint32 *found = crm_huge(scan->context, sizeof(uint32) * n);
-	KeyBlock block[MATCH_MAX_KEYS];
+	IdPair *apart;
+	uint32 n = 0;
 
-	memset(stamp, 0, sizeof(uint32) * n);
-	for (uint32 r = 1; r < n; r++)
-	{
-		uint32 nfound = 0;
-		int nblocks = 0, grams = 0;
-
-		CHECK_FOR_INTERRUPTS();
-		for (uint32 i = scan->record_start[r];
-			 i < scan->record_start[r + 1] && nblocks < MATCH_MAX_KEYS; i++)
+	for (uint32 i = 0; i < known->npairs; i++)
+		n += known->pair[i].state == PAIR_APART;
+	apart = crm_scan_alloc(scan, sizeof(IdPair) * (Size) n, &scan->shared->apart);
+	scan->shared->napart = n;
+	n = 0;
+	for (uint32 i = 0; i < known->npairs; i++)
+		if (known->pair[i].state == PAIR_APART)
 		{
-			uint32 b = scan->record_block[i];
-
-			block[nblocks].block = b;
-			block[nblocks].size = scan->block_start[b + 1] - scan->block_start[b];
-			block[nblocks++].exact = scan->block_weight[b] == 2;
+			apart[n].left = known->pair[i].left;
+			apart[n++].right = known->pair[i].right;
 		}
-		qsort(block, nblocks, sizeof(KeyBlock), crm_cmp_key_block);
-		for (int i = 0; i < nblocks; i++)
-		{
-			uint32 b = block[i].block;
-
-			if (!block[i].exact && grams++ >= GRAMS_USED)
-				continue;
-			for (uint32 j = scan->block_start[b]; j < scan->block_start[b + 1]; j++)
-			{
-				uint32 c = scan->member[j];
-
-				if (c >= r)
-					break;
-				if (stamp[c] != r)
-				{
-					stamp[c] = r;
-					weight[c] = scan->block_weight[b];
-					found[nfound++] = c;
-				}
-				else
-					weight[c] += scan->block_weight[b];
-			}
-		}
-		for (uint32 i = 0; i < nfound; i++)
-			if (weight[found[i]] >= NEEDED_WEIGHT)
-			{
-				float bits = crm_scan_score(&scan->data, found[i], r, threshold);
-
-				scan->candidates++;
-				if (bits >= threshold)
-					crm_add_edge(scan, found[i], r, bits);
-			}
-	}
-	pfree(stamp);
-	pfree(weight);
-	pfree(found);
 }
 
 typedef struct IdNumber
@@ -413,259 +262,242 @@ typedef struct IdNumber
 static int
 crm_cmp_id(const void *a, const void *b)
 {
-	int64 x = ((const IdNumber *) a)->id;
-	int64 y = ((const IdNumber *) b)->id;
+	const IdNumber *x = a, *y = b;
 
-	return x < y ? -1 : x > y;
+	if (x->id != y->id)
+		return x->id < y->id ? -1 : 1;
+	return x->number < y->number ? -1 : x->number > y->number;
 }
 
-static int
-crm_cmp_uint64(const void *a, const void *b)
+/* Pairs that people say are the same, as edges by ids. */
+static MatchEdge *
+crm_task_must(MatchScan *scan, const KnownResult *known, uint32 *nmust)
 {
-	uint64 x = *(const uint64 *) a;
-	uint64 y = *(const uint64 *) b;
+	IdNumber *ids = NULL;
+	uint32 nids = 0, n = 0;
+	MatchEdge *must;
 
-	return x < y ? -1 : x > y;
-}
-
-/* Pairs in state not_duplicate, from ids to numbers. */
-static void
-crm_scan_cannot_links(TableMatch *scan, const char *schema, const char *kind)
-{
-	StringInfoData sql;
-	Oid types[1] = {TEXTOID};
-	Datum args[1] = {CStringGetTextDatum(kind)};
-	IdNumber *ids;
-	CannotLinks *cannot = MemoryContextAllocZero(scan->context, sizeof(CannotLinks));
-
-	scan->data.cannot = cannot;
-	initStringInfo(&sql);
-	appendStringInfo(
-		&sql,
-		"SELECT p.left_id, p.right_id FROM %s.duplicate_pair AS p "
-		"WHERE p.kind OPERATOR(pg_catalog.=) $1 AND p.state OPERATOR(pg_catalog.=) 'not_duplicate'",
-		quote_identifier(schema));
-	if (SPI_execute_with_args(sql.data, 1, types, args, NULL, true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read decided pairs");
-	if (SPI_processed == 0)
-		return;
-	ids = crm_huge(scan->context, sizeof(IdNumber) * (Size) scan->data.nrecords);
-	for (uint32 i = 0; i < scan->data.nrecords; i++)
+	*nmust = 0;
+	for (uint32 i = 0; i < known->npairs; i++)
+		n += known->pair[i].state == PAIR_SAME;
+	if (n == 0)
+		return NULL;
+	must = palloc_extended(sizeof(MatchEdge) * (Size) n, MCXT_ALLOC_HUGE);
+	ids = palloc_extended(sizeof(IdNumber) * Max((Size) scan->nrecords, 1), MCXT_ALLOC_HUGE);
+	for (uint32 i = 0; i < scan->nrecords; i++)
+		if (scan->record[i] != SCAN_NO_RECORD)
+		{
+			ids[nids].id = scan->id[i];
+			ids[nids++].number = i;
+		}
+	qsort(ids, nids, sizeof(IdNumber), crm_cmp_id);
+	for (uint32 i = 0; i < known->npairs; i++)
 	{
-		ids[i].id = scan->data.id[i];
-		ids[i].number = i;
-	}
-	qsort(ids, scan->data.nrecords, sizeof(IdNumber), crm_cmp_id);
-	cannot->pair = crm_huge(scan->context, sizeof(uint64) * SPI_processed);
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		bool isnull;
-		IdNumber want = {0};
-		IdNumber *found[2];
+		IdNumber want[2] = {{known->pair[i].left, 0}, {known->pair[i].right, 0}};
+		uint32 number[2];
+		int found = 0;
 
+		if (known->pair[i].state != PAIR_SAME)
+			continue;
 		for (int side = 0; side < 2; side++)
 		{
-			want.id = DatumGetInt64(
-				SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, side + 1, &isnull));
-			found[side] = bsearch(&want, ids, scan->data.nrecords, sizeof(IdNumber), crm_cmp_id);
+			uint32 low = 0, high = nids;
+
+			while (low < high)
+			{
+				uint32 mid = low + (high - low) / 2;
+
+				if (ids[mid].id < want[side].id)
+					low = mid + 1;
+				else
+					high = mid;
+			}
+			if (low < nids && ids[low].id == want[side].id)
+			{
+				number[side] = ids[low].number;
+				found++;
+			}
 		}
-		if (found[0] != NULL && found[1] != NULL)
-			cannot->pair[cannot->n++] = ((uint64) Min(found[0]->number, found[1]->number) << 32) |
-										Max(found[0]->number, found[1]->number);
+		if (found < 2)
+			continue;
+		must[*nmust].a = number[0];
+		must[*nmust].b = number[1];
+		must[(*nmust)++].bits = MUST_LINK_BITS;
 	}
-	qsort(cannot->pair, cannot->n, sizeof(uint64), crm_cmp_uint64);
 	pfree(ids);
+	return must;
 }
 
-static Datum
-crm_make_array(Datum *values, int n, Oid type, int16 len, bool byval, char align)
-{
-	return PointerGetDatum(construct_array(values, n, type, len, byval, align));
-}
-
-/* Writes pairs: new ones, and new scores of known ones; open pairs not found any more go. */
-static int64
-crm_write_pairs(TableMatch *scan, const char *schema, const char *kind, float threshold)
-{
-	StringInfoData sql;
-	Oid types[5] = {TEXTOID, INT8ARRAYOID, INT8ARRAYOID, FLOAT4ARRAYOID, JSONBARRAYOID};
-	Datum args[5];
-	Datum *left = palloc(sizeof(Datum) * WRITE_ROWS);
-	Datum *right = palloc(sizeof(Datum) * WRITE_ROWS);
-	Datum *value = palloc(sizeof(Datum) * WRITE_ROWS);
-	Datum *reasons = palloc(sizeof(Datum) * WRITE_ROWS);
-	SPIPlanPtr insert;
-	MemoryContext chunk =
-		AllocSetContextCreate(CurrentMemoryContext, "crm match write", ALLOCSET_DEFAULT_SIZES);
-	int64 written = 0;
-
-	if (SPI_execute("CREATE TEMPORARY TABLE crm_found_pair (left_id bigint, right_id bigint, score "
-					"real, reasons jsonb) ON COMMIT DROP",
-					false, 0) != SPI_OK_UTILITY)
-		elog(ERROR, "could not create a temporary table");
-	initStringInfo(&sql);
-	appendStringInfo(&sql,
-					 "INSERT INTO pg_temp.crm_found_pair SELECT * FROM unnest($1, $2, $3, $4)");
-	insert = SPI_prepare(sql.data, 4, types + 1);
-	if (insert == NULL)
-		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
-	for (uint32 i = 0; i < scan->nedges;)
-	{
-		int n = 0;
-		MemoryContext old = MemoryContextSwitchTo(chunk);
-
-		CHECK_FOR_INTERRUPTS();
-		for (; i < scan->nedges && n < WRITE_ROWS; i++)
-		{
-			MatchScore score;
-			int64 x = scan->data.id[scan->edge[i].a], y = scan->data.id[scan->edge[i].b];
-
-			if (scan->edge[i].bits < threshold)
-				continue;
-			crm_match_score(&scan->data.scorer, scan->data.record[scan->edge[i].a],
-							scan->data.record[scan->edge[i].b], &score);
-			left[n] = Int64GetDatum(Min(x, y));
-			right[n] = Int64GetDatum(Max(x, y));
-			value[n] = Float4GetDatum((float4) crm_match_probability(score.bits));
-			reasons[n++] = JsonbPGetDatum(crm_match_reasons(&score, false));
-		}
-		args[0] = crm_make_array(left, n, INT8OID, 8, true, TYPALIGN_DOUBLE);
-		args[1] = crm_make_array(right, n, INT8OID, 8, true, TYPALIGN_DOUBLE);
-		args[2] = crm_make_array(value, n, FLOAT4OID, 4, true, TYPALIGN_INT);
-		args[3] = crm_make_array(reasons, n, JSONBOID, -1, false, TYPALIGN_INT);
-		if (SPI_execute_plan(insert, args, NULL, false, 0) != SPI_OK_INSERT)
-			elog(ERROR, "could not write pairs");
-		written += n;
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(chunk);
-	}
-
-	args[0] = CStringGetTextDatum(kind);
-	resetStringInfo(&sql);
-	appendStringInfo(&sql,
-					 "DELETE FROM %s.duplicate_pair AS p WHERE p.kind OPERATOR(pg_catalog.=) $1 "
-					 "AND p.state OPERATOR(pg_catalog.=) 'open' AND NOT EXISTS (SELECT FROM "
-					 "pg_temp.crm_found_pair AS f "
-					 "WHERE f.left_id OPERATOR(pg_catalog.=) p.left_id AND f.right_id "
-					 "OPERATOR(pg_catalog.=) p.right_id)",
-					 quote_identifier(schema));
-	if (SPI_execute_with_args(sql.data, 1, types, args, NULL, false, 0) != SPI_OK_DELETE)
-		elog(ERROR, "could not remove pairs");
-	resetStringInfo(&sql);
-	appendStringInfo(
-		&sql,
-		"INSERT INTO %s.duplicate_pair AS p (kind, left_id, right_id, score, reasons) "
-		"SELECT $1, f.left_id, f.right_id, f.score, f.reasons FROM pg_temp.crm_found_pair AS f "
-		"ON CONFLICT (kind, left_id, right_id) DO UPDATE SET score = excluded.score, reasons = "
-		"excluded.reasons "
-		"WHERE p.score OPERATOR(pg_catalog.<>) excluded.score",
-		quote_identifier(schema));
-	if (SPI_execute_with_args(sql.data, 1, types, args, NULL, false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not write pairs");
-	SPI_execute("DROP TABLE pg_temp.crm_found_pair", false, 0);
-	MemoryContextDelete(chunk);
-	return written;
-}
-
-/* Writes the clusters; a cluster whose members are the same as before is left alone. */
+/* Has the reasons made of those edges that are new or have another score. */
 static void
-crm_write_clusters(TableMatch *scan, const char *schema, const char *kind, const uint32 *cluster)
+crm_task_explain(MatchScan *scan, const KnownResult *known, const MatchEdge *edge, uint32 nedges)
 {
-	StringInfoData sql;
-	Oid types[3] = {TEXTOID, INT8ARRAYOID, INT8ARRAYOID};
-	Datum args[3];
-	uint32 n = scan->data.nrecords;
-	int64 *lowest = crm_huge(scan->context, sizeof(int64) * n);
-	uint32 *size = crm_huge(scan->context, sizeof(uint32) * n);
-	Datum *record, *group;
-	uint32 nrows = 0;
+	ScanShared *shared = scan->shared;
+	MatchEdge *write;
+	uint32 n = 0, pieces;
 
-	memset(size, 0, sizeof(uint32) * n);
-	for (uint32 i = 0; i < n; i++)
+	write = crm_scan_alloc(scan, sizeof(MatchEdge) * (Size) nedges, &shared->edges);
+	for (uint32 i = 0; i < nedges; i++)
 	{
-		uint32 c = cluster[i];
+		const KnownPair *pair = crm_known_pair(known, scan->id[edge[i].a], scan->id[edge[i].b]);
 
-		if (size[c]++ == 0 || scan->data.id[i] < lowest[c])
-			lowest[c] = scan->data.id[i];
+		if (pair == NULL || pair->score != crm_edge_score(&edge[i]))
+			write[n++] = edge[i];
 	}
-	for (uint32 i = 0; i < n; i++)
-		nrows += size[cluster[i]] > 1;
-	record = crm_huge(scan->context, sizeof(Datum) * nrows);
-	group = crm_huge(scan->context, sizeof(Datum) * nrows);
-	nrows = 0;
-	for (uint32 i = 0; i < n; i++)
-		if (size[cluster[i]] > 1)
-		{
-			record[nrows] = Int64GetDatum(scan->data.id[i]);
-			group[nrows++] = Int64GetDatum(lowest[cluster[i]]);
-		}
-	args[0] = CStringGetTextDatum(kind);
-	args[1] = crm_make_array(group, nrows, INT8OID, 8, true, TYPALIGN_DOUBLE);
-	args[2] = crm_make_array(record, nrows, INT8OID, 8, true, TYPALIGN_DOUBLE);
-
-	/* Merged clusters are history; of the others, those that changed in any way are written anew.
-	 */
-	initStringInfo(&sql);
-	appendStringInfo(
-		&sql,
-		"WITH found AS MATERIALIZED (SELECT * FROM unnest($2, $3) AS f (cluster_id, record_id)), "
-		"changed AS MATERIALIZED (SELECT coalesce(o.cluster_id, f.cluster_id) AS cluster_id FROM "
-		"found AS f "
-		"FULL JOIN (SELECT c.cluster_id, c.record_id FROM %1$s.duplicate_cluster AS c "
-		"WHERE c.kind OPERATOR(pg_catalog.=) $1 AND c.state OPERATOR(pg_catalog.<>) 'merged') AS o "
-		"ON o.record_id OPERATOR(pg_catalog.=) f.record_id AND o.cluster_id OPERATOR(pg_catalog.=) "
-		"f.cluster_id "
-		"WHERE o.record_id IS NULL OR f.record_id IS NULL) "
-		"DELETE FROM %1$s.duplicate_cluster AS c WHERE c.kind OPERATOR(pg_catalog.=) $1 "
-		"AND c.state OPERATOR(pg_catalog.<>) 'merged' AND c.cluster_id IN (SELECT h.cluster_id "
-		"FROM changed AS h)",
-		quote_identifier(schema));
-	if (SPI_execute_with_args(sql.data, 3, types, args, NULL, false, 0) != SPI_OK_DELETE)
-		elog(ERROR, "could not remove clusters");
-	resetStringInfo(&sql);
-	appendStringInfo(
-		&sql,
-		"INSERT INTO %s.duplicate_cluster (kind, cluster_id, record_id) "
-		"SELECT $1, f.cluster_id, f.record_id FROM unnest($2, $3) AS f (cluster_id, record_id) "
-		"ON CONFLICT (kind, record_id) DO NOTHING",
-		quote_identifier(schema));
-	if (SPI_execute_with_args(sql.data, 3, types, args, NULL, false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not write clusters");
+	shared->nedges = n;
+	pieces = (n + SCAN_EDGE_ROWS - 1) / SCAN_EDGE_ROWS;
+	crm_scan_alloc(scan, sizeof(ScanRef) * (Size) pieces, &shared->reasons);
+	crm_task_do(scan, SCAN_EXPLAIN, pieces, n);
 }
 
-static AttrNumber
-crm_id_column(Relation rel)
+static void
+crm_free_array(MatchScan *scan, ScanRef *ref, Size item, Size n)
 {
-	AttrNumber attnum = get_attnum(RelationGetRelid(rel), "id");
-
-	if (attnum <= 0 || get_atttype(RelationGetRelid(rel), attnum) != INT8OID)
-		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						errmsg("table \"%s\" has no column \"id\" of type bigint",
-							   RelationGetRelationName(rel))));
-	return attnum;
+	crm_scan_free(scan, ref, item * n);
 }
 
-/* scan_duplicates(workspace, kind, table, threshold): number of pairs found. */
+/* Reads and compares everything. */
+static void
+crm_task_full(ScanTask *task)
+{
+	MatchScan *scan = crm_task_begin(task);
+	ScanShared *shared = scan->shared;
+	ScanResult result = {task->schema, task->kind};
+	KnownResult *known;
+	MatchEdge *edge, *must;
+	uint32 nedges, nmust, pages;
+	uint32 *cluster;
+	Size members, blocks;
+
+	crm_task_do(scan, SCAN_READ, 0, (uint64) Max(task->rel->rd_rel->reltuples, 0));
+	crm_scan_index(scan);
+	task->rows = task->read = shared->nrows;
+	crm_read_statistics(task, false);
+	shared->learn = task->statistics == 0 || fabs(task->statistics_rows - (double) shared->nrows) >
+												 MOST_CHANGED * task->statistics_rows;
+	if (!shared->learn)
+	{
+		crm_read_statistics(task, true);
+		crm_scan_counts(scan, VARDATA_ANY(task->counts), VARSIZE_ANY_EXHDR(task->counts));
+		shared->rows = task->statistics_rows;
+	}
+	memset(crm_scan_alloc(scan, sizeof(uint32) * (Size) shared->nrecords, &shared->record_fill), 0,
+		   sizeof(uint32) * (Size) shared->nrecords);
+	crm_task_do(scan, SCAN_SORT, SCAN_PARTITIONS, SCAN_PARTITIONS);
+	if (shared->learn)
+		crm_scan_learn(scan);
+	crm_scan_layout(scan);
+	crm_task_do(scan, SCAN_LINK, SCAN_PARTITIONS, SCAN_PARTITIONS);
+	crm_free_array(scan, &shared->record_fill, sizeof(uint32), shared->nrecords);
+	pages = shared->nrecords / SCAN_PAGE_ROWS;
+	crm_task_do(scan, SCAN_WEIGH, pages, shared->nrecords);
+
+	known = crm_known_read(scan, task->workspace, task->kind);
+	crm_task_apart(scan, known);
+	crm_task_do(scan, SCAN_COMPARE, (shared->nrecords + SCAN_COMPARE_ROWS - 1) / SCAN_COMPARE_ROWS,
+				shared->nrecords);
+	members = ((const uint32 *) crm_scan_get(scan, shared->record_start))[shared->nrecords];
+	blocks = shared->blocks[SCAN_PARTITIONS - 1].first_block +
+			 shared->blocks[SCAN_PARTITIONS - 1].nblocks;
+	crm_free_array(scan, &shared->member, sizeof(uint32), members);
+	crm_free_array(scan, &shared->record_block, sizeof(uint32), members);
+	crm_free_array(scan, &shared->block_start, sizeof(uint32), blocks + 1);
+	crm_free_array(scan, &shared->block_weight, 1, blocks);
+	crm_free_array(scan, &shared->record_start, sizeof(uint32), (Size) shared->nrecords + 1);
+	edge = crm_scan_collect(scan, &nedges);
+	crm_task_explain(scan, known, edge, nedges);
+	crm_scan_end(scan);
+
+	crm_progress_job(shared, SCAN_CLUSTER, nedges);
+	must = crm_task_must(scan, known, &nmust);
+	cluster = crm_match_clusters(scan, edge, nedges, must, nmust, task->threshold);
+	crm_progress_job(shared, SCAN_WRITE, shared->nedges);
+	if (shared->learn)
+		crm_store_statistics(task, scan);
+	crm_write_pairs(scan, &result, known, edge, nedges);
+	task->clustered = crm_write_clusters(scan, &result, known, cluster);
+	task->pairs = nedges;
+	for (int i = 0; i < SCAN_MAX_PARTS; i++)
+		task->crowded += shared->part[i].crowded;
+	task->full = true;
+}
+
+static void
+crm_task_note(ScanTask *task, int64 basis, TimestampTz started)
+{
+	Oid types[12] = {TEXTOID, BOOLOID,	 INT8OID, INT8OID, INT8OID, INT8OID,
+					 INT8OID, FLOAT4OID, INT4OID, INT8OID, INT8OID, TIMESTAMPTZOID};
+	Datum args[12] = {CStringGetTextDatum(task->kind),
+					  BoolGetDatum(task->full),
+					  Int64GetDatum((int64) task->rows),
+					  Int64GetDatum((int64) task->read),
+					  Int64GetDatum((int64) task->pairs),
+					  Int64GetDatum((int64) task->clustered),
+					  Int64GetDatum((int64) task->crowded),
+					  Float4GetDatum((float4) crm_match_probability(task->threshold)),
+					  Int32GetDatum(task->workers),
+					  Int64GetDatum(basis),
+					  Int64GetDatum((int64) task->seen),
+					  TimestampTzGetDatum(started)};
+
+	if (SPI_execute_with_args(
+			crm_task_sql(task, "INSERT INTO %s.duplicate_scan (kind, whole, rows, rows_read, "
+							   "pairs, clustered, crowded_keys, threshold, workers, basis, seen, "
+							   "started_at, finished_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, "
+							   "$9, $10, $11, $12, pg_catalog.clock_timestamp())"),
+			12, types, args, NULL, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not write the scan");
+}
+
+/* One scan of a kind at a time. */
+static void
+crm_task_lock(const ScanTask *task, Oid function)
+{
+	LOCKTAG tag;
+	uint32 key = hash_combine(
+		hash_bytes((const unsigned char *) task->kind, (int) strlen(task->kind)), task->workspace);
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, function, key, 2);
+	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+						errmsg("\"%s\" is already being scanned for duplicates", task->kind),
+						errhint("crm.scan_progress() shows how far that scan is.")));
+}
+
+/* The oldest transaction that the snapshot does not see as ended, with its epoch. */
+static uint64
+crm_snapshot_seen(Snapshot snapshot)
+{
+	FullTransactionId next = ReadNextFullTransactionId();
+	uint32 epoch = EpochFromFullTransactionId(next);
+
+	if (snapshot->xmin > XidFromFullTransactionId(next))
+		epoch--;
+	return U64FromFullTransactionId(FullTransactionIdFromEpochAndXid(epoch, snapshot->xmin));
+}
+
+/* scan_duplicates(workspace, kind, table, threshold, full): number of pairs. */
 PG_FUNCTION_INFO_V1(crm_scan_duplicates);
 Datum
 crm_scan_duplicates(PG_FUNCTION_ARGS)
 {
-	Oid workspace, relid, owner;
-	char *kind, *schema;
-	double threshold = DEFAULT_BITS;
-	Relation rel;
+	ScanTask task = {0};
+	LastScan last;
 	MatchColumns *columns;
-	TableMatch scan = {0};
-	uint32 *cluster;
-	int64 pairs;
+	TimestampTz started = GetCurrentTimestamp();
+	MemoryContext old;
+	int64 basis;
+	bool full;
+	Oid relid;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
 		PG_RETURN_NULL();
-	workspace = PG_GETARG_OID(0);
-	kind = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	task.workspace = PG_GETARG_OID(0);
+	task.kind = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	relid = PG_GETARG_OID(2);
-	owner = crm_workspace_owner(workspace);
-	schema = get_namespace_name(workspace);
+	full = !PG_ARGISNULL(4) && PG_GETARG_BOOL(4);
+	task.schema = get_namespace_name(task.workspace);
+	task.threshold = DEFAULT_BITS;
 	if (!PG_ARGISNULL(3))
 	{
 		double p = PG_GETARG_FLOAT4(3);
@@ -674,28 +506,38 @@ crm_scan_duplicates(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("threshold must be a probability between 0 and 1, both excluded")));
-		threshold = log2(p / (1 - p));
+		task.threshold = (float) log2(p / (1 - p));
 	}
 	/* A scan sees every record, so it is for those who own them. */
-	if (!has_privs_of_role(GetUserId(), owner))
+	if (!has_privs_of_role(GetUserId(), crm_workspace_owner(task.workspace)))
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("must be owner of workspace %s", schema)));
+						errmsg("must be owner of workspace %s", task.schema)));
+	crm_task_lock(&task, fcinfo->flinfo->fn_oid);
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	scan.context =
+	/* A scan of this kind may have ended while the statement's snapshot was there already. */
+	PushActiveSnapshot(IsolationUsesXactSnapshot() ? GetTransactionSnapshot()
+												   : GetLatestSnapshot());
+	task.context =
 		AllocSetContextCreate(CurrentMemoryContext, "crm match scan", ALLOCSET_DEFAULT_SIZES);
-	rel = crm_table_open(relid, AccessShareLock);
-	columns = crm_match_columns(rel, false);
-	crm_scan_read(&scan, rel, columns, crm_id_column(rel));
-	table_close(rel, NoLock);
-	crm_scan_cannot_links(&scan, schema, kind);
-	crm_scan_blocks(&scan);
-	crm_scan_compare(&scan, (float) threshold);
-	cluster = crm_match_clusters(&scan.data, scan.edge, scan.nedges, (float) threshold);
-	pairs = crm_write_pairs(&scan, schema, kind, (float) threshold);
-	crm_write_clusters(&scan, schema, kind, cluster);
-	MemoryContextDelete(scan.context);
+	old = MemoryContextSwitchTo(task.context);
+	task.rel = crm_table_open(relid, AccessShareLock);
+	columns = crm_match_columns(task.rel, false);
+	(void) crm_scan_id_column(task.rel);
+	task.seen = crm_snapshot_seen(GetActiveSnapshot());
+
+	crm_last_scan(&task, &last);
+	crm_read_statistics(&task, false);
+	basis = crm_task_basis(&task, columns);
+	crm_task_full(&task);
+	basis = crm_task_basis(&task, columns);
+	(void) full;
+	crm_task_note(&task, basis, started);
+	table_close(task.rel, NoLock);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(task.context);
+	PopActiveSnapshot();
 	SPI_finish();
-	PG_RETURN_INT64(pairs);
+	PG_RETURN_INT64((int64) task.pairs);
 }

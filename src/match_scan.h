@@ -1,35 +1,333 @@
 /*
  * match_scan.h
  *		What a scan of a whole table for duplicates works on.
+ *
+ * A scan is done by the process that was asked and by parallel workers, its
+ * participants.  They do one job after the other together: match_parallel.c
+ * tells them which, and gives them memory they share.  match_read.c turns rows
+ * into features, match_block.c finds and compares records that share keys,
+ * match_change.c does both for what changed since the last scan,
+ * match_cluster.c makes groups of pairs, match_write.c writes them.
  */
 #ifndef CRM_MATCH_SCAN_H
 #define CRM_MATCH_SCAN_H
 
-#include "match.h"
+#include "access/tableam.h"
+#include "port/atomics.h"
+#include "storage/barrier.h"
+#include "utils/dsa.h"
+#include "utils/rel.h"
 
+#include "match.h"
+#include "match_count.h"
+
+/* Where memory of the scan is, for all participants; 0 = nowhere. */
+typedef uint64 ScanRef;
+
+typedef enum ScanJob
+{
+	SCAN_READ,	  /* rows into features and keys */
+	SCAN_SORT,	  /* keys into blocks of records that share them */
+	SCAN_LINK,	  /* blocks of each record */
+	SCAN_WEIGH,	  /* how rare everything is into the features */
+	SCAN_COMPARE, /* records of a block with each other */
+	SCAN_CHANGED, /* instead of all these: rows that changed with what the index finds */
+	SCAN_EXPLAIN, /* reasons of the pairs found */
+	SCAN_CLUSTER,
+	SCAN_WRITE,
+	SCAN_END
+} ScanJob;
+
+#define SCAN_PARTITIONS	  256
+#define SCAN_MAX_PARTS	  17
+#define SCAN_CHUNK		  (1024 * 1024) /* of features */
+#define SCAN_MAX_CHUNKS	  32768
+#define SCAN_PAGE_ROWS	  4096
+#define SCAN_MAX_PAGES	  65536
+#define SCAN_COMPARE_ROWS 1024
+#define SCAN_EDGE_ROWS	  512
+
+#define SCAN_NO_RECORD UINT32_MAX
+
+/* Two records that seem to mean the same. */
+typedef struct MatchEdge
+{
+	uint32 a;
+	uint32 b;
+	float bits;
+} MatchEdge;
+
+/* What is known of two records, by id, left < right. */
+typedef struct IdPair
+{
+	int64 left;
+	int64 right;
+} IdPair;
+
+/* Records in the order of their numbers: ids, and where the features are. */
+typedef struct ScanPage
+{
+	uint32 n;
+	uint32 record[SCAN_PAGE_ROWS]; /* chunk << 17 | offset / 8 */
+	int64 id[SCAN_PAGE_ROWS];
+} ScanPage;
+
+/* Keys of one partition, in a list. */
+typedef struct KeyChunk
+{
+	ScanRef next;
+	uint32 n;
+	uint64 key[1022]; /* the hash without its top 8 bits << 33 | identifier << 32 | record */
+} KeyChunk;
+
+/* What one participant has made of the job. */
+typedef struct ScanPart
+{
+	ScanRef keys[SCAN_PARTITIONS];
+	uint64 nkeys[SCAN_PARTITIONS];
+	ScanRef counts; /* of values that are no keys */
+	uint32 ncounts;
+	ScanRef edges;
+	uint32 nedges;
+	uint64 rows;
+	uint64 candidates;
+	uint64 crowded; /* keys too common to be looked at */
+} ScanPart;
+
+/* What a partition has become. */
+typedef struct ScanBlocks
+{
+	ScanRef member;
+	ScanRef start;
+	ScanRef weight;
+	ScanRef counts;
+	uint32 nmembers;
+	uint32 nblocks;
+	uint32 ncounts;
+	uint32 first_member; /* where it begins in the whole */
+	uint32 first_block;
+} ScanBlocks;
+
+typedef struct ScanShared
+{
+	/* the task */
+	Oid relid;
+	MatchModel model;
+	double rows; /* for the prior */
+	float threshold;
+	bool learn;			 /* frequencies from the table itself */
+	bool changed;		 /* only what changed */
+	TransactionId since; /* ... and was written by this or a later transaction */
+	int progress;		 /* slot */
+
+	/* how it goes */
+	Barrier barrier;
+	ScanJob job;
+	pg_atomic_uint32 next; /* piece of the job to be done */
+	uint32 pieces;
+	pg_atomic_uint32 nparts;
+	ScanPart part[SCAN_MAX_PARTS];
+	pg_atomic_uint64 used; /* bytes */
+	uint64 limit;
+
+	/* the records */
+	pg_atomic_uint32 nchunks;
+	ScanRef chunk[SCAN_MAX_CHUNKS];
+	pg_atomic_uint32 npages;
+	ScanRef page[SCAN_MAX_PAGES];
+	uint32 nrecords; /* numbers given, of which some may be left out */
+	uint64 nrows;
+	ScanRef id;
+	ScanRef record;
+
+	/* how common keys are */
+	ScanRef counts;
+	uint32 ncounts;
+
+	/* which records share keys */
+	ScanBlocks blocks[SCAN_PARTITIONS];
+	ScanRef block_start;
+	ScanRef block_weight;
+	ScanRef member;
+	ScanRef record_start;
+	ScanRef record_fill;
+	ScanRef record_block;
+
+	/* pairs told apart, ascending */
+	ScanRef apart;
+	uint32 napart;
+
+	/* ids of pairs known, of which some may have no row any more */
+	ScanRef watch;
+	uint32 watch_mask;
+
+	/* pairs found */
+	ScanRef edges;
+	uint32 nedges;
+	ScanRef reasons; /* of each SCAN_EDGE_ROWS of them */
+} ScanShared;
+
+/* A process's view of the scan. */
 typedef struct MatchScan
 {
+	ScanShared *shared;
+	ScanPart *part;
+	dsa_area *area; /* NULL: alone, memory is of the context */
+	MemoryContext context;
+	struct ParallelContext *parallel;
+	ParallelTableScanDesc heap; /* NULL: alone */
+	Relation rel;				/* of who was asked */
+	int workers;
+
+	/* addresses in this process */
+	char *chunk[SCAN_MAX_CHUNKS];
 	uint32 nrecords;
-	MatchRecord **record;
 	int64 *id;
+	uint32 *record;
+	const IdPair *apart;
+	uint32 napart;
 	MatchScorer scorer;
-	struct CannotLinks *cannot; /* pairs a person has told apart */
+	struct ScanReader *reader; /* match_read.c */
 } MatchScan;
 
+/* Where ids of rows are noted: a hash table. */
+typedef struct WatchedId
+{
+	int64 id;
+	uint32 used; /* 1: watched, 2: and seen */
+} WatchedId;
+
+/* match_parallel.c */
+extern int crm_scan_memory; /* kB */
+extern MatchScan *crm_scan_begin(Relation rel, int workers);
+extern void crm_scan_do(MatchScan *scan, ScanJob job, uint32 pieces);
+extern void crm_scan_end(MatchScan *scan); /* workers go, memory stays */
+extern bool crm_scan_next(MatchScan *scan, uint32 *piece);
+extern void *crm_scan_alloc(MatchScan *scan, Size size, ScanRef *ref);
+extern void *crm_scan_get(MatchScan *scan, ScanRef ref);
+extern void crm_scan_free(MatchScan *scan, ScanRef *ref, Size size);
+
+/* match_progress.c */
+extern void crm_progress_begin(MatchScan *scan, Oid workspace, const char *kind);
+extern void crm_progress_job(const ScanShared *shared, ScanJob job, uint64 total);
+extern void crm_progress_add(const ScanShared *shared, uint64 done);
+
+/* match_read.c */
+extern void crm_scan_read(MatchScan *scan);
+extern uint32 crm_scan_keep(MatchScan *scan, int64 id, const MatchRecord *record);
+extern void crm_scan_index(MatchScan *scan); /* records get their place by number */
+extern void crm_scan_learn(MatchScan *scan);
+extern void crm_scan_counts(MatchScan *scan, const void *packed, Size size);
+extern const MatchCounts *crm_scan_frequencies(MatchScan *scan);
+extern void crm_scan_weigh(MatchScan *scan);
+extern AttrNumber crm_scan_id_column(Relation rel);
+extern void crm_scan_see(MatchScan *scan, int64 id);
+
+/* match_block.c */
+#define SCAN_NEEDED		2	/* an identifier has 2, a piece of a name 1 */
+#define SCAN_IDENTIFIER 200 /* records that share an identifier and are still compared */
+#define SCAN_PIECE		50	/* records that share a piece of a name */
+#define SCAN_CROWD		300 /* records compared by one key, whatever is known of it */
+#define SCAN_RARE		4	/* so few share it that it counts as an identifier */
+
+/* What sharing a key counts that so many rows have; 0 if it is too common. */
+extern int crm_scan_key_weight(bool identifier, uint32 count);
+extern void crm_scan_sort(MatchScan *scan);
+extern void crm_scan_layout(MatchScan *scan);
+extern void crm_scan_link_blocks(MatchScan *scan);
+extern void crm_scan_compare(MatchScan *scan);
+extern float crm_scan_bits(const MatchScan *scan, uint32 a, uint32 b, float needed);
+extern void crm_scan_explain(MatchScan *scan);
+extern MatchEdge *crm_scan_collect(MatchScan *scan, uint32 *nedges);
+
+typedef struct EdgeList
+{
+	MatchEdge *edge;
+	uint32 n;
+	uint32 size;
+} EdgeList;
+
+extern void crm_edge_add(EdgeList *list, uint32 a, uint32 b, float bits);
+extern void crm_edge_share(MatchScan *scan, EdgeList *list);
+
+static inline MatchRecord *
+crm_scan_record(const MatchScan *scan, uint32 number)
+{
+	uint32 place = scan->record[number];
+
+	return (MatchRecord *) (scan->chunk[place >> 17] + (Size) (place & 0x1FFFF) * 8);
+}
+
+/* match_change.c */
+extern void crm_scan_changed(MatchScan *scan);
+
+/* match_cluster.c */
 #define CANNOT_LINK_BITS (-1e9f)
+#define MUST_LINK_BITS	 1e9f
 #define WORST_LINK_BITS	 (-8.0f)  /* one strong disagreement does not outweigh everything */
 #define CONFLICT_BITS	 (-60.0f) /* outweighs what several other members say */
 
-/*
- * Log-odds of two records by number, or less than needed if they are less;
- * CANNOT_LINK_BITS if they were told apart.
- */
-extern float crm_scan_score(const MatchScan *scan, uint32 a, uint32 b, float needed);
-/* The same for two members of a group, where a tax number of another firm rules both out. */
-extern float crm_scan_link(const MatchScan *scan, uint32 a, uint32 b);
+extern bool crm_scan_apart(const MatchScan *scan, uint32 a, uint32 b);
+/* The cluster of each record: the number of one of its members.  must: pairs to be joined. */
+extern uint32 *crm_match_clusters(const MatchScan *scan, const MatchEdge *found, uint32 nfound,
+								  const MatchEdge *must, uint32 nmust, float threshold);
 
-/* The cluster of each record: the number of one of its members. */
-extern uint32 *crm_match_clusters(const MatchScan *scan, MatchEdge *edge, uint32 nedges,
-								  float threshold);
+/* match_write.c */
+typedef enum PairState
+{
+	PAIR_OPEN,
+	PAIR_MERGED,
+	PAIR_APART, /* not_duplicate */
+	PAIR_IGNORED,
+	PAIR_SAME /* duplicate */
+} PairState;
+
+/* A row of duplicate_pair. */
+typedef struct KnownPair
+{
+	int64 left;
+	int64 right;
+	int64 id;
+	float score;
+	uint8 state;  /* PairState */
+	bool changed; /* since the last scan */
+} KnownPair;
+
+/* A row of duplicate_cluster. */
+typedef struct KnownMember
+{
+	int64 cluster;
+	int64 record;
+	int64 id;
+	bool merged;
+} KnownMember;
+
+typedef struct KnownResult
+{
+	KnownPair *pair; /* by left, right */
+	uint32 npairs;
+	KnownMember *member; /* by cluster, record */
+	uint32 nmembers;
+} KnownResult;
+
+extern KnownResult *crm_known_read(MatchScan *scan, Oid workspace, const char *kind);
+extern const KnownPair *crm_known_pair(const KnownResult *known, int64 left, int64 right);
+/*
+ * Writes the edges that were explained, then removes open pairs that were not found
+ * (found: all edges) where touched() says that the scan has looked at one of the two.
+ */
+typedef struct ScanResult
+{
+	const char *schema;
+	const char *kind;
+	bool (*touched)(void *arg, int64 id); /* NULL: all */
+	void *arg;
+} ScanResult;
+
+extern float4 crm_edge_score(const MatchEdge *edge);
+extern void crm_write_pairs(MatchScan *scan, const ScanResult *result, const KnownResult *known,
+							const MatchEdge *found, uint32 nfound);
+extern uint64 crm_write_clusters(MatchScan *scan, const ScanResult *result,
+								 const KnownResult *known, const uint32 *cluster);
 
 #endif /* CRM_MATCH_SCAN_H */

@@ -124,6 +124,7 @@ SELECT * FROM (VALUES
     ('table', 'pipeline', 'SELECT', 'SELECT', NULL),
     ('table', 'duplicate_pair', 'SELECT, UPDATE (state, decided_by, decided_at, later_until)', 'SELECT', NULL),
     ('table', 'duplicate_cluster', 'SELECT', 'SELECT', NULL),
+    ('table', 'duplicate_scan', NULL, 'SELECT', NULL),
     ('table', 'merge_rule', 'SELECT', 'SELECT', 'SELECT'),
     ('table', 'merge_link', 'SELECT', 'SELECT', 'SELECT'),
     ('table', 'merge_log', 'SELECT (id, kind, table_schema, table_name, survivor_id, loser_ids, merged_at, merged_by, run_id, undone_at, undone_by)',

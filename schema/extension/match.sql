@@ -181,25 +181,33 @@ $$;
 COMMENT ON FUNCTION crm.analyze_matching(regclass) IS
 'Learns how common each name, phone, address and other value is in a table with a matching index, as ANALYZE does for the planner: run it after loading and now and then afterwards. Stores a new version in table match_statistics of the same schema and keeps the one before; returns its number. Before the first run, matching works with assumptions. The caller must be a member of the role that owns the table.';
 
-CREATE FUNCTION crm._scan_duplicates(workspace regnamespace, kind text, relation regclass, threshold real) RETURNS bigint
+CREATE FUNCTION crm._scan_duplicates(workspace regnamespace, kind text, relation regclass, threshold real, whole boolean) RETURNS bigint
 LANGUAGE C VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'crm_scan_duplicates';
 
-COMMENT ON FUNCTION crm._scan_duplicates(regnamespace, text, regclass, real) IS
+COMMENT ON FUNCTION crm._scan_duplicates(regnamespace, text, regclass, real, boolean) IS
 'Implements crm.scan_duplicates().';
 
-CREATE FUNCTION crm.scan_duplicates(workspace regnamespace, kind text, threshold real DEFAULT NULL) RETURNS bigint
+CREATE FUNCTION crm.scan_duplicates(workspace regnamespace, kind text, threshold real DEFAULT NULL, whole boolean DEFAULT false) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    pairs bigint := crm._scan_duplicates(workspace, kind, crm._match_table(workspace, kind), threshold);
+    pairs bigint := crm._scan_duplicates(workspace, kind, crm._match_table(workspace, kind), threshold, whole);
 BEGIN
     PERFORM crm._measure_duplicates(workspace, kind);
     RETURN pairs;
 END
 $$;
 
-COMMENT ON FUNCTION crm.scan_duplicates(regnamespace, text, real) IS
-'Compares all records of a kind and writes pairs and clusters that mean the same to duplicate_pair and duplicate_cluster of the workspace; decisions made about them stay, and pairs told apart never meet in one cluster. threshold is the probability (between 0 and 1) from which a pair is reported; NULL takes the default. Returns the number of pairs found. The caller must be a member of the role that owns the workspace.';
+COMMENT ON FUNCTION crm.scan_duplicates(regnamespace, text, real, boolean) IS
+'Compares the records of a kind and writes pairs and clusters that mean the same to duplicate_pair and duplicate_cluster of the workspace; decisions made about them stay, pairs told apart (not_duplicate) never meet in one cluster, and pairs said to be the same (duplicate) are in one. threshold is the probability (between 0 and 1) from which a pair is reported; NULL takes the default, 0.5. The whole table is compared, whatever whole says. Returns the number of pairs. Works with up to max_parallel_maintenance_workers workers and at most crm.scan_memory of memory; crm.scan_progress() shows how far it is. The caller must be a member of the role that owns the workspace. Errors: 55P03 while another scan of the kind runs, 53400 when crm.scan_memory does not suffice.';
+
+CREATE FUNCTION crm.scan_progress(OUT pid integer, OUT workspace regnamespace, OUT kind text, OUT phase text, OUT done bigint, OUT total bigint, OUT workers integer, OUT started_at timestamptz)
+RETURNS SETOF record LANGUAGE C VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'crm_scan_progress';
+
+COMMENT ON FUNCTION crm.scan_progress() IS
+'Scans for duplicates that run in this database, for owners of the workspace and members of pg_read_all_stats: the process, the phase (reading, sorting keys, linking keys, weighing, comparing, or reading changes; then explaining, clustering, writing), how much of the phase is done of a total (rows, pairs or parts, by phase; the total of reading is an estimate), the parallel workers that help, and when the scan began.';

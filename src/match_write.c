@@ -1,0 +1,521 @@
+/*
+ * match_write.c
+ *		What a scan found, into duplicate_pair and duplicate_cluster.
+ *
+ * Both tables are read first and compared with what was found, so that only
+ * differences are written: a scan that finds what the last one found writes
+ * nothing.  Rows are written by statements, so that triggers and constraints
+ * which users added hold for them too.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/transam.h"
+#include "access/sysattr.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+#include "match_scan.h"
+#include "workspace.h"
+
+#define WRITE_ROWS 10000 /* in one statement */
+
+static int
+crm_cmp_pair(const void *a, const void *b)
+{
+	const KnownPair *x = a, *y = b;
+
+	if (x->left != y->left)
+		return x->left < y->left ? -1 : 1;
+	return x->right < y->right ? -1 : x->right > y->right;
+}
+
+static int
+crm_cmp_known_member(const void *a, const void *b)
+{
+	const KnownMember *x = a, *y = b;
+
+	if (x->cluster != y->cluster)
+		return x->cluster < y->cluster ? -1 : 1;
+	return x->record < y->record ? -1 : x->record > y->record;
+}
+
+static AttrNumber
+crm_result_column(Relation rel, const char *name, Oid type)
+{
+	AttrNumber attnum = get_attnum(RelationGetRelid(rel), name);
+
+	if (attnum <= 0 || get_atttype(RelationGetRelid(rel), attnum) != type)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("table \"%s\" has no column \"%s\" of type %s",
+							   RelationGetRelationName(rel), name, format_type_be(type))));
+	return attnum;
+}
+
+static bool
+crm_text_is(Datum value, const char *text)
+{
+	const struct varlena *t = PG_DETOAST_DATUM_PACKED(value);
+
+	return VARSIZE_ANY_EXHDR(t) == strlen(text) && memcmp(VARDATA_ANY(t), text, strlen(text)) == 0;
+}
+
+static uint8
+crm_pair_state(Datum value)
+{
+	return crm_text_is(value, "not_duplicate") ? PAIR_APART
+		   : crm_text_is(value, "ignored")	   ? PAIR_IGNORED
+		   : crm_text_is(value, "duplicate")   ? PAIR_SAME
+		   : crm_text_is(value, "merged")	   ? PAIR_MERGED
+											   : PAIR_OPEN;
+}
+
+static void
+crm_known_pairs(MatchScan *scan, Oid table, const char *kind, KnownResult *known)
+{
+	Relation rel = table_open(table, AccessShareLock);
+	AttrNumber id = crm_result_column(rel, "id", INT8OID);
+	AttrNumber kind_column = crm_result_column(rel, "kind", TEXTOID);
+	AttrNumber left = crm_result_column(rel, "left_id", INT8OID);
+	AttrNumber right = crm_result_column(rel, "right_id", INT8OID);
+	AttrNumber score = crm_result_column(rel, "score", FLOAT4OID);
+	AttrNumber state = crm_result_column(rel, "state", TEXTOID);
+	TableScanDesc heap = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	uint32 size = 0;
+	bool null;
+
+	while (table_scan_getnextslot(heap, ForwardScanDirection, slot))
+	{
+		KnownPair *pair;
+		TransactionId xmin;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!crm_text_is(slot_getattr(slot, kind_column, &null), kind))
+			continue;
+		if (known->npairs == size)
+		{
+			size = size ? size * 2 : 1024;
+			known->pair = known->pair == NULL
+							  ? palloc(sizeof(KnownPair) * size)
+							  : repalloc_huge(known->pair, sizeof(KnownPair) * (Size) size);
+		}
+		pair = &known->pair[known->npairs++];
+		pair->id = DatumGetInt64(slot_getattr(slot, id, &null));
+		pair->left = DatumGetInt64(slot_getattr(slot, left, &null));
+		pair->right = DatumGetInt64(slot_getattr(slot, right, &null));
+		pair->score = DatumGetFloat4(slot_getattr(slot, score, &null));
+		pair->state = crm_pair_state(slot_getattr(slot, state, &null));
+		xmin = DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &null));
+		pair->changed =
+			TransactionIdIsNormal(xmin) && !TransactionIdPrecedes(xmin, scan->shared->since);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(heap);
+	table_close(rel, NoLock);
+	if (known->npairs > 1)
+		qsort(known->pair, known->npairs, sizeof(KnownPair), crm_cmp_pair);
+}
+
+static void
+crm_known_members(Oid table, const char *kind, KnownResult *known)
+{
+	Relation rel = table_open(table, AccessShareLock);
+	AttrNumber id = crm_result_column(rel, "id", INT8OID);
+	AttrNumber kind_column = crm_result_column(rel, "kind", TEXTOID);
+	AttrNumber cluster = crm_result_column(rel, "cluster_id", INT8OID);
+	AttrNumber record = crm_result_column(rel, "record_id", INT8OID);
+	AttrNumber state = crm_result_column(rel, "state", TEXTOID);
+	TableScanDesc heap = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	uint32 size = 0;
+	bool null;
+
+	while (table_scan_getnextslot(heap, ForwardScanDirection, slot))
+	{
+		KnownMember *member;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!crm_text_is(slot_getattr(slot, kind_column, &null), kind))
+			continue;
+		if (known->nmembers == size)
+		{
+			size = size ? size * 2 : 1024;
+			known->member = known->member == NULL
+								? palloc(sizeof(KnownMember) * size)
+								: repalloc_huge(known->member, sizeof(KnownMember) * (Size) size);
+		}
+		member = &known->member[known->nmembers++];
+		member->id = DatumGetInt64(slot_getattr(slot, id, &null));
+		member->cluster = DatumGetInt64(slot_getattr(slot, cluster, &null));
+		member->record = DatumGetInt64(slot_getattr(slot, record, &null));
+		member->merged = crm_text_is(slot_getattr(slot, state, &null), "merged");
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(heap);
+	table_close(rel, NoLock);
+	if (known->nmembers > 1)
+		qsort(known->member, known->nmembers, sizeof(KnownMember), crm_cmp_known_member);
+}
+
+KnownResult *
+crm_known_read(MatchScan *scan, Oid workspace, const char *kind)
+{
+	KnownResult *known = palloc0(sizeof(KnownResult));
+
+	crm_known_pairs(scan, crm_workspace_table(workspace, "duplicate_pair", false), kind, known);
+	crm_known_members(crm_workspace_table(workspace, "duplicate_cluster", false), kind, known);
+	return known;
+}
+
+const KnownPair *
+crm_known_pair(const KnownResult *known, int64 left, int64 right)
+{
+	KnownPair want = {.left = left, .right = right};
+
+	if (known->npairs == 0)
+		return NULL;
+	return bsearch(&want, known->pair, known->npairs, sizeof(KnownPair), crm_cmp_pair);
+}
+
+float4
+crm_edge_score(const MatchEdge *edge)
+{
+	return (float4) crm_match_probability(edge->bits);
+}
+
+static void
+crm_run(SPIPlanPtr plan, Datum *args, int expected)
+{
+	int result = SPI_execute_plan(plan, args, NULL, false, 0);
+
+	if (result != expected)
+		elog(ERROR, "could not write duplicates: %s", SPI_result_code_string(result));
+}
+
+static SPIPlanPtr
+crm_plan(const char *sql, int nargs, const Oid *types)
+{
+	SPIPlanPtr plan = SPI_prepare(sql, nargs, unconstify(Oid *, types));
+
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+	return plan;
+}
+
+static Datum
+crm_bigints(Datum *values, uint32 n)
+{
+	return PointerGetDatum(
+		construct_array(values, (int) n, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+/* DELETE of rows by their id, in chunks. */
+static void
+crm_delete_rows(const char *schema, const char *table, Datum *ids, uint32 n)
+{
+	Oid types[1] = {INT8ARRAYOID};
+	SPIPlanPtr plan;
+
+	if (n == 0)
+		return;
+	plan = crm_plan(psprintf("DELETE FROM %s.%s AS d WHERE d.id OPERATOR(pg_catalog.=) ANY ($1)",
+							 quote_identifier(schema), table),
+					1, types);
+	for (uint32 i = 0; i < n; i += WRITE_ROWS)
+	{
+		Datum args[1] = {crm_bigints(ids + i, Min(WRITE_ROWS, n - i))};
+
+		crm_run(plan, args, SPI_OK_DELETE);
+		pfree(DatumGetPointer(args[0]));
+	}
+}
+
+/* Rows to be inserted, and how: by a plan whose parameters are the kind and arrays. */
+typedef struct RowSource
+{
+	MatchScan *scan;
+	const ScanResult *result;
+	void (*insert)(const struct RowSource *rows, SPIPlanPtr plan);
+	const char *statement;
+	const char *conflict;
+	Oid types[5];
+	int ntypes;
+	/* of clusters */
+	const KnownMember *member;
+	const bool *write;
+	uint32 nmembers;
+} RowSource;
+
+/*
+ * If there can be rows of the same key, each is looked for.  That costs a
+ * quarter of the time, so when the table has none of the kind they are inserted
+ * as they are; should somebody have written one meanwhile, it is done again.
+ */
+static void
+crm_insert(const RowSource *rows, bool known)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool again = known;
+
+	if (!known)
+	{
+		BeginInternalSubTransaction(NULL);
+		MemoryContextSwitchTo(context);
+		PG_TRY();
+		{
+			rows->insert(rows, crm_plan(rows->statement, rows->ntypes, rows->types));
+			ReleaseCurrentSubTransaction();
+		}
+		PG_CATCH();
+		{
+			if (geterrcode() != ERRCODE_UNIQUE_VIOLATION)
+				PG_RE_THROW();
+			MemoryContextSwitchTo(context);
+			FlushErrorState();
+			RollbackAndReleaseCurrentSubTransaction();
+			again = true;
+		}
+		PG_END_TRY();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+	}
+	if (again)
+		rows->insert(rows, crm_plan(psprintf("%s %s", rows->statement, rows->conflict),
+									rows->ntypes, rows->types));
+}
+
+/* The pairs of the job SCAN_EXPLAIN. */
+static void
+crm_insert_pair_rows(const RowSource *rows, SPIPlanPtr insert)
+{
+	MatchScan *scan = rows->scan;
+	ScanShared *shared = scan->shared;
+	const MatchEdge *edge = crm_scan_get(scan, shared->edges);
+	const ScanRef *reasons = crm_scan_get(scan, shared->reasons);
+	Datum args[5] = {CStringGetTextDatum(rows->result->kind)};
+	Datum *left = palloc(sizeof(Datum) * WRITE_ROWS);
+	Datum *right = palloc(sizeof(Datum) * WRITE_ROWS);
+	Datum *score = palloc(sizeof(Datum) * WRITE_ROWS);
+	Datum *why = palloc(sizeof(Datum) * WRITE_ROWS);
+	MemoryContext context =
+		AllocSetContextCreate(CurrentMemoryContext, "crm match write", ALLOCSET_DEFAULT_SIZES);
+	const char *next = NULL;
+
+	crm_progress_job(shared, SCAN_WRITE, shared->nedges);
+	for (uint32 i = 0; i < shared->nedges;)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+		int n = 0;
+
+		for (; i < shared->nedges && n < WRITE_ROWS; i++, n++)
+		{
+			if (i % SCAN_EDGE_ROWS == 0)
+				next = crm_scan_get(scan, reasons[i / SCAN_EDGE_ROWS]);
+			left[n] = Int64GetDatum(scan->id[edge[i].a]);
+			right[n] = Int64GetDatum(scan->id[edge[i].b]);
+			score[n] = Float4GetDatum(crm_edge_score(&edge[i]));
+			why[n] = PointerGetDatum(next);
+			next += INTALIGN(VARSIZE(next));
+		}
+		args[1] = crm_bigints(left, n);
+		args[2] = crm_bigints(right, n);
+		args[3] = PointerGetDatum(
+			construct_array(score, n, FLOAT4OID, sizeof(float4), true, TYPALIGN_INT));
+		args[4] = PointerGetDatum(construct_array(why, n, JSONBOID, -1, false, TYPALIGN_INT));
+		crm_run(insert, args, SPI_OK_INSERT);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(context);
+		crm_progress_add(shared, n);
+	}
+	MemoryContextDelete(context);
+}
+
+static void
+crm_insert_pairs(MatchScan *scan, const ScanResult *result, bool known)
+{
+	RowSource rows = {
+		.scan = scan,
+		.result = result,
+		.insert = crm_insert_pair_rows,
+		.conflict = "ON CONFLICT (kind, left_id, right_id) DO UPDATE SET score = excluded.score, "
+					"reasons = excluded.reasons",
+		.types = {TEXTOID, INT8ARRAYOID, INT8ARRAYOID, FLOAT4ARRAYOID, JSONBARRAYOID},
+		.ntypes = 5,
+	};
+
+	rows.statement =
+		psprintf("INSERT INTO %s.duplicate_pair AS p (kind, left_id, right_id, score, reasons) "
+				 "SELECT $1, f.* FROM unnest($2, $3, $4, $5) AS f",
+				 quote_identifier(result->schema));
+	if (scan->shared->nedges > 0)
+		crm_insert(&rows, known);
+}
+
+void
+crm_write_pairs(MatchScan *scan, const ScanResult *result, const KnownResult *known,
+				const MatchEdge *found, uint32 nfound)
+{
+	Datum *gone = palloc_extended(sizeof(Datum) * Max((Size) known->npairs, 1), MCXT_ALLOC_HUGE);
+	uint32 ngone = 0, next = 0;
+
+	crm_insert_pairs(scan, result, known->npairs > 0);
+	/* Both are by ids ascending. */
+	for (uint32 i = 0; i < known->npairs; i++)
+	{
+		const KnownPair *pair = &known->pair[i];
+
+		while (next < nfound &&
+			   (scan->id[found[next].a] < pair->left ||
+				(scan->id[found[next].a] == pair->left && scan->id[found[next].b] < pair->right)))
+			next++;
+		if (pair->state != PAIR_OPEN ||
+			(next < nfound && scan->id[found[next].a] == pair->left &&
+			 scan->id[found[next].b] == pair->right) ||
+			(result->touched != NULL && !result->touched(result->arg, pair->left) &&
+			 !result->touched(result->arg, pair->right)))
+			continue;
+		gone[ngone++] = Int64GetDatum(pair->id);
+	}
+	crm_delete_rows(result->schema, "duplicate_pair", gone, ngone);
+	pfree(gone);
+}
+
+/* The clusters found, as rows of the table. */
+static KnownMember *
+crm_found_members(MatchScan *scan, const uint32 *cluster, uint32 *nmembers)
+{
+	uint32 n = scan->nrecords, found = 0;
+	int64 *lowest = palloc_extended(sizeof(int64) * Max((Size) n, 1), MCXT_ALLOC_HUGE);
+	uint32 *size =
+		palloc_extended(sizeof(uint32) * Max((Size) n, 1), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	KnownMember *member;
+
+	for (uint32 i = 0; i < n; i++)
+		if (scan->record[i] != SCAN_NO_RECORD)
+		{
+			uint32 c = cluster[i];
+
+			if (size[c]++ == 0 || scan->id[i] < lowest[c])
+				lowest[c] = scan->id[i];
+		}
+	for (uint32 i = 0; i < n; i++)
+		found += scan->record[i] != SCAN_NO_RECORD && size[cluster[i]] > 1;
+	member = palloc_extended(sizeof(KnownMember) * Max((Size) found, 1), MCXT_ALLOC_HUGE);
+	found = 0;
+	for (uint32 i = 0; i < n; i++)
+		if (scan->record[i] != SCAN_NO_RECORD && size[cluster[i]] > 1)
+		{
+			member[found].cluster = lowest[cluster[i]];
+			member[found++].record = scan->id[i];
+		}
+	qsort(member, found, sizeof(KnownMember), crm_cmp_known_member);
+	pfree(lowest);
+	pfree(size);
+	*nmembers = found;
+	return member;
+}
+
+static void
+crm_insert_member_rows(const RowSource *rows, SPIPlanPtr insert)
+{
+	Datum args[3] = {CStringGetTextDatum(rows->result->kind)};
+	Datum *cluster = palloc(sizeof(Datum) * WRITE_ROWS);
+	Datum *record = palloc(sizeof(Datum) * WRITE_ROWS);
+	int n = 0;
+
+	for (uint32 i = 0; i < rows->nmembers; i++)
+	{
+		if (rows->write[i])
+		{
+			cluster[n] = Int64GetDatum(rows->member[i].cluster);
+			record[n++] = Int64GetDatum(rows->member[i].record);
+		}
+		if (n == WRITE_ROWS || (n > 0 && i == rows->nmembers - 1))
+		{
+			args[1] = crm_bigints(cluster, n);
+			args[2] = crm_bigints(record, n);
+			crm_run(insert, args, SPI_OK_INSERT);
+			pfree(DatumGetPointer(args[1]));
+			pfree(DatumGetPointer(args[2]));
+			n = 0;
+		}
+	}
+	pfree(cluster);
+	pfree(record);
+}
+
+/*
+ * A cluster of the same members as before is left alone, with its state; any
+ * other is written anew.  Merged rows are history.  Returns the clustered records.
+ */
+uint64
+crm_write_clusters(MatchScan *scan, const ScanResult *result, const KnownResult *known,
+				   const uint32 *cluster)
+{
+	/* A record that outlived a merge begins a new life. */
+	RowSource rows = {
+		.scan = scan,
+		.result = result,
+		.insert = crm_insert_member_rows,
+		.conflict = "ON CONFLICT (kind, record_id) DO UPDATE SET cluster_id = excluded.cluster_id, "
+					"state = 'open'",
+		.types = {TEXTOID, INT8ARRAYOID, INT8ARRAYOID},
+		.ntypes = 3,
+	};
+	uint32 nfound, ngone = 0, k = 0;
+	KnownMember *found = crm_found_members(scan, cluster, &nfound);
+	bool *write = palloc_extended(sizeof(bool) * Max((Size) nfound, 1), MCXT_ALLOC_HUGE);
+	Datum *gone = palloc_extended(sizeof(Datum) * Max((Size) known->nmembers, 1), MCXT_ALLOC_HUGE);
+
+	for (uint32 f = 0; f < nfound || k < known->nmembers;)
+	{
+		int64 id = f < nfound ? found[f].cluster : PG_INT64_MAX;
+		uint32 fend = f, kend = k, nlive = 0;
+		bool same, touched;
+
+		if (k < known->nmembers && known->member[k].cluster < id)
+			id = known->member[k].cluster;
+		while (fend < nfound && found[fend].cluster == id)
+			fend++;
+		touched = result->touched == NULL || fend > f;
+		for (; kend < known->nmembers && known->member[kend].cluster == id; kend++)
+			if (!known->member[kend].merged)
+			{
+				nlive++;
+				touched = touched || result->touched(result->arg, known->member[kend].record);
+			}
+		same = fend - f == nlive;
+		for (uint32 i = k, j = f; same && i < kend; i++)
+			if (!known->member[i].merged && known->member[i].record != found[j++].record)
+				same = false;
+		for (uint32 i = f; i < fend; i++)
+			write[i] = !same;
+		for (uint32 i = k; i < kend; i++)
+			if (touched && !same && !known->member[i].merged)
+				gone[ngone++] = Int64GetDatum(known->member[i].id);
+		f = fend;
+		k = kend;
+	}
+	crm_delete_rows(result->schema, "duplicate_cluster", gone, ngone);
+	rows.statement = psprintf("INSERT INTO %s.duplicate_cluster AS c (kind, cluster_id, record_id) "
+							  "SELECT $1, f.* FROM unnest($2, $3) AS f",
+							  quote_identifier(result->schema));
+	rows.member = found;
+	rows.write = write;
+	rows.nmembers = nfound;
+	crm_insert(&rows, known->nmembers > 0);
+	pfree(write);
+	pfree(gone);
+	return nfound;
+}
