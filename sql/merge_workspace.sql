@@ -70,6 +70,9 @@ SELECT k, r, m, (ARRAY['read', 'edit'])[1 + (r + m) % 2]
 FROM unnest(ARRAY['account', 'contact', 'lead', 'opportunity', 'activity']) AS k, generate_series(1, 3) AS r, generate_series(2, 3) AS m;
 INSERT INTO regress_merge_ws.external_reference (kind, record_id, system, external_id)
 SELECT k, r, 'sap', k || r FROM unnest(ARRAY['account', 'contact', 'lead', 'opportunity', 'activity', 'member']) AS k, generate_series(1, 3) AS r;
+-- a table somebody added, which says with kind and record_id what its rows are about
+CREATE TABLE regress_merge_ws.attachment (kind text, record_id bigint, file text, PRIMARY KEY (kind, record_id, file));
+INSERT INTO regress_merge_ws.attachment SELECT k, r, f FROM unnest(ARRAY['account', 'contact', 'lead', 'opportunity', 'activity']) AS k, generate_series(1, 3) AS r, unnest(ARRAY['logo.png', 'only of ' || r]) AS f;
 -- stored in spite of a duplicate rule: an append-only log that names the record
 INSERT INTO regress_merge_ws.duplicate_log (event, kind, record_id, rule, matches, reason) VALUES ('override', 'account', 2, 'no twins', '{1}', 'a branch');
 -- the first level of every escalation is reached, and events lie in the inbox
@@ -86,6 +89,7 @@ RESET SESSION AUTHORIZATION;
 SET ROLE regress_merge_ws_owner;
 SELECT * FROM regress_merge_ws_user.left_behind();
 SELECT rule_id, record_id, level FROM regress_merge_ws.escalation WHERE kind = 'account';
+SELECT record_id, file FROM regress_merge_ws.attachment WHERE kind = 'account' ORDER BY 1, 2;
 SET SESSION AUTHORIZATION regress_merge_ws_boss;
 SELECT * FROM regress_merge_ws.unmerge(:merge_id);
 RESET SESSION AUTHORIZATION;
