@@ -809,6 +809,40 @@ crm_begin_escalations(MergeContext *mc, MergeParams *kind_survivor_losers)
 	return result;
 }
 
+/*
+ * Merges that somebody else has to agree to.  The workspace's owner, acting for
+ * nobody, is held to no rule, as to no policy.
+ */
+static void
+crm_check_approval(MergeContext *mc, MergeTable *t, MergeParams *kind_survivor_losers, char **ids,
+				   int n)
+{
+	MergeRows rows;
+	bool isnull;
+	char *rule;
+
+	if ((has_privs_of_role(GetUserId(), mc->workspace_owner) && crm_merge_member(mc) == 0) ||
+		!OidIsValid(crm_workspace_table(mc->workspace, "merge_approval_rule", true)))
+		return;
+	rows =
+		crm_merge_run_log(mc, psprintf("SELECT crm._merge_approval(%u, $1, $2, $3)", mc->workspace),
+						  kind_survivor_losers, NULL);
+	(void) crm_merge_single_datum(&rows, &isnull);
+	rule = isnull ? NULL : TextDatumGetCString(crm_merge_single_datum(&rows, &isnull));
+	crm_merge_free(&rows);
+	if (rule == NULL)
+		return;
+	if (mc->dry)
+		crm_merge_report(mc, t, NULL, n, 0, NULL, rule);
+	else
+		ereport(ERROR, (errcode(ERRCODE_CRM('M', '0', '1')),
+						errmsg("merging records into %s %s needs approval", t->name, ids[0]),
+						errdetail("%s", rule),
+						errhint("Ask for it with INSERT INTO %s.merge_request (kind, survivor_id, "
+								"loser_ids, reason).",
+								quote_identifier(mc->workspace_name))));
+}
+
 /* {"records": [{"id": ..., "image": ...}, ...]} */
 static Jsonb *
 crm_preview_before(MergeTable *t, MergeRows *rows)
@@ -884,6 +918,7 @@ crm_merge(MergeContext *mc, const char *kind, const char *survivor, Datum losers
 	crm_merge_param_text(&p, crm_merge_kind(mc, t));
 	crm_merge_param_text(&p, ids[0]);
 	crm_merge_param(&p, TEXTARRAYOID, loser_ids, false);
+	crm_check_approval(mc, t, &p, ids, loaded.count);
 	escalations = crm_begin_escalations(mc, &p);
 
 	crm_duplicate_writer = DUPLICATE_BY_MERGE;
@@ -989,8 +1024,9 @@ crm_merge_records(PG_FUNCTION_ARGS)
 	{
 		MergeReport *r = lfirst(lc);
 
-		ereport(NOTICE, (errmsg("%s.%s: " INT64_FORMAT " rows, " INT64_FORMAT " conflicts",
-								r->table_name, r->column_name, r->rows, r->conflicts),
+		ereport(NOTICE, (errmsg("%s%s%s: " INT64_FORMAT " rows, " INT64_FORMAT " conflicts",
+								r->table_name, r->column_name ? "." : "",
+								r->column_name ? r->column_name : "", r->rows, r->conflicts),
 						 r->totals ? errdetail("Totals that move: %s.",
 											   JsonbToCString(NULL, &r->totals->root, 0))
 						 : r->note ? errdetail("%s", r->note)
@@ -1022,7 +1058,8 @@ crm_merge_preview(PG_FUNCTION_ARGS)
 		bool nulls[6] = {false};
 
 		values[0] = CStringGetTextDatum(r->table_name);
-		values[1] = CStringGetTextDatum(r->column_name);
+		nulls[1] = r->column_name == NULL;
+		values[1] = r->column_name ? CStringGetTextDatum(r->column_name) : (Datum) 0;
 		values[2] = Int64GetDatum(r->rows);
 		values[3] = Int64GetDatum(r->conflicts);
 		nulls[4] = r->totals == NULL;

@@ -448,6 +448,14 @@ BEGIN
         PERFORM crm._policy(rel, 'crm_read', 'SELECT', format('%s OR crm.can_delete(%s, merged_by)', everything, ws), NULL);
     END LOOP;
 
+    -- Whoever asks for a merge, those above, and who may agree.
+    FOR rel IN SELECT c.oid FROM pg_class AS c WHERE c.relname = 'merge_request' AND c.relnamespace = workspace LOOP
+        pair := format('%1$s OR crm.can_delete(%2$s, requested_by) OR crm._may_approve_merge(%2$s, kind, loser_ids || survivor_id, ''owner'')', everything, ws);
+        PERFORM crm._policy(rel, 'crm_read', 'SELECT', pair, NULL);
+        PERFORM crm._policy(rel, 'crm_insert', 'INSERT', NULL, format('requested_by = crm.member_id(%s)', ws));
+        PERFORM crm._policy(rel, 'crm_update', 'UPDATE', pair, 'true');
+    END LOOP;
+
     -- The secrets are for the owner alone.
     EXECUTE format('ALTER TABLE %s.token_key ENABLE ROW LEVEL SECURITY', workspace);
 
