@@ -35,7 +35,7 @@ setup() {
 
 build_packages=(gcc g++ make pkg-config libc6-dev postgresql-15 postgresql-server-dev-15
                 libicu-dev libphonenumber-dev libpsl-dev xz-utils)
-test_packages=(libipc-run-perl python3 locales python3-dateutil)
+test_packages=(libipc-run-perl python3 locales python3-dateutil python3-icalendar libical-dev)
 lint_packages=(clang-format-14 cppcheck shellcheck python3)
 
 build() {

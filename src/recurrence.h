@@ -91,4 +91,8 @@ extern Timestamp crm_instant_to_wall(TimestampTz instant, pg_tz *tz);
 /* A time zone by its IANA name; errors if there is none. */
 extern pg_tz *crm_time_zone(const char *name);
 
+/* For SQL functions: a rule as written, and the start of one; errors say what is wrong. */
+extern void crm_rule_of(text *value, CrmRule *rule);
+extern void crm_check_start(Timestamp start);
+
 #endif /* CRM_RECURRENCE_H */

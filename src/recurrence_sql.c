@@ -14,7 +14,7 @@
 #include "compat.h"
 #include "recurrence.h"
 
-static void
+void
 crm_rule_of(text *value, CrmRule *rule)
 {
 	char *reason;
@@ -54,7 +54,7 @@ crm_rule_begin_at(const CrmRule *rule, Timestamp start, pg_tz *tz, TimestampTz a
 	return crm_rule_begin(rule, start, tz, wall);
 }
 
-static void
+void
 crm_check_start(Timestamp start)
 {
 	if (TIMESTAMP_NOT_FINITE(start) || start < INT64CONST(-63082281600000000) ||

@@ -5,7 +5,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 SELECT t.name, f.name
 FROM (VALUES
-    ('touch', '{account,contact,lead,opportunity,activity,setting,member,team}'::text[]),
+    ('touch', '{account,contact,lead,opportunity,activity,reminder,setting,member,team}'::text[]),
     ('audit', '{account,contact,lead,opportunity,activity,external_reference,setting,member,team,team_member,share,pipeline,stage,stage_transition,stage_rule,exchange_rate}'),
     ('append_only', '{audit_log,audit_seal,duplicate_log}'),
     ('stage_guard', '{lead,opportunity}'),

@@ -197,6 +197,7 @@ gives('mo', q{SELECT (SELECT count(*) FROM sales.event_lag), (SELECT count(*) FR
 gives('rui', q{DELETE FROM sales.event_consumer RETURNING name}, 'phone', 'gives up reading');
 refused('rui', q{INSERT INTO sales.event_consumer (name, whole_feed) VALUES ('all', true)}, '42501', 'permission denied for table event_consumer', 'reading everybody\'s events');
 refused('rui', q{SELECT sales.purge_events()}, '42501', 'permission denied for function purge_events', 'deleting events');
+gives('rui', q{SELECT sales.calendar_feed() LIKE '%SUMMARY:Weekly%'}, 't', 'subscribes to her calendar');
 gives('rui', q{DELETE FROM sales.reminder RETURNING title}, 'Weekly', 'cancels a reminder');
 
 # Managers and administrators.
