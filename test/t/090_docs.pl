@@ -15,7 +15,7 @@ $node->append_conf('postgresql.conf',
 	"shared_preload_libraries = 'crm'\ncrm.scheduler = off\nwal_level = logical\n");
 $node->start;
 
-my @pages = grep { -f } sort ("$root/README.md", glob("$root/docs/*.md"));
+my @pages = grep { -f } sort ("$root/README.md", glob("$root/docs/*.md $root/docs/recipes/*/*.md"));
 for my $page (@pages)
 {
 	my $name = $page;
