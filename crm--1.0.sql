@@ -4039,6 +4039,112 @@ COMMENT ON COLUMN @workspace@.event_lag.delivered_id IS 'The last event it was g
 COMMENT ON COLUMN @workspace@.event_lag.read_at IS 'When it last read.';
 COMMENT ON COLUMN @workspace@.event_lag.acked_at IS 'When it last acknowledged.';
 $_ddl_$),
+(1::integer, 'icalendar', $_ddl_$
+
+-- What an editor of calendars must be able to tell: whether a reminder changed, and when.
+ALTER TABLE @workspace@.reminder
+    ADD COLUMN updated_at timestamptz NOT NULL DEFAULT now(),
+    ADD COLUMN row_version integer NOT NULL DEFAULT 1;
+COMMENT ON COLUMN @workspace@.reminder.updated_at IS 'Start of the transaction that last changed what a calendar shows of it; kept by crm.touch().';
+COMMENT ON COLUMN @workspace@.reminder.row_version IS 'Starts at 1 and grows by 1 with each such change; see crm.touch(). Escalations, which no calendar shows, keep theirs.';
+
+$_ddl_$),
+(NULL::integer, 'icalendar', $_ddl_$
+
+CREATE OR REPLACE TRIGGER crm_touch BEFORE UPDATE ON @workspace@.reminder FOR EACH ROW
+    WHEN (new.escalation_id IS NULL AND (new.due_at, new.title, new.recurrence, new.time_zone, new.starts_at)
+              IS DISTINCT FROM (old.due_at, old.title, old.recurrence, old.time_zone, old.starts_at))
+    EXECUTE FUNCTION crm.touch();
+
+CREATE OR REPLACE FUNCTION @workspace@.calendar_feed(member_id bigint DEFAULT NULL) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    me bigint := coalesce(calendar_feed.member_id, @workspace@.me());
+    person @workspace@.member;
+    host text := '@' || (SELECT to_hex((extract(epoch FROM m.created_at) * 1000000)::bigint) FROM @workspace@.crm_meta AS m) || '.crm';
+    zones text;
+    items text;
+BEGIN
+    SELECT m.* INTO person FROM @workspace@.member AS m WHERE m.id = me;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'member % does not exist', coalesce(me::text, '(none)')
+            USING ERRCODE = 'no_data_found',
+                  HINT = 'The session must act for a member who may see this one; without an argument the feed is his own.';
+    END IF;
+
+    WITH activity AS (
+        SELECT a.*, CASE WHEN a.type IN ('call', 'meeting', 'visit') AND crm.icalendar_time('DTSTART', a.due_at) <> '' THEN 'VEVENT' ELSE 'VTODO' END AS component
+        FROM @workspace@.activity AS a WHERE a.owner_id = me AND a.completed_at IS NULL
+    ), pending AS (
+        -- due_at differs from occurs_at where somebody moved an occurrence; the first
+        -- one need not be one of the rule.
+        SELECT r.*, r.occurs_at IS NOT NULL AND r.occurs_at IS NOT DISTINCT FROM
+                        crm.next_occurrence(r.recurrence, r.starts_at, r.time_zone, r.occurs_at - interval '1 microsecond') AS by_rule
+        FROM @workspace@.reminder AS r
+        WHERE r.member_id = me AND r.escalation_id IS NULL AND r.failed_at IS NULL
+          AND NOT (r.kind IS NOT DISTINCT FROM 'activity' AND r.recurrence IS NULL
+                   AND EXISTS (SELECT FROM activity AS a WHERE a.id = r.record_id))
+    ), item AS (
+        SELECT a.component, 'activity-' || a.id AS uid, NULL::text AS variant, a.updated_at AS stamp, a.row_version - 1 AS sequence, a.created_at,
+            crm.icalendar_time(CASE a.component WHEN 'VEVENT' THEN 'DTSTART' ELSE 'DUE' END, a.due_at) AS times,
+            a.subject AS title, a.type AS category, a.body,
+            (SELECT coalesce(string_agg(crm.icalendar_property('BEGIN', 'VALARM') || crm.icalendar_time('TRIGGER;VALUE=DATE-TIME', r.due_at)
+                                        || crm.icalendar_property('ACTION', 'DISPLAY') || crm.icalendar_text('DESCRIPTION', r.title)
+                                        || crm.icalendar_property('END', 'VALARM'), '' ORDER BY r.due_at, r.id), '')
+             FROM @workspace@.reminder AS r
+             WHERE r.kind = 'activity' AND r.record_id = a.id AND r.member_id = me AND r.recurrence IS NULL AND r.failed_at IS NULL
+               AND r.escalation_id IS NULL AND isfinite(r.due_at)) AS alarm
+        FROM activity AS a
+        UNION ALL
+        SELECT 'VTODO', 'reminder-' || p.id || CASE WHEN p.by_rule OR p.recurrence IS NULL THEN '' ELSE '-first' END,
+            CASE WHEN p.by_rule THEN crm.icalendar_time('RECURRENCE-ID', p.occurs_at, p.time_zone) END, p.updated_at, p.row_version - 1, p.created_at,
+            crm.icalendar_time('DUE', p.due_at), p.title, p.kind, NULL,
+            crm.icalendar_property('BEGIN', 'VALARM') || crm.icalendar_time('TRIGGER;VALUE=DATE-TIME', p.due_at)
+            || crm.icalendar_property('ACTION', 'DISPLAY') || crm.icalendar_text('DESCRIPTION', p.title) || crm.icalendar_property('END', 'VALARM')
+        FROM pending AS p
+        WHERE p.recurrence IS NULL OR NOT p.by_rule OR p.due_at <> p.occurs_at
+        UNION ALL
+        SELECT 'VTODO', 'reminder-' || p.id, NULL, p.updated_at, p.row_version - 1, p.created_at,
+            -- A to-do that recurs must end after it starts.
+            l.recurrence || crm.icalendar_property('DURATION', 'PT1S'), p.title, p.kind, NULL,
+            crm.icalendar_property('BEGIN', 'VALARM') || crm.icalendar_property('TRIGGER', 'PT0S')
+            || crm.icalendar_property('ACTION', 'DISPLAY') || crm.icalendar_text('DESCRIPTION', p.title) || crm.icalendar_property('END', 'VALARM')
+        FROM pending AS p
+        CROSS JOIN LATERAL (SELECT crm.icalendar_recurrence(p.recurrence, p.starts_at, p.time_zone, p.occurs_at) AS recurrence) AS l
+        WHERE l.recurrence IS NOT NULL
+        UNION ALL
+        SELECT 'VTODO', 'event-' || e.id, NULL, e.fired_at, 0, e.fired_at, crm.icalendar_time('DUE', e.due_at), e.title, e.kind, NULL, ''
+        FROM @workspace@.event AS e
+        WHERE e.member_id = me AND e.state IN ('new', 'seen')
+    )
+    SELECT string_agg(
+               crm.icalendar_property('BEGIN', i.component) || crm.icalendar_property('UID', i.uid || host) || coalesce(i.variant, '')
+               || crm.icalendar_time('DTSTAMP', i.stamp) || crm.icalendar_time('LAST-MODIFIED', i.stamp) || crm.icalendar_time('CREATED', i.created_at)
+               || crm.icalendar_property('SEQUENCE', i.sequence::text) || i.times || crm.icalendar_text('SUMMARY', i.title)
+               || crm.icalendar_text('DESCRIPTION', i.body) || crm.icalendar_text('CATEGORIES', i.category)
+               || crm.icalendar_property('STATUS', CASE i.component WHEN 'VEVENT' THEN 'CONFIRMED' ELSE 'NEEDS-ACTION' END)
+               || i.alarm || crm.icalendar_property('END', i.component),
+               '' ORDER BY i.uid, i.variant IS NOT NULL)
+    INTO items FROM item AS i;
+
+    SELECT string_agg(crm.icalendar_time_zone(z.time_zone, z.since, greatest(z.until, crm.now()) + interval '10 years'), '' ORDER BY z.time_zone)
+    INTO zones
+    FROM (SELECT r.time_zone, min(r.occurs_at) AS since, max(r.occurs_at) AS until FROM @workspace@.reminder AS r
+          WHERE r.member_id = me AND r.recurrence IS NOT NULL AND r.failed_at IS NULL AND r.escalation_id IS NULL
+          GROUP BY r.time_zone) AS z;
+
+    RETURN crm.icalendar_property('BEGIN', 'VCALENDAR') || crm.icalendar_property('VERSION', '2.0') || crm.icalendar_property('PRODID', '-//crm//PostgreSQL//EN')
+        || crm.icalendar_property('CALSCALE', 'GREGORIAN')
+        || crm.icalendar_text('NAME', person.name) || crm.icalendar_text('X-WR-CALNAME', person.name)
+        || crm.icalendar_property('REFRESH-INTERVAL;VALUE=DURATION', 'PT15M')
+        || coalesce(zones, '') || coalesce(items, '') || crm.icalendar_property('END', 'VCALENDAR');
+END
+$$;
+COMMENT ON FUNCTION @workspace@.calendar_feed(bigint) IS
+'A member''s calendar as text/calendar (RFC 5545): open activities (calls, meetings and visits with a time are VEVENT, the rest VTODO), pending reminders and the inbox (VTODO), with alarms and recurrence. NULL, the default: the member the session acts for. It holds what the caller may see of it. Changes only when what it shows changes. A member that does not exist is an error (P0002).';
+$_ddl_$),
 (1::integer, 'report', $_ddl_$
 
 CREATE TABLE @workspace@.exchange_rate (
@@ -7432,6 +7538,40 @@ COMMENT ON FUNCTION crm.occurrences(text, timestamp, text, timestamptz, integer)
 'The first max (0 to 100000) occurrences of a recurrence rule after an instant, as crm.next_occurrence() finds them one by one.';
 
 ---------------------------------------------------------------------
+-- icalendar
+---------------------------------------------------------------------
+
+CREATE FUNCTION crm.icalendar_property(name text, value text) RETURNS text
+LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_icalendar_property';
+
+COMMENT ON FUNCTION crm.icalendar_property(text, text) IS
+'A content line of iCalendar (RFC 5545), name:value, folded to 75 octets between characters and ended by CRLF; parameters belong to the name. The value is taken as it is, except that control characters other than the tab are left out. NULL: an empty string.';
+
+CREATE FUNCTION crm.icalendar_text(name text, value text) RETURNS text
+LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_icalendar_text';
+
+COMMENT ON FUNCTION crm.icalendar_text(text, text) IS
+'The same for values of type TEXT, which it escapes (RFC 5545, 3.3.11): backslash, semicolon and comma; line ends become \n. Use it for everything that people wrote.';
+
+CREATE FUNCTION crm.icalendar_time(name text, value timestamptz, time_zone text DEFAULT 'UTC') RETURNS text
+LANGUAGE C STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_icalendar_time';
+
+COMMENT ON FUNCTION crm.icalendar_time(text, timestamptz, text) IS
+'The same for a point in time: in UTC, with a Z, or as wall-clock time of an IANA time zone, whose VTIMEZONE the calendar must have. Fractions of a second are cut off. NULL, infinity and years before 1 or after 9999: an empty string.';
+
+CREATE FUNCTION crm.icalendar_recurrence(rule text, starts_at timestamp, time_zone text, since timestamptz) RETURNS text
+LANGUAGE C STABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'crm_icalendar_recurrence';
+
+COMMENT ON FUNCTION crm.icalendar_recurrence(text, timestamp, text, timestamptz) IS
+'What is left of a recurrence rule from an instant on, as properties of a component: DTSTART, RRULE, RDATE, EXDATE. DTSTART is the first time at or after the instant that the rule yields, COUNT what is left of it, UNTIL in UTC. NULL if nothing is left. Arguments and errors as in crm.next_occurrence().';
+
+CREATE FUNCTION crm.icalendar_time_zone(time_zone text, since timestamptz, until timestamptz) RETURNS text
+LANGUAGE C STABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'crm_icalendar_time_zone';
+
+COMMENT ON FUNCTION crm.icalendar_time_zone(text, timestamptz, timestamptz) IS
+'The VTIMEZONE component of an IANA time zone, right for times from since until until, at most 100 years; an empty string for UTC. A name that is not one of a time zone is an error (22023).';
+
+---------------------------------------------------------------------
 -- reminder
 ---------------------------------------------------------------------
 
@@ -8633,7 +8773,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 SELECT t.name, f.name
 FROM (VALUES
-    ('touch', '{account,contact,lead,opportunity,activity,setting,member,team}'::text[]),
+    ('touch', '{account,contact,lead,opportunity,activity,reminder,setting,member,team}'::text[]),
     ('audit', '{account,contact,lead,opportunity,activity,external_reference,setting,member,team,team_member,share,pipeline,stage,stage_transition,stage_rule,exchange_rate}'),
     ('append_only', '{audit_log,audit_seal,duplicate_log}'),
     ('stage_guard', '{lead,opportunity}'),
@@ -8925,6 +9065,9 @@ SELECT * FROM (VALUES
     ('toolkit', 'business_open', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', 'next_occurrence', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', 'occurrences', 'EXECUTE', 'EXECUTE', NULL),
+    ('toolkit', 'icalendar_time', 'EXECUTE', 'EXECUTE', NULL),
+    ('toolkit', 'icalendar_recurrence', 'EXECUTE', 'EXECUTE', NULL),
+    ('toolkit', 'icalendar_time_zone', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', 'find_matches', 'EXECUTE', NULL, NULL),
     ('toolkit', 'find_duplicates', 'EXECUTE', NULL, NULL),
     ('toolkit', 'compare_records', 'EXECUTE', NULL, NULL),
@@ -9035,6 +9178,7 @@ SELECT * FROM (VALUES
     ('function', 'fail_event', 'EXECUTE', NULL, NULL),
     ('function', 'retry_events', 'EXECUTE', NULL, NULL),
     ('function', 'event_consumer_lag', 'EXECUTE', 'EXECUTE', NULL),
+    ('function', 'calendar_feed', 'EXECUTE', 'EXECUTE', NULL),
     ('function', 'can', 'EXECUTE', 'EXECUTE', NULL),
     ('function', 'transfer', 'EXECUTE', NULL, NULL),
     ('function', 'share_record', 'EXECUTE', NULL, NULL),

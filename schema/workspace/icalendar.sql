@@ -4,13 +4,15 @@
 ALTER TABLE @workspace@.reminder
     ADD COLUMN updated_at timestamptz NOT NULL DEFAULT now(),
     ADD COLUMN row_version integer NOT NULL DEFAULT 1;
-COMMENT ON COLUMN @workspace@.reminder.updated_at IS 'Start of the transaction that last changed the row; kept by crm.touch().';
-COMMENT ON COLUMN @workspace@.reminder.row_version IS 'Starts at 1 and grows by 1 with each change; see crm.touch().';
+COMMENT ON COLUMN @workspace@.reminder.updated_at IS 'Start of the transaction that last changed what a calendar shows of it; kept by crm.touch().';
+COMMENT ON COLUMN @workspace@.reminder.row_version IS 'Starts at 1 and grows by 1 with each such change; see crm.touch(). Escalations, which no calendar shows, keep theirs.';
 
 -- @repeatable
 
-CREATE OR REPLACE TRIGGER crm_touch BEFORE UPDATE ON @workspace@.reminder
-    FOR EACH ROW EXECUTE FUNCTION crm.touch();
+CREATE OR REPLACE TRIGGER crm_touch BEFORE UPDATE ON @workspace@.reminder FOR EACH ROW
+    WHEN (new.escalation_id IS NULL AND (new.due_at, new.title, new.recurrence, new.time_zone, new.starts_at)
+              IS DISTINCT FROM (old.due_at, old.title, old.recurrence, old.time_zone, old.starts_at))
+    EXECUTE FUNCTION crm.touch();
 
 CREATE OR REPLACE FUNCTION @workspace@.calendar_feed(member_id bigint DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql STABLE
