@@ -15,7 +15,7 @@ CREATE TABLE @workspace@.attention_rule (
     per_hour integer CONSTRAINT attention_rule_per_hour CHECK (per_hour >= 0),
     per_day integer CONSTRAINT attention_rule_per_day CHECK (per_day >= 0),
     once_within interval CONSTRAINT attention_rule_once_within CHECK (once_within > interval '0' AND once_within <= interval '1 year'),
-    digest_at time[] CONSTRAINT attention_rule_digest_at CHECK (cardinality(digest_at) BETWEEN 1 AND 24 AND array_position(digest_at, NULL) IS NULL),
+    digest_at time[] CONSTRAINT attention_rule_digest_at CHECK (cardinality(digest_at) >= 1 AND cardinality(digest_at) <= 24 AND array_position(digest_at, NULL) IS NULL),
     active boolean NOT NULL DEFAULT true,
     CONSTRAINT attention_rule_whom CHECK (num_nonnulls(member_id, team_id) <= 1),
     CONSTRAINT attention_rule_condition_of_kind CHECK (condition IS NULL OR kind IS NOT NULL),
