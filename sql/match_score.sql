@@ -29,7 +29,22 @@ SELECT a, b, pg_temp.names(a, b), pg_temp.names(a, b) = pg_temp.names(b, a) AS b
     ('中国工商银行股份有限公司天津宾西路支行', '中国工商银行股份有限公司天津宾西路'), ('上海中央化学有限公司宁波办事处', '上海中央化学有限公司宁办事处'),
     ('Zenith Bakery Ltd Berlin Branch', 'Zenith Bakery Ltd'),
     ('上汽集团', '上海汽车集团股份有限公司'), ('上汽集团', '上海石化股份有限公司'), ('山东药玻', '山东省药用玻璃股份有限公司'), ('IBM', 'International Business Machines Corp'), ('IBM', 'Independent Bakers of Ohio'),
+    ('Huawei Technologies Co., Ltd.', '华为技术有限公司'), ('Hua Wei', '華為技術有限公司'), ('Bank of China', '中国银行股份有限公司'), ('Weiming', '华为技术有限公司'),
+    ('上海伟测半导体', '上海偉測半導體'), ('上海伟测半导体', '上海纬侧半导体'), ('', 'Acme'), ('X', 'Y'), ('😀', '😀😀'), (U&'\202E\05D0\05D1\05D2 abc', U&'abc \05D0\05D1\05D2'),
     ('Media Stretch Inc.', 'Stretch Media Inc.'), ('Zenith', 'Zenit')) AS n (a, b);
+-- ... and found by each other
+INSERT INTO regress_match_score.account (id, name) VALUES (1, 'International Business Machines Corp'), (2, '华为技术有限公司'), (3, 'Huawei Marine Ltd'), (4, 'NATO'), (5, '上海汽车集团股份有限公司');
+INSERT INTO regress_match_score.account (id, name) SELECT 100 + i, initcap(translate(md5(i::text), '0123456789', 'ghijklmnop')) || ' ' || initcap(translate(md5((-i)::text), '0123456789', 'ghijklmnop')) FROM generate_series(1, 200) AS i;
+SELECT q.name, (SELECT array_agg(d.id ORDER BY d.id) FROM regress_match_score.find_duplicates('account', jsonb_build_object('name', q.name)) AS d) AS found
+FROM (VALUES ('IBM'), ('Huawei Technologies'), ('華為'), ('North Atlantic Treaty Organization'), ('上汽集团')) AS q (name);
+-- persons: initials, short forms, names in either order and script
+SELECT a, b, (SELECT r ->> 'level' FROM crm.compare_records('regress_match_score.contact', jsonb_build_object('full_name', a), jsonb_build_object('full_name', b)) AS c, jsonb_array_elements(c.reasons) AS r WHERE r ->> 'field' = 'person') AS level
+FROM (VALUES ('R. Allen', 'Robert Allen'), ('Bob Allen', 'Robert Allen'), ('Allen Robert', 'Robert Allen'), ('王凤林', '王鳳林'), ('王凤林', 'Wang Fenglin'), ('王凤林', 'Fenglin Wang'), ('王凤林', '汪风霖'), ('', 'Robert'), ('😀', 'Robert Allen'), ('Robert Allen', 'Ann Miller')) AS n (a, b);
+-- a slip in an identity number, in the birth date and in both names: found by half of the number
+INSERT INTO regress_match_score.contact (id, given_name, family_name, birth_date, national_id) VALUES (1, 'Nathan', 'Challenor', '1960-01-13', '2692439');
+SELECT id FROM regress_match_score.find_duplicates('contact', '{"given_name": "Natahn", "family_name": "Challmenor", "birth_date": "1960-02-13", "national_id": "2692493"}');
+DELETE FROM regress_match_score.account;
+DELETE FROM regress_match_score.contact;
 -- fails: wrong arguments
 SELECT crm.compare_records('regress_match_score.account', '[]', '{}');
 SELECT crm.compare_records('regress_match_score.member', '{}', '{}');

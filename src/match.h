@@ -91,6 +91,7 @@ typedef enum MatchText
 	TEXT_CITY,
 	TEXT_COMPANY, /* what distinguishes it: a letter a byte, a Han character a byte above 127 */
 	TEXT_NAME,	  /* of what a short name is picked: all Han characters, or the initials of words */
+	TEXT_ROMAN,	  /* of a name in Han: the syllables of what distinguishes it, joined */
 	TEXT_BRANCH	  /* what follows the legal form: the same of Han syllables; numbers below 32 */
 } MatchText;
 #define MATCH_NTEXTS (TEXT_BRANCH + 1)
@@ -107,6 +108,7 @@ typedef enum MatchText
 #define MATCH_HAN_PERSON	 0x04
 #define MATCH_HAS_LEGAL		 0x08
 #define MATCH_HAN_COMPANY	 0x20 /* the name ends in Han */
+#define MATCH_HAS_HAN		 0x40 /* the name has Han characters */
 #define MATCH_ENDS_AS_BRANCH 0x10 /* the last word of the name marks a branch */
 
 /*
@@ -207,6 +209,8 @@ typedef enum MatchLevel
 	NAME_SLIP,
 	NAME_SIMILAR,
 	NAME_PARTLY_SIMILAR,
+	NAME_SAME_READING, /* one in Han, the other in Latin letters */
+	NAME_OTHER_SCRIPT,
 	NAME_DIFFERENT,
 	BRANCH_OF,
 	BRANCH_DIFFERENT,

@@ -496,6 +496,62 @@ crm_name_text(MatchScratch *s, const CrmName *name)
 	s->head.text_len[TEXT_NAME] = (uint8) n;
 }
 
+#define ACRONYM_LEAST 3
+#define ACRONYM_MOST  6
+#define READING_LEAST 4 /* letters */
+
+/*
+ * What else a name is known by: the initials of its words, or in Han the
+ * syllables of what distinguishes it as one word, as the firm spells itself in
+ * Latin letters.  Both are keys; the second is compared, too.
+ */
+static void
+crm_alias_keys(MatchScratch *s, const CrmName *name, int end)
+{
+	char initials[1 + MATCH_TEXT_MAX] = "@";
+	char *roman = s->text[TEXT_ROMAN];
+	size_t n = 0;
+	int words = 0, han = 0;
+
+	for (int i = 0; i < end; i++)
+	{
+		const CrmNameToken *token = &name->tokens[i];
+
+		if (token->script == CRM_SCRIPT_HAN)
+		{
+			han++;
+			if (token->kind == CRM_NAME_CORE && n + token->len <= MATCH_TEXT_MAX)
+			{
+				memcpy(roman + n, token->text, token->len);
+				n += token->len;
+			}
+		}
+		else if (token->kind != CRM_NAME_LEGAL_FORM &&
+				 !(token->kind == CRM_NAME_INDUSTRY && token->len <= LINKING_WORD) &&
+				 words < MATCH_TEXT_MAX)
+			initials[1 + words++] = token->text[0];
+	}
+	if (han > 0)
+	{
+		s->head.flags |= MATCH_HAS_HAN;
+		s->head.text_len[TEXT_ROMAN] = (uint8) n;
+		if (n >= READING_LEAST)
+			crm_add_key(s, crm_match_hash(KEY_NAME_WIDE, roman, n), GRAM_BITS_CORE,
+						MATCH_KEY_PIECE);
+		return;
+	}
+	if (words == 1)
+	{
+		const CrmNameToken *word = &name->tokens[0];
+
+		words = word->len;
+		memcpy(initials + 1, word->text, Min(words, ACRONYM_MOST));
+	}
+	if (words >= ACRONYM_LEAST && words <= ACRONYM_MOST)
+		crm_add_key(s, crm_match_hash(KEY_NAME_WIDE, initials, 1 + words), GRAM_BITS_CORE,
+					MATCH_KEY_PIECE);
+}
+
 /* 一 to 十, 东 南 西 北: they tell branches apart as numbers do. */
 static int
 crm_branch_number(uint32 simplified)
@@ -600,6 +656,7 @@ crm_company(MatchScratch *s, const MatchValue *value)
 	}
 	crm_company_text(s, name, branch_start);
 	crm_name_text(s, name);
+	crm_alias_keys(s, name, branch_start);
 	crm_branch_text(s, name, branch_start);
 	crm_set_item(s, ITEM_COMPANY, all_text, all);
 	crm_set_item(s, ITEM_CORE, core_text, core);
@@ -864,6 +921,34 @@ crm_identifiers(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 	}
 }
 
+#define HALF_ID_LEAST 6 /* characters of an identity number */
+
+/*
+ * A slip in an identity number leaves one half of it right: the halves, with the
+ * initials of the names, which are in no order.
+ */
+static void
+crm_half_id_keys(MatchScratch *s)
+{
+	int n = s->head.text_len[TEXT_NATIONAL_ID];
+	const char *id = s->text[TEXT_NATIONAL_ID];
+	char given = s->text[TEXT_GIVEN_NAME][0], family = s->text[TEXT_FAMILY_NAME][0];
+	char half[3 + MATCH_TEXT_MAX];
+
+	if (n < HALF_ID_LEAST || s->head.text_len[TEXT_GIVEN_NAME] == 0 ||
+		s->head.text_len[TEXT_FAMILY_NAME] == 0)
+		return;
+	half[1] = Min(given, family);
+	half[2] = Max(given, family);
+	half[0] = '<';
+	memcpy(half + 3, id, n / 2);
+	crm_add_key(s, crm_match_hash(KEY_PAIR, half, 3 + n / 2), GRAM_BITS_WIDE, MATCH_KEY_VARIANT);
+	half[0] = '>';
+	memcpy(half + 3, id + n / 2, n - n / 2);
+	crm_add_key(s, crm_match_hash(KEY_PAIR, half, 3 + n - n / 2), GRAM_BITS_WIDE,
+				MATCH_KEY_VARIANT);
+}
+
 static void
 crm_index_keys(MatchScratch *s, bool has_company)
 {
@@ -892,6 +977,7 @@ crm_index_keys(MatchScratch *s, bool has_company)
 	crm_add_pair(s, item[ITEM_FAMILY_NAME], item[ITEM_CITY]);
 	crm_add_pair(s, item[ITEM_GIVEN_NAME], item[ITEM_STREET]);
 	crm_add_pair(s, item[ITEM_FAMILY_NAME], item[ITEM_STREET]);
+	crm_half_id_keys(s);
 	if (item[ITEM_LOCAL_PART] != 0 && s->head.text_len[TEXT_LOCAL_PART] >= 5)
 		crm_add_key(s, crm_hash_pair(KEY_PAIR, item[ITEM_LOCAL_PART], 0), GRAM_BITS_WIDE,
 					MATCH_KEY_VARIANT);

@@ -117,6 +117,8 @@ crm_clamp(double x, double low, double high)
 #define PICKED_COMMON	1.5 /* ... that does not: of a region, of what the firm does */
 #define PICKED_LONG		2.5 /* ... in a long name */
 #define PICKED_INSIDE	0.4 /* of that, from within a word and not next to the one before */
+#define READING_LEAST	4	/* letters of a name that is read the same in another script */
+#define READING_LONG	7	/* ... in which one may be wrong */
 #define NAME_CORE_LESS	1.0 /* for words that only one has, though none distinguishes */
 #define NAME_CONTAINED	1.5 /* all characters of one are in the other */
 
@@ -242,6 +244,18 @@ crm_picked_evidence(const MatchRecord *a, const MatchRecord *b)
 	return most;
 }
 
+/* One name in Han, the other in Latin letters: 华为 and Huawei. */
+static bool
+crm_same_reading(const MatchRecord *a, const MatchRecord *b)
+{
+	const MatchRecord *han = a->flags & MATCH_HAS_HAN ? a : b, *latin = han == a ? b : a;
+	int n = han->text_len[TEXT_ROMAN], m = latin->text_len[TEXT_COMPANY];
+
+	return Min(n, m) >= READING_LEAST &&
+		   crm_match_edits(MATCH_TEXT(han, TEXT_ROMAN), n, MATCH_TEXT(latin, TEXT_COMPANY), m, 1) <=
+			   (Min(n, m) >= READING_LONG ? 1 : 0);
+}
+
 /* Of two levels that both apply, the one that weighs more. */
 static void
 crm_say_better(MatchScore *score, const MatchModel *model, MatchField field, MatchLevel level,
@@ -267,6 +281,13 @@ crm_score_name(const MatchScorer *scorer, const MatchRecord *a, const MatchRecor
 		if (!crm_same_text(a, b, TEXT_COMPANY))
 			level = NAME_SOUNDS_EQUAL;
 		crm_say_level(score, model, FIELD_NAME, level, crm_item_bits(a, b, ITEM_COMPANY));
+		return;
+	}
+	if (((a->flags ^ b->flags) & MATCH_HAS_HAN) != 0 && !crm_same(a, b, ITEM_CORE))
+	{
+		bits = Max(a->item_bits[ITEM_CORE], b->item_bits[ITEM_CORE]) / (double) MATCH_BITS_SCALE;
+		level = crm_same_reading(a, b) ? NAME_SAME_READING : NAME_OTHER_SCRIPT;
+		crm_say_level(score, model, FIELD_NAME, level, level == NAME_SAME_READING ? bits : 0);
 		return;
 	}
 	shared = crm_overlap(MATCH_NAME_GRAMS(a), MATCH_NAME_GRAM_BITS(a), a->nname,
@@ -363,7 +384,7 @@ crm_score_business(const MatchScorer *scorer, const MatchRecord *a, const MatchR
 {
 	uint64 only_a = a->business & ~b->business, only_b = b->business & ~a->business;
 
-	if (score->weight[FIELD_NAME] < 0)
+	if (score->weight[FIELD_NAME] < 0 || ((a->flags ^ b->flags) & MATCH_HAS_HAN) != 0)
 		return;
 	if ((only_a != 0 && only_b != 0) ||
 		((only_a | only_b) != 0 && !((a->flags | b->flags) & MATCH_HAN_COMPANY)))
