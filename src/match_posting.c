@@ -25,7 +25,7 @@
 #include "compat.h"
 #include "match_posting.h"
 
-#define TREE_LEAF_ROWS 1500 /* about as many are in a leaf of a posting tree */
+#define TREE_LEAF_ROWS 2500 /* about as many are in a leaf of a posting tree */
 
 struct MatchPostings
 {

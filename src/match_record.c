@@ -28,11 +28,10 @@ struct MatchScratch
 	uint8 name_gram_bits[MATCH_MAX_GRAMS];
 	uint32 street_gram[MATCH_MAX_GRAMS];
 	uint8 street_gram_bits[MATCH_MAX_GRAMS];
-	uint8 gram_parts[MATCH_MAX_GRAMS]; /* of the name or street at hand */
 	char text[MATCH_NTEXTS][MATCH_TEXT_MAX];
 	MatchKey key[MATCH_MAX_KEYS];
 	int nkeys;
-	bool want_keys;
+	MatchPurpose purpose;
 	char buffer[CRM_NAME_MAX_TEXT + MATCH_MAX_VALUE];
 };
 
@@ -88,7 +87,7 @@ crm_add_part_key(MatchScratch *s, uint32 hash, int default_bits, int strength, i
 {
 	MatchKey *key;
 
-	if (hash == 0 || !s->want_keys || s->nkeys == MATCH_MAX_KEYS)
+	if (hash == 0 || s->purpose == MATCH_TO_COMPARE || s->nkeys == MATCH_MAX_KEYS)
 		return;
 	key = &s->key[s->nkeys++];
 	key->hash = hash;
@@ -131,18 +130,16 @@ typedef struct GramSink
 {
 	uint32 *gram;
 	uint8 *bits;
-	uint8 *parts;
 	int n;
 	int key_class;
 } GramSink;
 
 static void
-crm_add_gram(GramSink *sink, const char *text, size_t len, int bits, int parts)
+crm_add_gram(GramSink *sink, const char *text, size_t len, int bits)
 {
 	if (sink->n == MATCH_MAX_GRAMS)
 		return;
 	sink->gram[sink->n] = crm_match_hash(sink->key_class, text, len);
-	sink->parts[sink->n] = (uint8) Min(parts, PG_UINT8_MAX);
 	sink->bits[sink->n++] = (uint8) (bits * MATCH_BITS_SCALE);
 }
 
@@ -173,7 +170,7 @@ crm_word_grams(GramSink *sink, const CrmNameToken *token)
 	memcpy(padded + 1, token->text, token->len);
 	padded[token->len + 1] = ' ';
 	for (int i = 0; i + 3 <= token->len + 2; i++)
-		crm_add_gram(sink, padded + i, 3, bits, token->len);
+		crm_add_gram(sink, padded + i, 3, bits);
 }
 
 static size_t
@@ -238,8 +235,8 @@ crm_token_grams(MatchScratch *s, const CrmName *name, GramSink *sink, bool wide)
 			{
 				int bits = Max(crm_token_bits(token), crm_token_bits(last[0]));
 
-				crm_add_gram(sink, joined, crm_join_tokens(joined, last[0], token, NULL), bits, 1);
-				if (wide && s->want_keys && run > 1)
+				crm_add_gram(sink, joined, crm_join_tokens(joined, last[0], token, NULL), bits);
+				if (wide && s->purpose == MATCH_TO_SCAN && run > 1)
 				{
 					crm_add_key(s,
 								crm_match_hash(KEY_NAME_WIDE, joined,
@@ -258,10 +255,10 @@ crm_token_grams(MatchScratch *s, const CrmName *name, GramSink *sink, bool wide)
 		else
 		{
 			if (token->script == CRM_SCRIPT_DIGITS && !wide)
-				crm_add_gram(sink, token->text, token->len, GRAM_BITS_INDUSTRY, 1);
+				crm_add_gram(sink, token->text, token->len, GRAM_BITS_INDUSTRY);
 			else
 				crm_word_grams(sink, token);
-			if (wide && s->want_keys)
+			if (wide && s->purpose == MATCH_TO_SCAN)
 			{
 				crm_add_key(s, crm_match_hash(KEY_NAME_WIDE, token->text, token->len),
 							token->kind == CRM_NAME_CORE ? GRAM_BITS_CORE : GRAM_BITS_INDUSTRY,
@@ -282,11 +279,146 @@ crm_token_grams(MatchScratch *s, const CrmName *name, GramSink *sink, bool wide)
 		last[0] = token;
 	}
 	/* A short name may be picked from a longer one, 浦发银行 from 浦东发展银行. */
-	if (wide && s->want_keys && sink->n <= 5)
+	if (wide && s->purpose == MATCH_TO_SCAN && sink->n <= 5)
 		crm_picked_keys(s, name);
 	/* One Han character stands alone; elsewhere its pairs say more. */
 	if (sink->n == 0 && last[0] != NULL)
-		crm_add_gram(sink, last[0]->text, last[0]->len, GRAM_BITS_CORE, 1);
+		crm_add_gram(sink, last[0]->text, last[0]->len, GRAM_BITS_CORE);
+}
+
+/* A piece of a name; what its tokens are called first tells pieces of different shape apart. */
+static void
+crm_add_piece(MatchScratch *s, char shape, const CrmNameToken *a, const CrmNameToken *b,
+			  const CrmNameToken *c, int bits)
+{
+	char joined[3 * CRM_NAME_MAX_WORD + 3];
+
+	joined[0] = shape;
+	crm_add_key(s, crm_match_hash(KEY_NAME_WIDE, joined, 1 + crm_join_tokens(joined + 1, a, b, c)),
+				bits, MATCH_KEY_PIECE);
+}
+
+static int
+crm_cmp_token(const CrmNameToken *a, const CrmNameToken *b)
+{
+	int c = memcmp(a->text, b->text, Min(a->len, b->len));
+
+	return c != 0 ? c : a->len - b->len;
+}
+
+#define CRM_ORDER_TOKENS(a, b)           \
+	do                                   \
+	{                                    \
+		if (crm_cmp_token(a, b) > 0)     \
+		{                                \
+			const CrmNameToken *t = (a); \
+			(a) = (b);                   \
+			(b) = t;                     \
+		}                                \
+	} while (0)
+
+/* A word, by its trigrams: those of one word say together what it says. */
+static void
+crm_add_word_pieces(MatchScratch *s, const CrmNameToken *token)
+{
+	char padded[CRM_NAME_MAX_WORD + 2];
+
+	padded[0] = ' ';
+	memcpy(padded + 1, token->text, token->len);
+	padded[token->len + 1] = ' ';
+	for (int i = 0; i + 3 <= token->len + 2; i++)
+		crm_add_part_key(s, crm_match_hash(KEY_NAME_GRAM, padded + i, 3), GRAM_BITS_LATIN,
+						 MATCH_KEY_PIECE, token->len);
+}
+
+/* Where a word of business follows: with its first and last letters, one of which a slip leaves. */
+static void
+crm_add_ends(MatchScratch *s, const CrmNameToken *a, const CrmNameToken *b)
+{
+	CrmNameToken end = *b;
+
+	if (b->len < 4)
+		return;
+	end.len = 3;
+	crm_add_piece(s, '<', a, &end, NULL, GRAM_BITS_WIDE);
+	end.text = b->text + b->len - 3;
+	crm_add_piece(s, '>', a, &end, NULL, GRAM_BITS_WIDE);
+}
+
+/*
+ * The keys by which an index finds a name.  An entry of an index costs some
+ * microseconds, so there are fewer than a scan compares by: words of business
+ * are not cut into pieces where the name has others, and syllables around a
+ * missing one are kept only for those others.  Neighbouring syllables count
+ * in any order, because they are often swapped.
+ */
+static void
+crm_name_index_keys(MatchScratch *s, const CrmName *name)
+{
+	const CrmNameToken *last[2] = {NULL, NULL}; /* the tokens before, nearest first */
+	int run = 0;								/* Han tokens in a row */
+	int n = 0;
+	bool core = false;
+
+	for (int i = 0; i < name->ntokens; i++)
+		core = core || name->tokens[i].kind == CRM_NAME_CORE;
+	for (int i = 0; i < name->ntokens; i++)
+	{
+		const CrmNameToken *token = &name->tokens[i];
+
+		if (token->kind == CRM_NAME_LEGAL_FORM)
+			continue;
+		n++;
+		if (token->script == CRM_SCRIPT_HAN)
+		{
+			if (run > 0)
+			{
+				const CrmNameToken *a = last[0], *b = token;
+
+				CRM_ORDER_TOKENS(a, b);
+				crm_add_piece(s, '2', a, b, NULL,
+							  Max(crm_token_bits(token), crm_token_bits(last[0])));
+			}
+			if (run > 1)
+			{
+				const CrmNameToken *a = last[1], *b = last[0], *c = token;
+
+				if (!core || (a->kind == CRM_NAME_CORE && c->kind == CRM_NAME_CORE))
+					crm_add_piece(s, '*', a, c, NULL, GRAM_BITS_CORE);
+				CRM_ORDER_TOKENS(a, b);
+				CRM_ORDER_TOKENS(b, c);
+				CRM_ORDER_TOKENS(a, b);
+				crm_add_piece(s, '3', a, b, c, GRAM_BITS_WIDE);
+			}
+			run++;
+		}
+		else
+		{
+			crm_add_key(s, crm_match_hash(KEY_NAME_WIDE, token->text, token->len),
+						token->kind == CRM_NAME_CORE ? GRAM_BITS_CORE : GRAM_BITS_INDUSTRY,
+						MATCH_KEY_PIECE);
+			if (!core || token->kind == CRM_NAME_CORE)
+				crm_add_word_pieces(s, token);
+			if (last[0] != NULL)
+			{
+				const CrmNameToken *a = last[0], *b = token;
+
+				crm_add_ends(s, last[0], token);
+				CRM_ORDER_TOKENS(a, b);
+				crm_add_piece(s, '2', a, b, NULL, GRAM_BITS_WIDE);
+			}
+			run = 0;
+		}
+		last[1] = last[0];
+		last[0] = token;
+	}
+	/* A short name may be picked from a longer one, 浦发银行 from 浦东发展银行. */
+	if (n <= 6)
+		crm_picked_keys(s, name);
+	/* One Han character stands alone; elsewhere its pairs say more. */
+	if (n == 1 && run == 1)
+		crm_add_key(s, crm_match_hash(KEY_NAME_GRAM, last[0]->text, last[0]->len), GRAM_BITS_CORE,
+					MATCH_KEY_PIECE);
 }
 
 #define ST_SORT			 crm_sort_uint64
@@ -311,15 +443,14 @@ crm_sort_grams(GramSink *sink)
 	int n = 0;
 
 	for (int i = 0; i < sink->n; i++)
-		both[i] = ((uint64) sink->gram[i] << 16) | (sink->bits[i] << 8) | sink->parts[i];
+		both[i] = ((uint64) sink->gram[i] << 8) | sink->bits[i];
 	crm_sort_uint64(both, sink->n);
 	for (int i = 0; i < sink->n; i++)
 	{
-		if (n > 0 && sink->gram[n - 1] == (uint32) (both[i] >> 16))
+		if (n > 0 && sink->gram[n - 1] == (uint32) (both[i] >> 8))
 			continue;
-		sink->gram[n] = (uint32) (both[i] >> 16);
-		sink->bits[n] = (uint8) (both[i] >> 8);
-		sink->parts[n++] = (uint8) both[i];
+		sink->gram[n] = (uint32) (both[i] >> 8);
+		sink->bits[n++] = (uint8) both[i];
 	}
 	sink->n = n;
 }
@@ -441,6 +572,17 @@ crm_han_byte(const CrmNameToken *token)
 {
 	return (char) (0x80 |
 				   (crm_match_hash(KEY_NAME_GRAM, &token->simplified, sizeof(uint32)) & 0x7F));
+}
+
+static size_t
+crm_without_spaces(char *text, size_t len)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < len; i++)
+		if (text[i] != ' ')
+			text[n++] = text[i];
+	return n;
 }
 
 /* The words that distinguish a company, for comparison letter by letter. */
@@ -612,7 +754,7 @@ static void
 crm_company(MatchScratch *s, const MatchValue *value)
 {
 	CrmName *name = crm_name_parse_into(value->data, value->len, &s->name);
-	GramSink sink = {s->name_gram, s->name_gram_bits, s->gram_parts, 0, KEY_NAME_GRAM};
+	GramSink sink = {s->name_gram, s->name_gram_bits, 0, KEY_NAME_GRAM};
 	int branch_start = name->ntokens;
 	size_t all = 0, core = 0, branch = 0;
 	char *all_text = s->buffer, *core_text = (char *) s->other.text;
@@ -672,9 +814,21 @@ crm_company(MatchScratch *s, const MatchValue *value)
 	crm_token_grams(s, name, &sink, true);
 	crm_sort_grams(&sink);
 	s->head.nname = (uint16) sink.n;
-	for (int i = 0; i < sink.n; i++)
-		crm_add_part_key(s, sink.gram[i], sink.bits[i] / MATCH_BITS_SCALE, MATCH_KEY_PIECE,
-						 sink.parts[i]);
+	if (s->purpose == MATCH_TO_FIND)
+		crm_name_index_keys(s, name);
+	for (int i = 0; i < sink.n && s->purpose == MATCH_TO_SCAN; i++)
+		crm_add_key(s, sink.gram[i], sink.bits[i] / MATCH_BITS_SCALE, MATCH_KEY_PIECE);
+	if (s->purpose == MATCH_TO_FIND)
+	{
+		/* Of equal names what distinguishes them is equal, too; spaces are often misplaced. */
+		size_t n =
+			core > 0 ? crm_without_spaces(core_text, core) : crm_without_spaces(all_text, all);
+
+		if (n > 0)
+			crm_add_key(s, crm_match_hash(KEY_NAME_WIDE, core > 0 ? core_text : all_text, n),
+						item_default_bits[ITEM_CORE], MATCH_KEY_IDENTIFIER);
+		return;
+	}
 	crm_add_key(s, s->head.item[ITEM_COMPANY], item_default_bits[ITEM_COMPANY],
 				MATCH_KEY_IDENTIFIER);
 	crm_add_key(s, s->head.item[ITEM_CORE], item_default_bits[ITEM_CORE], MATCH_KEY_IDENTIFIER);
@@ -775,7 +929,7 @@ crm_person(MatchScratch *s, const MatchValue values[MATCH_NROLES], bool has_comp
 	if (ngiven > 1 || han)
 		crm_add_key(s, s->head.item[ITEM_PERSON], item_default_bits[ITEM_PERSON],
 					MATCH_KEY_IDENTIFIER);
-	if (has_company || !s->want_keys)
+	if (has_company || s->purpose == MATCH_TO_COMPARE)
 		return;
 
 	/* Every form with one letter left out: two names one slip apart share one. */
@@ -847,7 +1001,7 @@ crm_address(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 	if (street->data != NULL && !crm_match_is_placeholder(street->data, street->len))
 	{
 		CrmName *name = crm_name_parse_into(street->data, street->len, &s->other);
-		GramSink sink = {s->street_gram, s->street_gram_bits, s->gram_parts, 0, KEY_STREET_GRAM};
+		GramSink sink = {s->street_gram, s->street_gram_bits, 0, KEY_STREET_GRAM};
 		size_t n = 0;
 
 		crm_token_grams(s, name, &sink, false);
@@ -1015,15 +1169,15 @@ crm_pack(const MatchScratch *s)
 }
 
 MatchRecord *
-crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *s, const MatchKey **keys,
-				 int *nkeys)
+crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *s, MatchPurpose purpose,
+				 const MatchKey **keys, int *nkeys)
 {
 	bool has_company = values[MATCH_COMPANY].data != NULL;
 	int n = 0;
 
 	memset(&s->head, 0, sizeof(s->head));
 	s->nkeys = 0;
-	s->want_keys = keys != NULL;
+	s->purpose = purpose;
 	for (int i = 0; i < MATCH_NITEMS; i++)
 		s->head.item_bits[i] = item_default_bits[i] * MATCH_BITS_SCALE;
 	crm_address(s, values);
@@ -1031,7 +1185,7 @@ crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *s, const M
 		crm_company(s, &values[MATCH_COMPANY]);
 	crm_person(s, values, has_company);
 	crm_identifiers(s, values);
-	if (keys == NULL)
+	if (purpose == MATCH_TO_COMPARE)
 		return crm_pack(s);
 
 	crm_index_keys(s, has_company);

@@ -43,8 +43,8 @@
 #define MIN_SCORED	   96				/* candidates scored, unless better ones were found */
 #define MAX_LOOKED_AT  2000				/* at most, when rows are hidden or many are wanted */
 #define SAID_BITS	   (-3.0) /* an identifier agrees: reported unless more than this speaks against */
-#define CONVINCING	   0.8	  /* of the evidence that the record itself would give */
-#define HOPELESS	   0.5	  /* of the key weight of a convincing row: not looked at any more */
+#define CONVINCING	   0.87 /* of the evidence that the record itself would give */
+#define HOPELESS	   0.5	/* of the key weight of a convincing row: not looked at any more */
 
 typedef struct Candidate
 {
@@ -290,10 +290,13 @@ crm_search_candidates(MatchSearch *search, const RankedKey *keys, int nkeys, dou
 			/* When all candidates will be looked at there is no need to weigh them. */
 			if (search->ncandidates <= CHUNK || support + posting->rows > most_support)
 				continue;
-			support += posting->rows;
-			search->key_left = SUPPORT_ROWS;
+			search->key_left = (int64) (most_support - support);
+			support = most_support;
 		}
 		crm_postings_read(search->postings, posting, crm_search_read, search);
+		/* What is read counts, not what the size of a tree was taken for. */
+		if (!search->key_adds)
+			support -= Max(search->key_left, 0);
 	}
 
 	*n = search->ncandidates;
@@ -351,7 +354,7 @@ crm_search_record(MatchSearch *search, TupleTableSlot *slot, uint32 roles)
 		if (!isnull && crm_match_value(datum, columns->type[c], &value))
 			values[columns->role[c]] = value;
 	}
-	record = crm_match_record(values, search->scratch, NULL, NULL);
+	record = crm_match_record(values, search->scratch, MATCH_TO_COMPARE, NULL, NULL);
 	crm_match_weigh(record, search->stats);
 	return record;
 }

@@ -326,7 +326,7 @@ crm_analyze_matching(PG_FUNCTION_ARGS)
 
 		CHECK_FOR_INTERRUPTS();
 		crm_match_slot_values(columns, slot, value);
-		record = crm_match_record(value, scratch, &keys, &nkeys);
+		record = crm_match_record(value, scratch, MATCH_TO_SCAN, &keys, &nkeys);
 		crm_match_count_record(counts, record, keys, nkeys);
 		rows++;
 		MemoryContextSwitchTo(old);
