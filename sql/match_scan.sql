@@ -82,6 +82,41 @@ SET max_parallel_maintenance_workers = 4;
 DELETE FROM regress_match_scan.duplicate_cluster WHERE kind = 'lead';
 SELECT regress_match_scan.scan_duplicates('lead', whole => true) > 1000 AS many;
 SELECT pg_temp.result() = :'alone' AS same;
+-- a scan of what changed comes to the result of a whole one: rows new, changed, gone; decisions, new and taken back
+UPDATE regress_match_scan.lead SET company = company || 'y' WHERE id % 50 = 3;
+UPDATE regress_match_scan.lead SET phone = '030 9' || 100000 + id % 40 WHERE id % 100 = 7;
+UPDATE regress_match_scan.lead SET source = NULL WHERE id % 100 = 9;
+DELETE FROM regress_match_scan.lead WHERE id % 70 = 11;
+INSERT INTO regress_match_scan.lead (id, company, phone, city) SELECT 50000 + id, company, phone, 'Town' FROM regress_match_scan.lead WHERE id % 90 = 13;
+UPDATE regress_match_scan.duplicate_pair SET state = 'not_duplicate' WHERE kind = 'lead' AND left_id % 40 = 1;
+UPDATE regress_match_scan.duplicate_pair SET state = 'ignored' WHERE kind = 'lead' AND left_id % 40 = 2;
+INSERT INTO regress_match_scan.duplicate_pair (kind, left_id, right_id, score, state)
+SELECT 'lead', id, id + 5, 0, 'duplicate' FROM regress_match_scan.lead WHERE id % 200 = 25 ON CONFLICT (kind, left_id, right_id) DO UPDATE SET state = 'duplicate';
+SELECT regress_match_scan.scan_duplicates('lead') AS pairs \gset
+SELECT pg_temp.result() AS changes \gset
+SELECT whole, rows_read BETWEEN 100 AND 399 AS some FROM regress_match_scan.duplicate_scan WHERE kind = 'lead' ORDER BY id DESC LIMIT 1;
+SELECT regress_match_scan.scan_duplicates('lead', whole => true) = :pairs AS same;
+SELECT pg_temp.result() = :'changes' AS same, :'changes' <> :'alone' AS other;
+UPDATE regress_match_scan.duplicate_pair SET state = 'open' WHERE kind = 'lead' AND left_id % 40 = 1;
+UPDATE regress_match_scan.duplicate_pair SET state = 'open' WHERE kind = 'lead' AND state = 'duplicate';
+UPDATE regress_match_scan.lead SET city = 'Town' WHERE id = 21;
+SET max_parallel_maintenance_workers = 0;
+SELECT regress_match_scan.scan_duplicates('lead') AS pairs \gset
+SELECT pg_temp.result() AS changes \gset
+SELECT whole, rows_read FROM regress_match_scan.duplicate_scan WHERE kind = 'lead' ORDER BY id DESC LIMIT 1;
+SELECT regress_match_scan.scan_duplicates('lead', whole => true) = :pairs AS same;
+SELECT pg_temp.result() = :'changes' AS same;
+-- nothing changed: nothing is read or written; very much, or emptied results: the whole table is
+SELECT regress_match_scan.scan_duplicates('lead') = :pairs AS same;
+SELECT whole, rows_read, pg_temp.result() = :'changes' AS same FROM regress_match_scan.duplicate_scan WHERE kind = 'lead' ORDER BY id DESC LIMIT 1;
+TRUNCATE regress_match_scan.duplicate_pair;
+SELECT regress_match_scan.scan_duplicates('lead') > 1000 AS many;
+SELECT whole FROM regress_match_scan.duplicate_scan WHERE kind = 'lead' ORDER BY id DESC LIMIT 1;
+UPDATE regress_match_scan.lead SET source = NULL WHERE id % 5 = 0;
+SELECT regress_match_scan.scan_duplicates('lead') > 1000 AS many;
+SELECT whole FROM regress_match_scan.duplicate_scan WHERE kind = 'lead' ORDER BY id DESC LIMIT 1;
+SELECT pg_temp.result() AS alone \gset
+SET max_parallel_maintenance_workers = 2;
 -- nothing runs any more
 SELECT * FROM crm.scan_progress();
 -- fails: more memory than is allowed, alone and with workers

@@ -263,15 +263,11 @@ crm_edge_share(MatchScan *scan, EdgeList *list)
 
 /* Two records that a person has told apart. */
 bool
-crm_scan_apart(const MatchScan *scan, uint32 a, uint32 b)
+crm_ids_apart(const MatchScan *scan, int64 a, int64 b)
 {
-	int64 left, right;
+	int64 left = Min(a, b), right = Max(a, b);
 	uint32 low = 0, high = scan->napart;
 
-	if (high == 0)
-		return false;
-	left = Min(scan->id[a], scan->id[b]);
-	right = Max(scan->id[a], scan->id[b]);
 	while (low < high)
 	{
 		uint32 mid = low + (high - low) / 2;
@@ -285,6 +281,12 @@ crm_scan_apart(const MatchScan *scan, uint32 a, uint32 b)
 			high = mid;
 	}
 	return false;
+}
+
+bool
+crm_scan_apart(const MatchScan *scan, uint32 a, uint32 b)
+{
+	return scan->napart > 0 && crm_ids_apart(scan, scan->id[a], scan->id[b]);
 }
 
 /*
@@ -383,6 +385,12 @@ crm_cmp_edge_ids(const void *a, const void *b, void *arg)
 	return id[x->b] < id[y->b] ? -1 : id[x->b] > id[y->b];
 }
 
+void
+crm_edge_sort(const MatchScan *scan, MatchEdge *edge, uint32 n)
+{
+	qsort_arg(edge, n, sizeof(MatchEdge), crm_cmp_edge_ids, scan->id);
+}
+
 /*
  * The edges of all participants, each once, from the lower id to the higher, by
  * ids ascending.
@@ -395,6 +403,9 @@ crm_scan_collect(MatchScan *scan, uint32 *nedges)
 
 	for (int i = 0; i < SCAN_MAX_PARTS; i++)
 		total += scan->shared->part[i].nedges;
+	if (total > PG_UINT32_MAX)
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						errmsg("too many pairs of records are alike")));
 	edge = palloc_extended(sizeof(MatchEdge) * Max(total, 1), MCXT_ALLOC_HUGE);
 	total = 0;
 	for (int i = 0; i < SCAN_MAX_PARTS; i++)
@@ -416,13 +427,10 @@ crm_scan_collect(MatchScan *scan, uint32 *nedges)
 			edge[i].a = edge[i].b;
 			edge[i].b = swap;
 		}
-	qsort_arg(edge, total, sizeof(MatchEdge), crm_cmp_edge_ids, scan->id);
+	crm_edge_sort(scan, edge, (uint32) total);
 	for (Size i = 0; i < total; i++)
 		if (n == 0 || crm_cmp_edge_ids(&edge[n - 1], &edge[i], scan->id) != 0)
 			edge[n++] = edge[i];
-	if (n > PG_UINT32_MAX)
-		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						errmsg("too many pairs of records are alike")));
 	*nedges = (uint32) n;
 	return edge;
 }

@@ -154,6 +154,8 @@ crm_scan_work(MatchScan *scan, ScanJob job)
 			crm_scan_explain(scan);
 			break;
 		case SCAN_CHANGED:
+			crm_scan_changed(scan);
+			break;
 		case SCAN_CLUSTER:
 		case SCAN_WRITE:
 		case SCAN_END:

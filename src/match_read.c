@@ -183,21 +183,32 @@ crm_scan_read(MatchScan *scan)
 	table_close(rel, NoLock);
 }
 
-/* Numbers of records become places in flat arrays; those left out have none. */
+/*
+ * Numbers of records become places in flat arrays; those left out have none.
+ * Records kept after that join them when it is called again.
+ */
 void
 crm_scan_index(MatchScan *scan)
 {
 	ScanShared *shared = scan->shared;
 	uint32 npages = pg_atomic_read_u32(&shared->npages);
+	ScanRef old_id = shared->id, old_record = shared->record;
+	Size old = shared->nrecords;
 	int64 *id;
 	uint32 *record;
 
-	scan->nrecords = shared->nrecords = npages * SCAN_PAGE_ROWS;
-	scan->id = id = crm_scan_alloc(scan, sizeof(int64) * (Size) shared->nrecords, &shared->id);
-	scan->record = record =
-		crm_scan_alloc(scan, sizeof(uint32) * (Size) shared->nrecords, &shared->record);
+	shared->nrecords = npages * SCAN_PAGE_ROWS;
+	id = crm_scan_alloc(scan, sizeof(int64) * (Size) shared->nrecords, &shared->id);
+	record = crm_scan_alloc(scan, sizeof(uint32) * (Size) shared->nrecords, &shared->record);
 	memset(record, 0xFF, sizeof(uint32) * (Size) shared->nrecords);
-	for (uint32 i = 0; i < npages; i++)
+	if (old > 0)
+	{
+		memcpy(id, scan->id, sizeof(int64) * old);
+		memcpy(record, scan->record, sizeof(uint32) * old);
+		crm_scan_free(scan, &old_id, sizeof(int64) * old);
+		crm_scan_free(scan, &old_record, sizeof(uint32) * old);
+	}
+	for (uint32 i = (uint32) (old / SCAN_PAGE_ROWS); i < npages; i++)
 	{
 		ScanPage *page = crm_scan_get(scan, shared->page[i]);
 
@@ -205,6 +216,12 @@ crm_scan_index(MatchScan *scan)
 		memcpy(record + (Size) i * SCAN_PAGE_ROWS, page->record, sizeof(uint32) * page->n);
 		crm_scan_free(scan, &shared->page[i], sizeof(ScanPage));
 	}
+	if (scan->reader != NULL)
+		scan->reader->page = NULL;
+	scan->nrecords = shared->nrecords;
+	scan->id = id;
+	scan->record = record;
+	shared->nrows = 0;
 	for (int i = 0; i < SCAN_MAX_PARTS; i++)
 		shared->nrows += shared->part[i].rows;
 }

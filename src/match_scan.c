@@ -43,6 +43,13 @@
 #define MOST_CHANGED  0.1 /* of the rows; with more, a full scan is quicker */
 #define OLD_XID		  (UINT64CONST(1) << 30)
 
+/* So many rows may have changed since the last scan of the whole table. */
+static uint64
+crm_most_changed(uint64 rows)
+{
+	return Max((uint64) (MOST_CHANGED * (double) rows), 100);
+}
+
 /* A scan that somebody asked for. */
 typedef struct ScanTask
 {
@@ -65,6 +72,7 @@ typedef struct ScanTask
 	uint64 pairs;
 	uint64 clustered;
 	uint64 crowded;
+	TransactionId writer;
 } ScanTask;
 
 /* The last scan of the kind. */
@@ -74,6 +82,8 @@ typedef struct LastScan
 	int64 basis;
 	uint64 seen;
 	uint64 rows;
+	uint64 changed; /* since the last scan of the whole table */
+	TransactionId writer;
 } LastScan;
 
 static char *
@@ -97,9 +107,14 @@ crm_last_scan(ScanTask *task, LastScan *last)
 
 	memset(last, 0, sizeof(*last));
 	if (SPI_execute_with_args(
-			crm_task_sql(task, "SELECT s.basis, s.seen, s.rows FROM %s.duplicate_scan AS s "
-							   "WHERE s.kind OPERATOR(pg_catalog.=) $1 "
-							   "ORDER BY s.id DESC LIMIT 1"),
+			psprintf("SELECT s.basis, s.seen, s.rows, (SELECT pg_catalog.sum(c.rows_read)::bigint "
+					 "FROM %1$s.duplicate_scan AS c WHERE c.kind OPERATOR(pg_catalog.=) $1 AND NOT "
+					 "c.whole AND c.id OPERATOR(pg_catalog.>) (SELECT pg_catalog.max(w.id) "
+					 "FROM %1$s.duplicate_scan AS w WHERE w.kind OPERATOR(pg_catalog.=) $1 AND "
+					 "w.whole)), s.writer "
+					 "FROM %1$s.duplicate_scan AS s WHERE s.kind OPERATOR(pg_catalog.=) $1 "
+					 "ORDER BY s.id DESC LIMIT 1",
+					 quote_identifier(task->schema)),
 			1, types, args, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the last scan");
 	if (SPI_processed == 0)
@@ -108,6 +123,10 @@ crm_last_scan(ScanTask *task, LastScan *last)
 	last->basis = DatumGetInt64(crm_task_value(0, 1, &null));
 	last->seen = (uint64) DatumGetInt64(crm_task_value(0, 2, &null));
 	last->rows = (uint64) DatumGetInt64(crm_task_value(0, 3, &null));
+	last->writer = (TransactionId) DatumGetInt64(crm_task_value(0, 5, &null));
+	last->changed = (uint64) DatumGetInt64(crm_task_value(0, 4, &null));
+	if (null)
+		last->changed = 0;
 }
 
 /* The newest statistics of the table, counts as well if wanted. */
@@ -417,17 +436,79 @@ crm_task_full(ScanTask *task)
 	crm_write_pairs(scan, &result, known, edge, nedges);
 	task->clustered = crm_write_clusters(scan, &result, known, cluster);
 	task->pairs = nedges;
+	task->writer = shared->writer;
 	for (int i = 0; i < SCAN_MAX_PARTS; i++)
 		task->crowded += shared->part[i].crowded;
 	task->full = true;
 }
 
+/* Reads and compares what changed; false if that is too much, and nothing was done. */
+static bool
+crm_task_changed(ScanTask *task, const LastScan *last)
+{
+	MatchScan *scan = crm_task_begin(task);
+	ScanShared *shared = scan->shared;
+	ScanResult pairs = {task->schema, task->kind, crm_change_is_changed};
+	ScanResult clusters = {task->schema, task->kind, crm_change_is_touched};
+	uint64 most = crm_most_changed(last->rows);
+	KnownResult *known;
+	ChangeSet *set;
+	MatchEdge *found, *edge, *must;
+	uint32 nfound, nedges, nmust;
+	uint32 *cluster;
+
+	shared->since = (TransactionId) last->seen;
+	shared->last_writer = last->writer;
+	shared->rows = task->statistics_rows;
+	crm_read_statistics(task, true);
+	crm_scan_counts(scan, VARDATA_ANY(task->counts), VARSIZE_ANY_EXHDR(task->counts));
+	known = crm_known_read(scan, task->workspace, task->kind);
+	crm_task_apart(scan, known);
+	crm_change_watch(scan, known);
+	crm_task_do(scan, SCAN_CHANGED, (uint32) Min(most - Min(most, last->changed), PG_INT32_MAX),
+				last->rows);
+	if (pg_atomic_read_u32(&shared->next) > shared->pieces)
+	{
+		crm_scan_end(scan);
+		return false;
+	}
+	crm_scan_index(scan);
+	task->rows = shared->nrows;
+	for (int i = 0; i < SCAN_MAX_PARTS; i++)
+	{
+		task->read += shared->part[i].nchanged;
+		task->crowded += shared->part[i].crowded;
+	}
+	set = crm_change_collect(scan, known);
+	found = crm_scan_collect(scan, &nfound);
+	crm_change_unify(scan, set, found, nfound);
+	crm_change_components(scan, set, known, found, nfound);
+	crm_change_fetch(scan, set);
+	crm_scan_index(scan);
+	found = crm_change_reopen(scan, set, known, found, &nfound);
+	crm_task_explain(scan, known, found, nfound);
+	crm_scan_end(scan);
+
+	crm_progress_job(shared, SCAN_CLUSTER, nfound);
+	edge = crm_change_edges(scan, set, known, found, nfound, &nedges);
+	must = crm_task_must(scan, known, &nmust);
+	cluster = crm_match_clusters(scan, edge, nedges, must, nmust, task->threshold);
+	crm_progress_job(shared, SCAN_WRITE, shared->nedges);
+	pairs.arg = clusters.arg = set;
+	crm_write_pairs(scan, &pairs, known, found, nfound);
+	task->clustered =
+		crm_write_clusters(scan, &clusters, known, cluster) + crm_change_kept_members(set, known);
+	task->pairs = crm_change_kept_pairs(scan, set, known) + nfound;
+	task->writer = shared->writer;
+	return true;
+}
+
 static void
 crm_task_note(ScanTask *task, int64 basis, TimestampTz started)
 {
-	Oid types[12] = {TEXTOID, BOOLOID,	 INT8OID, INT8OID, INT8OID, INT8OID,
-					 INT8OID, FLOAT4OID, INT4OID, INT8OID, INT8OID, TIMESTAMPTZOID};
-	Datum args[12] = {CStringGetTextDatum(task->kind),
+	Oid types[13] = {TEXTOID,	BOOLOID, INT8OID, INT8OID, INT8OID,		   INT8OID, INT8OID,
+					 FLOAT4OID, INT4OID, INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID};
+	Datum args[13] = {CStringGetTextDatum(task->kind),
 					  BoolGetDatum(task->full),
 					  Int64GetDatum((int64) task->rows),
 					  Int64GetDatum((int64) task->read),
@@ -438,14 +519,16 @@ crm_task_note(ScanTask *task, int64 basis, TimestampTz started)
 					  Int32GetDatum(task->workers),
 					  Int64GetDatum(basis),
 					  Int64GetDatum((int64) task->seen),
-					  TimestampTzGetDatum(started)};
+					  TimestampTzGetDatum(started),
+					  Int64GetDatum((int64) task->writer)};
 
 	if (SPI_execute_with_args(
-			crm_task_sql(task, "INSERT INTO %s.duplicate_scan (kind, whole, rows, rows_read, "
-							   "pairs, clustered, crowded_keys, threshold, workers, basis, seen, "
-							   "started_at, finished_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, "
-							   "$9, $10, $11, $12, pg_catalog.clock_timestamp())"),
-			12, types, args, NULL, false, 0) != SPI_OK_INSERT)
+			crm_task_sql(task,
+						 "INSERT INTO %s.duplicate_scan (kind, whole, rows, rows_read, "
+						 "pairs, clustered, crowded_keys, threshold, workers, basis, seen, "
+						 "started_at, writer, finished_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, "
+						 "$9, $10, $11, $12, $13, pg_catalog.clock_timestamp())"),
+			13, types, args, NULL, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not write the scan");
 }
 
@@ -476,7 +559,7 @@ crm_snapshot_seen(Snapshot snapshot)
 	return U64FromFullTransactionId(FullTransactionIdFromEpochAndXid(epoch, snapshot->xmin));
 }
 
-/* scan_duplicates(workspace, kind, table, threshold, full): number of pairs. */
+/* scan_duplicates(workspace, kind, table, threshold, whole): number of pairs. */
 PG_FUNCTION_INFO_V1(crm_scan_duplicates);
 Datum
 crm_scan_duplicates(PG_FUNCTION_ARGS)
@@ -487,7 +570,7 @@ crm_scan_duplicates(PG_FUNCTION_ARGS)
 	TimestampTz started = GetCurrentTimestamp();
 	MemoryContext old;
 	int64 basis;
-	bool full;
+	bool whole;
 	Oid relid;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
@@ -495,7 +578,7 @@ crm_scan_duplicates(PG_FUNCTION_ARGS)
 	task.workspace = PG_GETARG_OID(0);
 	task.kind = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	relid = PG_GETARG_OID(2);
-	full = !PG_ARGISNULL(4) && PG_GETARG_BOOL(4);
+	whole = !PG_ARGISNULL(4) && PG_GETARG_BOOL(4);
 	task.schema = get_namespace_name(task.workspace);
 	task.threshold = DEFAULT_BITS;
 	if (!PG_ARGISNULL(3))
@@ -530,9 +613,12 @@ crm_scan_duplicates(PG_FUNCTION_ARGS)
 	crm_last_scan(&task, &last);
 	crm_read_statistics(&task, false);
 	basis = crm_task_basis(&task, columns);
-	crm_task_full(&task);
-	basis = crm_task_basis(&task, columns);
-	(void) full;
+	if (whole || !last.found || last.basis != basis || last.seen + OLD_XID < task.seen ||
+		!crm_task_changed(&task, &last))
+	{
+		crm_task_full(&task);
+		basis = crm_task_basis(&task, columns);
+	}
 	crm_task_note(&task, basis, started);
 	table_close(task.rel, NoLock);
 	MemoryContextSwitchTo(old);

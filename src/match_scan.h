@@ -89,6 +89,8 @@ typedef struct ScanPart
 	uint32 ncounts;
 	ScanRef edges;
 	uint32 nedges;
+	ScanRef changed; /* ids */
+	uint32 nchanged;
 	uint64 rows;
 	uint64 candidates;
 	uint64 crowded; /* keys too common to be looked at */
@@ -115,10 +117,12 @@ typedef struct ScanShared
 	MatchModel model;
 	double rows; /* for the prior */
 	float threshold;
-	bool learn;			 /* frequencies from the table itself */
-	bool changed;		 /* only what changed */
-	TransactionId since; /* ... and was written by this or a later transaction */
-	int progress;		 /* slot */
+	bool learn;				   /* frequencies from the table itself */
+	bool changed;			   /* only what changed */
+	TransactionId since;	   /* ... and was written by this or a later transaction */
+	TransactionId last_writer; /* of what the last scan wrote to duplicate_pair */
+	TransactionId writer;	   /* the same of this one; 0 = it wrote nothing */
+	int progress;			   /* slot */
 
 	/* how it goes */
 	Barrier barrier;
@@ -190,11 +194,18 @@ typedef struct MatchScan
 	struct ScanReader *reader; /* match_read.c */
 } MatchScan;
 
-/* Where ids of rows are noted: a hash table. */
+/* A record of a known pair, in a hash table: does its row still exist? */
+typedef enum WatchState
+{
+	WATCH_FREE, /* no record's place */
+	WATCH_MISSING,
+	WATCH_SEEN
+} WatchState;
+
 typedef struct WatchedId
 {
 	int64 id;
-	uint32 used; /* 1: watched, 2: and seen */
+	uint32 state;
 } WatchedId;
 
 /* match_parallel.c */
@@ -221,7 +232,6 @@ extern void crm_scan_counts(MatchScan *scan, const void *packed, Size size);
 extern const MatchCounts *crm_scan_frequencies(MatchScan *scan);
 extern void crm_scan_weigh(MatchScan *scan);
 extern AttrNumber crm_scan_id_column(Relation rel);
-extern void crm_scan_see(MatchScan *scan, int64 id);
 
 /* match_block.c */
 #define SCAN_NEEDED		2	/* an identifier has 2, a piece of a name 1 */
@@ -248,6 +258,7 @@ typedef struct EdgeList
 } EdgeList;
 
 extern void crm_edge_add(EdgeList *list, uint32 a, uint32 b, float bits);
+extern void crm_edge_sort(const MatchScan *scan, MatchEdge *edge, uint32 n); /* by ids */
 extern void crm_edge_share(MatchScan *scan, EdgeList *list);
 
 static inline MatchRecord *
@@ -259,6 +270,8 @@ crm_scan_record(const MatchScan *scan, uint32 number)
 }
 
 /* match_change.c */
+typedef struct ChangeSet ChangeSet;
+
 extern void crm_scan_changed(MatchScan *scan);
 
 /* match_cluster.c */
@@ -267,6 +280,7 @@ extern void crm_scan_changed(MatchScan *scan);
 #define WORST_LINK_BITS	 (-8.0f)  /* one strong disagreement does not outweigh everything */
 #define CONFLICT_BITS	 (-60.0f) /* outweighs what several other members say */
 
+extern bool crm_ids_apart(const MatchScan *scan, int64 a, int64 b);
 extern bool crm_scan_apart(const MatchScan *scan, uint32 a, uint32 b);
 /* The cluster of each record: the number of one of its members.  must: pairs to be joined. */
 extern uint32 *crm_match_clusters(const MatchScan *scan, const MatchEdge *found, uint32 nfound,
@@ -290,7 +304,7 @@ typedef struct KnownPair
 	int64 id;
 	float score;
 	uint8 state;  /* PairState */
-	bool changed; /* since the last scan */
+	bool changed; /* since the last scan, by others */
 } KnownPair;
 
 /* A row of duplicate_cluster. */
@@ -329,5 +343,22 @@ extern void crm_write_pairs(MatchScan *scan, const ScanResult *result, const Kno
 							const MatchEdge *found, uint32 nfound);
 extern uint64 crm_write_clusters(MatchScan *scan, const ScanResult *result,
 								 const KnownResult *known, const uint32 *cluster);
+
+/* match_change.c, for who was asked */
+extern void crm_change_watch(MatchScan *scan, const KnownResult *known);
+extern ChangeSet *crm_change_collect(MatchScan *scan, const KnownResult *known);
+extern void crm_change_unify(MatchScan *scan, ChangeSet *set, MatchEdge *edge, uint32 nedges);
+extern void crm_change_components(MatchScan *scan, ChangeSet *set, const KnownResult *known,
+								  const MatchEdge *edge, uint32 nedges);
+extern void crm_change_fetch(MatchScan *scan, ChangeSet *set);
+extern MatchEdge *crm_change_reopen(MatchScan *scan, ChangeSet *set, const KnownResult *known,
+									MatchEdge *found, uint32 *nfound);
+extern MatchEdge *crm_change_edges(MatchScan *scan, ChangeSet *set, const KnownResult *known,
+								   const MatchEdge *found, uint32 nfound, uint32 *nedges);
+/* For ScanResult.touched: the record changed, or its component is made anew. */
+extern bool crm_change_is_changed(void *set, int64 id);
+extern bool crm_change_is_touched(void *set, int64 id);
+extern uint64 crm_change_kept_pairs(MatchScan *scan, ChangeSet *set, const KnownResult *known);
+extern uint64 crm_change_kept_members(ChangeSet *set, const KnownResult *known);
 
 #endif /* CRM_MATCH_SCAN_H */

@@ -116,8 +116,9 @@ crm_known_pairs(MatchScan *scan, Oid table, const char *kind, KnownResult *known
 		pair->score = DatumGetFloat4(slot_getattr(slot, score, &null));
 		pair->state = crm_pair_state(slot_getattr(slot, state, &null));
 		xmin = DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &null));
-		pair->changed =
-			TransactionIdIsNormal(xmin) && !TransactionIdPrecedes(xmin, scan->shared->since);
+		pair->changed = TransactionIdIsNormal(xmin) &&
+						!TransactionIdPrecedes(xmin, scan->shared->since) &&
+						xmin != scan->shared->last_writer;
 	}
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(heap);
@@ -312,6 +313,7 @@ crm_insert_pair_rows(const RowSource *rows, SPIPlanPtr insert)
 		AllocSetContextCreate(CurrentMemoryContext, "crm match write", ALLOCSET_DEFAULT_SIZES);
 	const char *next = NULL;
 
+	shared->writer = GetCurrentTransactionId();
 	crm_progress_job(shared, SCAN_WRITE, shared->nedges);
 	for (uint32 i = 0; i < shared->nedges;)
 	{
@@ -367,6 +369,7 @@ crm_write_pairs(MatchScan *scan, const ScanResult *result, const KnownResult *kn
 				const MatchEdge *found, uint32 nfound)
 {
 	Datum *gone = palloc_extended(sizeof(Datum) * Max((Size) known->npairs, 1), MCXT_ALLOC_HUGE);
+	float4 threshold = (float4) crm_match_probability(scan->shared->threshold);
 	uint32 ngone = 0, next = 0;
 
 	crm_insert_pairs(scan, result, known->npairs > 0);
@@ -382,7 +385,8 @@ crm_write_pairs(MatchScan *scan, const ScanResult *result, const KnownResult *kn
 		if (pair->state != PAIR_OPEN ||
 			(next < nfound && scan->id[found[next].a] == pair->left &&
 			 scan->id[found[next].b] == pair->right) ||
-			(result->touched != NULL && !result->touched(result->arg, pair->left) &&
+			(result->touched != NULL && pair->score >= threshold &&
+			 !result->touched(result->arg, pair->left) &&
 			 !result->touched(result->arg, pair->right)))
 			continue;
 		gone[ngone++] = Int64GetDatum(pair->id);

@@ -78,7 +78,8 @@ CREATE TABLE @workspace@.duplicate_scan (
     started_at timestamptz NOT NULL,
     finished_at timestamptz NOT NULL,
     basis bigint NOT NULL,
-    seen bigint NOT NULL
+    seen bigint NOT NULL,
+    writer bigint NOT NULL
 );
 CREATE INDEX ON @workspace@.duplicate_scan (kind, id);
 COMMENT ON TABLE @workspace@.duplicate_scan IS 'Scans for duplicates that were done, one row a scan.';
@@ -97,6 +98,8 @@ COMMENT ON COLUMN @workspace@.duplicate_scan.finished_at IS 'When everything had
 COMMENT ON COLUMN @workspace@.duplicate_scan.basis IS 'Hash of all that the result rests on: statistics, model, columns, threshold. The next scan compares only changes while it is the same.';
 COMMENT ON COLUMN @workspace@.duplicate_scan.seen IS 'Transactions before this one had ended: the next scan need not look at what they wrote.';
 
+COMMENT ON COLUMN @workspace@.duplicate_scan.writer IS 'The transaction that wrote the pairs found: what others wrote since are decisions.';
+
 -- @repeatable
 
 CREATE OR REPLACE FUNCTION @workspace@.find_duplicates(kind text, record jsonb, max_results integer DEFAULT 10, OUT id bigint, OUT score real, OUT reasons jsonb)
@@ -111,4 +114,4 @@ RETURNS bigint LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT crm.scan_duplicates(@workspace_literal@::regnamespace, kind, threshold, whole) $$;
 COMMENT ON FUNCTION @workspace@.scan_duplicates(text, real, boolean) IS
-'Compares the records of a kind (account, contact, lead) and writes what means the same to duplicate_pair and duplicate_cluster. threshold is the probability from which a pair is reported; NULL takes the default. Returns the number of pairs. For the owner of the workspace.';
+'Compares the records of a kind (account, contact, lead) and writes what means the same to duplicate_pair and duplicate_cluster: all of them the first time, then what changed since, unless whole is true. threshold is the probability from which a pair is reported; NULL takes the default. Returns the number of pairs. For the owner of the workspace.';

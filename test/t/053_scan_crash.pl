@@ -1,0 +1,125 @@
+# A scan for duplicates that is killed or cancelled, in the middle of reading or of
+# writing, has not happened; the next one does all of it.  Others see how far it is.
+use strict;
+use warnings FATAL => 'all';
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init;
+# Without shared_preload_libraries: progress is seen all the same.
+$node->append_conf('postgresql.conf', q{
+restart_after_crash = on
+min_parallel_table_scan_size = 0
+max_parallel_maintenance_workers = 2
+});
+$node->start;
+$node->safe_psql('postgres', q{
+	CREATE EXTENSION crm CASCADE;
+	SELECT crm.create_workspace('sales');
+	INSERT INTO sales.account (name, phone)
+	SELECT 'Company ' || md5((i % 18000)::text) || CASE i % 3 WHEN 0 THEN ' Ltd' ELSE '' END, '030 9' || 100000 + i % 17000
+	FROM generate_series(1, 20000) AS i;
+	-- A scan stops here until the test lets it go on: when it has written its pairs.
+	CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		PERFORM pg_advisory_xact_lock(42);
+		RETURN NULL;
+	END $$;
+	CREATE TRIGGER gate AFTER INSERT ON sales.duplicate_pair FOR EACH STATEMENT EXECUTE FUNCTION gate();
+});
+
+my $scan = q{SELECT sales.scan_duplicates('account')};
+my $nothing = q{SELECT (SELECT count(*) FROM sales.duplicate_pair) + (SELECT count(*) FROM sales.duplicate_cluster)
+	+ (SELECT count(*) FROM sales.duplicate_scan) + (SELECT count(*) FROM sales.match_statistics)};
+
+sub start_scan
+{
+	my ($out, $err) = @_;
+	return IPC::Run::start(
+		[ 'psql', '-X', '-At', '-h', $node->host, '-p', $node->port, '-d', 'postgres', '-c', $scan ],
+		'>', $out, '2>', $err);
+}
+
+# Killed as soon as it is seen at work, and when it has written: after the crash there is nothing.
+for my $when ('at work', 'writing')
+{
+	my $holder = $node->background_psql('postgres');
+	$holder->query_safe('SELECT pg_advisory_lock(42)');
+	my ($out, $err) = ('', '');
+	my $victim = start_scan(\$out, \$err);
+	my $seen = $when eq 'writing' ? q{phase = 'writing' AND EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted)} : 'true';
+	$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM crm.scan_progress() WHERE kind = 'account' AND workspace = 'sales'::regnamespace AND done <= total AND $seen")
+	  or die "the scan was not seen: $err";
+	kill 'KILL', $node->safe_psql('postgres', 'SELECT pid FROM crm.scan_progress()');
+	$victim->finish;
+	eval { $holder->quit; };
+	$node->poll_query_until('postgres', 'SELECT true') or die 'the server did not come back';
+	isnt($err, '', "killed $when: the client was told");
+	is($node->safe_psql('postgres', $nothing), '0', "killed $when: nothing is there");
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM crm.scan_progress()'), '0', "killed $when: nothing goes on");
+}
+
+# Cancelled when it has written; meanwhile a second one is refused.
+{
+	my $holder = $node->background_psql('postgres');
+	$holder->query_safe('SELECT pg_advisory_lock(42)');
+	my ($out, $err) = ('', '');
+	my $victim = start_scan(\$out, \$err);
+	$node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted})
+	  or die "the scan did not write: $err";
+	my (undef, undef, $stderr) = $node->psql('postgres', $scan);
+	like($stderr, qr/"account" is already being scanned for duplicates/, 'one scan of a kind at a time');
+	is($node->safe_psql('postgres', q{SELECT sales.scan_duplicates('contact')}), '0', 'another kind can be scanned');
+	$node->safe_psql('postgres', q{SELECT pg_cancel_backend(pid) FROM crm.scan_progress()});
+	$victim->finish;
+	like($err, qr/canceling statement due to user request/, 'cancelled');
+	is($node->safe_psql('postgres', q{SELECT count(*) FROM sales.duplicate_pair}), '0', 'a cancelled scan has written nothing');
+	$holder->quit;
+}
+
+# Cancelled after times of all lengths, workers at work: all of it or nothing.
+my ($cancelled, $done) = (0, 0);
+for my $ms (1, 5, 10, 20, 40, 60, 80, 100, 150, 200, 300, 400, 600, 1000, 2000, 4000, 8000, 16000, 32000, 64000, 128000)
+{
+	my ($ret, undef, $stderr) = $node->psql('postgres', "SET statement_timeout = $ms; $scan");
+	my $pairs = $node->safe_psql('postgres', q{SELECT count(*) FROM sales.duplicate_pair});
+	my $scans = $node->safe_psql('postgres', q{SELECT count(*) FROM sales.duplicate_scan WHERE kind = 'account'});
+	if ($ret == 0)
+	{
+		$done = 1;
+		cmp_ok($pairs, '>', 1000, "done in $ms ms: all of it is there");
+		is($scans, '1', 'and the scan');
+		last;
+	}
+	$cancelled++;
+	if ($stderr !~ /statement timeout/ || $pairs != 0 || $scans != 0)
+	{
+		fail("after $ms ms: $pairs pairs, $scans scans, $stderr");
+	}
+}
+cmp_ok($cancelled, '>', 2, "$cancelled scans were cancelled");
+ok($done, 'and one was not');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM crm.scan_progress()'), '0', 'nothing goes on');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'parallel worker'}), '0', 'no worker is left');
+
+# The same result as of one process.
+my $result = q{SELECT (SELECT md5(string_agg(format('%s %s %s', left_id, right_id, score), ',' ORDER BY left_id, right_id)) FROM sales.duplicate_pair)
+	|| (SELECT md5(string_agg(format('%s %s', cluster_id, record_id), ',' ORDER BY cluster_id, record_id)) FROM sales.duplicate_cluster)};
+my $parallel = $node->safe_psql('postgres', $result);
+$node->safe_psql('postgres', q{TRUNCATE sales.duplicate_pair, sales.duplicate_cluster; SET max_parallel_maintenance_workers = 0; SELECT sales.scan_duplicates('account')});
+is($node->safe_psql('postgres', $result), $parallel, 'one process finds what several find');
+
+# A crash between two scans: the second knows what changed.
+$node->safe_psql('postgres', q{UPDATE sales.account SET phone = NULL WHERE id % 500 = 7; CHECKPOINT; VACUUM FREEZE sales.account});
+$node->stop('immediate');
+$node->start;
+$node->safe_psql('postgres', $scan);
+is($node->safe_psql('postgres', 'SELECT rows_read FROM sales.duplicate_scan ORDER BY id DESC LIMIT 1'), '40', 'what changed before a crash, and was frozen, is read');
+my $changed = $node->safe_psql('postgres', $result);
+$node->safe_psql('postgres', q{SELECT sales.scan_duplicates('account', whole => true)});
+is($node->safe_psql('postgres', $result), $changed, 'and comes to the same as everything');
+
+done_testing();
