@@ -1800,7 +1800,7 @@ COMMENT ON TABLE @workspace@.duplicate_rule IS 'What happens when a record is wr
 COMMENT ON COLUMN @workspace@.duplicate_rule.id IS 'Identifier.';
 COMMENT ON COLUMN @workspace@.duplicate_rule.kind IS 'Kind of record: account, contact, lead, or the kind a table was given in crm.guard_duplicates().';
 COMMENT ON COLUMN @workspace@.duplicate_rule.name IS 'Name of the rule, as messages give it.';
-COMMENT ON COLUMN @workspace@.duplicate_rule.action IS 'block refuses the row (SQLSTATE RMD01), warn raises a warning (RMD02), record writes a row of duplicate_pair. All active rules are applied.';
+COMMENT ON COLUMN @workspace@.duplicate_rule.action IS 'block refuses the row (SQLSTATE RMD01), record writes a row of duplicate_pair for later review, warn does so and raises a warning (RMD02). All active rules are applied.';
 COMMENT ON COLUMN @workspace@.duplicate_rule.threshold IS 'Probability, above 0 and up to 1, from which two records are taken for the same.';
 COMMENT ON COLUMN @workspace@.duplicate_rule.events IS 'When the rule is applied: insert, update, import (rows that COPY brings), undelete (rows that unmerge() brings back).';
 COMMENT ON COLUMN @workspace@.duplicate_rule.update_fields IS 'Columns whose change makes an update count; NULL: those that are compared.';
@@ -6395,7 +6395,7 @@ CREATE FUNCTION crm.check_duplicates() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'crm_check_duplicates';
 
 COMMENT ON FUNCTION crm.check_duplicates() IS
-'Trigger after each INSERT or UPDATE statement, with transition tables, that holds the statement''s rows to the duplicate rules of their kind. Arguments: the kind, and the workspace with the rules if that is not the table''s schema. crm.guard_duplicates() creates it. Errors: RMD01 if a rule blocks a row; the warning of a rule is RMD02.';
+'Trigger after each INSERT or UPDATE statement, with transition tables, that holds the statement''s rows to the duplicate rules of their kind. Arguments: the kind, and the workspace with the rules if that is not the table''s schema. crm.guard_duplicates() creates it. Errors: RMD01 if a rule blocks rows, of which the first 20 are told; the warning of a rule is RMD02. The last line of DETAIL of both is a JSON array with an object for each row: row (its number in the statement), record (its id), rule, action, override (allowed?), and matches (id and score of up to five records that the person can see) and more, or hidden with team, claim_state and next_step.';
 
 CREATE FUNCTION crm.duplicate_rule_changed() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'crm_duplicate_rule_changed';

@@ -45,7 +45,9 @@ BEGIN
 EXCEPTION WHEN SQLSTATE 'RMD01' THEN
     GET STACKED DIAGNOSTICS named = TABLE_NAME, broken = CONSTRAINT_NAME, hint = PG_EXCEPTION_HINT, detail = PG_EXCEPTION_DETAIL;
     RAISE WARNING 'table %, rule %, hint %', named, broken, hint;
-    RAISE WARNING '%', regexp_replace(detail, '[01]\.\d{4}: .*\(', 'N: evidence (');
+    RAISE WARNING '%', regexp_replace(split_part(detail, E'\n', 1), '[01]\.\d{4}: .*\(', 'N: evidence (');
+    -- the last line of DETAIL is JSON
+    RAISE WARNING '%', (SELECT jsonb_agg(f #- '{record}' #- '{matches,0,score}') FROM jsonb_array_elements(split_part(detail, E'\n', 2)::jsonb) AS f);
 END
 $$;
 -- another firm
@@ -59,6 +61,22 @@ Hooli Incorporated	+16502530001
 Umbrella Corporation	+12125550123
 Hooli Inc.	+16502530001
 \.
+-- fails: all rows that are refused are told at once, by their numbers
+DO $$
+DECLARE
+    message text; detail text; hint text;
+BEGIN
+    INSERT INTO account (name, phone) VALUES ('Soylent Corporation', '+1 650 253 0002'), ('ACME Trading', '+49 30 901820'),
+        ('Umbrella Corporation', '+1 212 555 0123'), ('Soylent Corp', '+1 650 253 0002'), ('Zenith Bakery', '+44 20 7946 0018');
+EXCEPTION WHEN SQLSTATE 'RMD01' THEN
+    GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+    RAISE WARNING '% %', message, hint;
+    RAISE WARNING '%', (SELECT string_agg(regexp_replace(l, '(means the same).*', '\1'), E'\n') FROM string_to_table(regexp_replace(detail, 'account 5\d+', 'account N', 'g'), E'\n') AS l WHERE l LIKE 'Row%');
+    RAISE WARNING '%', (SELECT string_agg(concat_ws(' ', f -> 'row', f -> 'matches' -> 0 -> 'id' = '1'), ', ') FROM jsonb_array_elements(split_part(detail, E'\n', -1)::jsonb) AS f);
+END
+$$;
+-- fails: of very many, the first twenty
+INSERT INTO account (name, phone) SELECT 'Soylent Corporation', '+1 650 253 0002' FROM generate_series(1, 300);
 -- all or nothing
 SELECT count(*) FROM account WHERE name ~ 'Hooli|Umbrella';
 -- fails: rows of one transaction see each other
@@ -99,6 +117,25 @@ INSERT INTO account (id, name, phone, country) VALUES (21, 'ACME Trading', '+49 
 -- fails: the condition holds
 INSERT INTO account (id, name, phone, country) VALUES (22, 'ACME Trading', '+49 30 901820', 'DE');
 DELETE FROM account WHERE id = 21;
+-- fails: a condition that fails, with the rule it belongs to
+\set VERBOSITY default
+\set SHOW_CONTEXT always
+UPDATE duplicate_rule SET condition = '1 / length(new.region) > 0';
+INSERT INTO account (id, name, region) VALUES (22, 'Stark Industries', '');
+\set SHOW_CONTEXT never
+\set VERBOSITY terse
+UPDATE duplicate_rule SET condition = NULL;
+-- fails: a column that a rule watches is gone, then the rule is changed
+ALTER TABLE account ADD COLUMN ticker text;
+UPDATE duplicate_rule SET update_fields = '{ticker}';
+ALTER TABLE account DROP COLUMN ticker;
+INSERT INTO account (id, name) VALUES (22, 'Stark Industries');
+UPDATE duplicate_rule SET update_fields = NULL;
+-- fails: the same for its condition
+ALTER TABLE account ADD COLUMN ticker text;
+UPDATE duplicate_rule SET condition = 'new.ticker IS NULL';
+ALTER TABLE account DROP COLUMN ticker;
+INSERT INTO account (id, name) VALUES (22, 'Stark Industries');
 UPDATE duplicate_rule SET condition = NULL;
 
 -- fails: what cannot be a rule
@@ -189,14 +226,16 @@ INSERT INTO account (name, phone) VALUES ('Initech', '+39 02 1234567');
 RESET SESSION AUTHORIZATION;
 DELETE FROM account WHERE name = 'ACME Trading';
 
--- warn: with the ids the person may see, at most twenty a statement
+-- warn: with the ids the person may see, at most twenty a statement; the pairs are recorded
 UPDATE duplicate_rule SET action = 'warn', scope = 'all';
 SET SESSION AUTHORIZATION regress_duplicate_rule_bob;
 INSERT INTO account (id, name, phone) VALUES (30, 'Initech', '+39 02 1234567');
 INSERT INTO account (id, name, phone) VALUES (31, 'ACME Trading', '+49 30 901820');
 RESET SESSION AUTHORIZATION;
+SELECT left_id, right_id, score > 0.9 AS certain, state FROM duplicate_pair WHERE right_id > 23 ORDER BY 1, 2;
 INSERT INTO account (name, phone) SELECT 'Initech', '+39 02 1234567' FROM generate_series(1, 22);
 DELETE FROM account WHERE id > 30;
+DELETE FROM duplicate_pair WHERE right_id > 23;
 
 -- record: an open pair, decisions stay
 UPDATE duplicate_rule SET action = 'record';
@@ -250,6 +289,37 @@ INSERT INTO duplicate_rule (kind, name, action) VALUES ('supplier', 'once', 'blo
 INSERT INTO regress_duplicate_rule_own.supplier VALUES (1, 'Hermanos García S.A.', '+34 91 123 45 67');
 -- fails: a twin
 INSERT INTO regress_duplicate_rule_own.supplier VALUES (2, 'Hermanos Garcia', '+34 91 123 45 67');
+-- a statement of many rows is searched in parts: its twins are found across them
+\set VERBOSITY default
+DO $$
+DECLARE
+    message text; detail text;
+BEGIN
+    INSERT INTO regress_duplicate_rule_own.supplier
+    SELECT i, CASE WHEN i IN (100, 5900) THEN 'Wayne Enterprises Gotham' ELSE 'S ' || md5(i::text) END, '+1 212 555 ' || CASE WHEN i IN (100, 5900) THEN 7000 ELSE i % 3 END
+    FROM generate_series(100, 6000) AS i;
+EXCEPTION WHEN SQLSTATE 'RMD01' THEN
+    GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL;
+    RAISE WARNING '%: row %', message, split_part(detail, E'\n', -1)::jsonb #>> '{0,row}';
+END
+$$;
+-- thousands share a telephone number, and no one is anyone's twin; fails: one who is
+INSERT INTO regress_duplicate_rule_own.supplier SELECT i, 'S ' || md5(i::text), '+1 212 555 7001' FROM generate_series(100, 2600) AS i;
+\set VERBOSITY terse
+INSERT INTO regress_duplicate_rule_own.supplier VALUES (9000, 'S ' || md5('777'), '+1 212 555 7001');
+-- fails: in a crowd of equals anyone is a twin
+ALTER TABLE regress_duplicate_rule_own.supplier DISABLE TRIGGER USER;
+INSERT INTO regress_duplicate_rule_own.supplier SELECT i, 'Twin Brothers', '+1 212 555 7002' FROM generate_series(3000, 6000) AS i;
+ALTER TABLE regress_duplicate_rule_own.supplier ENABLE TRIGGER USER;
+INSERT INTO regress_duplicate_rule_own.supplier VALUES (9000, 'Twin Brothers', '+1 212 555 7002');
+DELETE FROM regress_duplicate_rule_own.supplier WHERE no >= 100;
+-- fails: a twin that still waits in the index's pending list
+DROP INDEX regress_duplicate_rule_own.supplier_match_keys_idx;
+CREATE INDEX ON regress_duplicate_rule_own.supplier USING gin (crm.match_keys('company,phone', firm, tel) crm.match_ops) WITH (fastupdate = on);
+ALTER TABLE regress_duplicate_rule_own.supplier DISABLE TRIGGER USER;
+INSERT INTO regress_duplicate_rule_own.supplier VALUES (10, 'Wayne Enterprises', '+1 212 555 7000');
+ALTER TABLE regress_duplicate_rule_own.supplier ENABLE TRIGGER USER;
+INSERT INTO regress_duplicate_rule_own.supplier VALUES (11, 'Wayne Enterprises Inc', '+1 212 555 7000');
 -- fails: a view, a table without such a key, a trigger that was made by hand
 CREATE VIEW regress_duplicate_rule_own.v AS SELECT * FROM regress_duplicate_rule_own.supplier;
 SELECT crm.guard_duplicates('regress_duplicate_rule_own.v', workspace => 'regress_duplicate_rule');

@@ -47,16 +47,9 @@
 #include "duplicate_rule.h"
 #include "workspace.h"
 
-#define ERRCODE_CRM_DUPLICATE		   ERRCODE_CRM('D', '0', '1')
-#define ERRCODE_CRM_POSSIBLE_DUPLICATE ERRCODE_CRM('D', '0', '2')
-
-#define MAX_FOUND	  50 /* matches looked at for one row */
-#define MAX_WARNINGS  20 /* of one statement */
-#define SHOWN_IDS	  5
 #define MAX_REASON	  1000
-#define SHOWN_LABEL	  80  /* bytes of a value shown in a message */
-#define DEFAULT_CHECK 0.9 /* probability that crm.check_duplicate() reports from without rules */
-#define CHECK_LIMIT	  20  /* checks a minute, unless setting duplicate_checks_per_minute says */
+#define CHUNK_ROWS	  4096 /* rows of a statement that are looked up together */
+#define DEFAULT_CHECK 0.9  /* probability that crm.check_duplicate() reports from without rules */
 
 DuplicateWriter crm_duplicate_writer = DUPLICATE_BY_CLIENT;
 
@@ -71,16 +64,6 @@ crm_duplicate_rule_init(void)
 		&crm_duplicate_override, "", PGC_USERSET, 0, NULL, NULL, NULL);
 }
 
-/* A record that means the same as the one written. */
-typedef struct Found
-{
-	int64 id;
-	float4 score;
-	Jsonb *reasons;
-	bool visible;
-	bool own; /* written by this transaction */
-} Found;
-
 /* The trigger's work on one statement. */
 typedef struct CheckState
 {
@@ -94,204 +77,63 @@ typedef struct CheckState
 	ExprContext *econtext;
 	ExprState *condition[MAX_DUPLICATE_RULES];
 	uint64 *applies; /* a row's rules, a bit each */
+	struct StatementRow *row;
+	bool sorted; /* row[], by id */
 	int64 nrows;
-	int64 warnings;
+	int64 allocated;
 } CheckState;
 
 /* ---------------------------------------------------------------------
- * Acting as somebody else
+ * What was found
  * ---------------------------------------------------------------------
  */
 
-typedef struct SavedRole
+static Datum
+crm_check_array(Datum *ids, int n)
 {
-	Oid user;
-	int context;
-} SavedRole;
+	return PointerGetDatum(construct_array(ids, n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
 
+/* Marks what somebody has told apart. */
 static void
-crm_check_become(SavedRole *saved, Oid role)
+crm_check_decided(const DuplicateRules *rules, Datum *own, Datum *other, DuplicateFound **found,
+				  int n)
 {
-	GetUserIdAndSecContext(&saved->user, &saved->context);
-	SetUserIdAndSecContext(role, saved->context | SECURITY_LOCAL_USERID_CHANGE |
-									 SECURITY_RESTRICTED_OPERATION | SECURITY_NOFORCE_RLS);
-}
+	Oid types[3] = {TEXTOID, INT8ARRAYOID, INT8ARRAYOID};
+	Datum values[3] = {CStringGetTextDatum(rules->kind), crm_check_array(own, n),
+					   crm_check_array(other, n)};
+	DuplicateRole saved;
 
-static void
-crm_check_return(const SavedRole *saved)
-{
-	SetUserIdAndSecContext(saved->user, saved->context);
-}
-
-static void
-crm_check_run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls,
-			  bool read_only, int expected)
-{
-	int result = SPI_execute_with_args(sql, nargs, types, values, nulls, read_only, 0);
-
-	if (result != expected)
-		elog(ERROR, "SPI failed for \"%s\": %s", sql, SPI_result_code_string(result));
-}
-
-/* ---------------------------------------------------------------------
- * Finding
- * ---------------------------------------------------------------------
- */
-
-static int64
-crm_check_id(Datum value, Oid type)
-{
-	return type == INT8OID	 ? DatumGetInt64(value)
-		   : type == INT4OID ? DatumGetInt32(value)
-							 : DatumGetInt16(value);
-}
-
-static void
-crm_check_push(JsonbParseState **state, const char *name, const char *text, int len)
-{
-	JsonbValue v;
-
-	v.type = jbvString;
-	v.val.string.val = unconstify(char *, name);
-	v.val.string.len = (int) strlen(name);
-	pushJsonbValue(state, WJB_KEY, &v);
-	v.val.string.val = unconstify(char *, text);
-	v.val.string.len = len;
-	pushJsonbValue(state, WJB_VALUE, &v);
-}
-
-/* The row as crm.find_matches() takes it: what is compared, and the id, so that it does not find
- * itself. */
-static Jsonb *
-crm_check_record(const DuplicateRules *rules, TupleTableSlot *slot, int64 id)
-{
-	JsonbParseState *state = NULL;
-	char number[32];
-
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	for (int i = 0; i < rules->columns->ncolumns; i++)
-	{
-		bool isnull;
-		Datum datum = slot_getattr(slot, rules->columns->attnum[i], &isnull);
-		MatchValue value;
-
-		if (!isnull && crm_match_value(datum, rules->columns->type[i], &value))
-			crm_check_push(&state, rules->columns->name[i], value.data, value.len);
-	}
-	snprintf(number, sizeof(number), INT64_FORMAT, id);
-	crm_check_push(&state, rules->id_name, number, (int) strlen(number));
-	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
-}
-
-/*
- * Records of the table that mean the same with at least the given probability,
- * best first, read with the active snapshot as the table's owner.
- */
-static Found *
-crm_check_find(const DuplicateRules *rules, Relation rel, Jsonb *record, float4 threshold, int *n)
-{
-	static SPIPlanPtr plan = NULL;
-	Datum values[4];
-	SavedRole saved;
-	MemoryContext context = CurrentMemoryContext;
-	Found *found;
-
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	if (plan == NULL)
-	{
-		Oid types[4] = {REGCLASSOID, JSONBOID, INT4OID, FLOAT4OID};
-
-		plan = SPI_prepare("SELECT m.id, m.score, m.reasons FROM crm.find_matches($1, $2, $3) AS m "
-						   "WHERE m.score OPERATOR(pg_catalog.>=) $4",
-						   4, types);
-		if (plan == NULL)
-			elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
-		SPI_keepplan(plan);
-	}
-	values[0] = ObjectIdGetDatum(RelationGetRelid(rel));
-	values[1] = JsonbPGetDatum(record);
-	values[2] = Int32GetDatum(MAX_FOUND);
-	values[3] = Float4GetDatum(threshold);
-	crm_check_become(&saved, rules->table_owner);
-	if (SPI_execute_plan(plan, values, NULL, true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not search for duplicates");
-	crm_check_return(&saved);
-
-	*n = (int) SPI_processed;
-	found = MemoryContextAlloc(context, sizeof(Found) * Max(*n, 1));
-	for (int i = 0; i < *n; i++)
-	{
-		HeapTuple row = SPI_tuptable->vals[i];
-		TupleDesc desc = SPI_tuptable->tupdesc;
-		bool isnull;
-		MemoryContext old;
-
-		found[i].id = pg_strtoint64(TextDatumGetCString(SPI_getbinval(row, desc, 1, &isnull)));
-		found[i].score = DatumGetFloat4(SPI_getbinval(row, desc, 2, &isnull));
-		found[i].visible = found[i].own = false;
-		old = MemoryContextSwitchTo(context);
-		found[i].reasons = DatumGetJsonbPCopy(SPI_getbinval(row, desc, 3, &isnull));
-		MemoryContextSwitchTo(old);
-	}
-	SPI_finish();
-	return found;
-}
-
-static ArrayType *
-crm_check_ids(const Found *found, int n)
-{
-	Datum *ids = palloc(sizeof(Datum) * Max(n, 1));
-
-	for (int i = 0; i < n; i++)
-		ids[i] = Int64GetDatum(found[i].id);
-	return construct_array(ids, n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE);
-}
-
-/* Drops what a person has told apart from the record. */
-static void
-crm_check_decided(const DuplicateRules *rules, int64 id, Found *found, int *n)
-{
-	Oid types[3] = {TEXTOID, INT8OID, INT8ARRAYOID};
-	Datum values[3];
-	SavedRole saved;
-	uint64 ndecided;
-
-	values[0] = CStringGetTextDatum(rules->kind);
-	values[1] = Int64GetDatum(id);
-	values[2] = PointerGetDatum(crm_check_ids(found, *n));
 	SPI_connect();
-	crm_check_become(&saved, rules->owner);
-	crm_check_run(
-		psprintf("SELECT o.id FROM pg_catalog.unnest($3) AS o (id) JOIN %s.duplicate_pair AS p "
+	crm_duplicate_become(&saved, rules->owner);
+	crm_duplicate_query(
+		psprintf("SELECT o.n FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) "
+				 "WITH ORDINALITY AS o (a, b, n) JOIN %s.duplicate_pair AS p "
 				 "ON p.kind OPERATOR(pg_catalog.=) $1 AND p.state OPERATOR(pg_catalog.=) "
-				 "'not_duplicate' AND p.left_id OPERATOR(pg_catalog.=) LEAST(o.id, $2) "
-				 "AND p.right_id OPERATOR(pg_catalog.=) GREATEST(o.id, $2)",
+				 "'not_duplicate' AND p.left_id OPERATOR(pg_catalog.=) LEAST(o.a, o.b) "
+				 "AND p.right_id OPERATOR(pg_catalog.=) GREATEST(o.a, o.b)",
 				 rules->schema),
 		3, types, values, NULL, true, SPI_OK_SELECT);
-	crm_check_return(&saved);
-	ndecided = SPI_processed;
-	for (uint64 d = 0; d < ndecided; d++)
+	crm_duplicate_return(&saved);
+	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		bool isnull;
-		int64 other =
-			DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[d], SPI_tuptable->tupdesc, 1, &isnull));
-		int kept = 0;
 
-		for (int i = 0; i < *n; i++)
-			if (found[i].id != other)
-				found[kept++] = found[i];
-		*n = kept;
+		found[DatumGetInt64(
+				  SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull)) -
+			  1]
+			->decided = true;
 	}
 	SPI_finish();
 }
 
 /* Finds out, as the person, which of the records they can see. */
 static void
-crm_check_visible(const DuplicateRules *rules, Relation rel, Found *found, int n)
+crm_check_visible(const DuplicateRules *rules, Relation rel, Datum *ids, DuplicateFound **found,
+				  int n)
 {
 	Oid types[1] = {INT8ARRAYOID};
-	Datum values[1] = {PointerGetDatum(crm_check_ids(found, n))};
+	Datum values[1] = {crm_check_array(ids, n)};
 	Oid relid = RelationGetRelid(rel);
 	char *id = unconstify(char *, quote_identifier(rules->id_name));
 
@@ -299,217 +141,62 @@ crm_check_visible(const DuplicateRules *rules, Relation rel, Found *found, int n
 		pg_attribute_aclcheck(relid, rules->id_att, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
 		return;
 	SPI_connect();
-	crm_check_run(psprintf("SELECT t.%s::pg_catalog.int8, t.xmin FROM ONLY %s AS t "
-						   "WHERE t.%s OPERATOR(pg_catalog.=) ANY ($1)",
-						   id,
-						   quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-													  RelationGetRelationName(rel)),
-						   id),
-				  1, types, values, NULL, true, SPI_OK_SELECT);
-	for (uint64 v = 0; v < SPI_processed; v++)
+	crm_duplicate_query(
+		psprintf("SELECT o.n, t.xmin FROM pg_catalog.unnest($1) WITH ORDINALITY AS o (id, n) "
+				 "JOIN ONLY %s AS t ON t.%s OPERATOR(pg_catalog.=) o.id",
+				 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+											RelationGetRelationName(rel)),
+				 id),
+		1, types, values, NULL, true, SPI_OK_SELECT);
+	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		bool isnull;
-		HeapTuple row = SPI_tuptable->vals[v];
+		HeapTuple row = SPI_tuptable->vals[i];
 		TupleDesc desc = SPI_tuptable->tupdesc;
-		int64 seen = DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull));
-		TransactionId writer = DatumGetTransactionId(SPI_getbinval(row, desc, 2, &isnull));
+		DuplicateFound *f = found[DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull)) - 1];
 
-		for (int i = 0; i < n; i++)
-			if (found[i].id == seen)
-			{
-				found[i].visible = true;
-				found[i].own = TransactionIdIsCurrentTransactionId(writer);
-			}
+		f->visible = true;
+		f->own = TransactionIdIsCurrentTransactionId(
+			DatumGetTransactionId(SPI_getbinval(row, desc, 2, &isnull)));
 	}
 	SPI_finish();
 }
 
-/* ---------------------------------------------------------------------
- * What the person may know
- * ---------------------------------------------------------------------
- */
-
-typedef struct CheckBudget
-{
-	struct
-	{
-		Oid workspace;
-		Oid role; /* of a session that is nobody */
-		int64 member;
-	} key;
-	double left;
-	TimestampTz at;
-} CheckBudget;
-
-static HTAB *check_budgets = NULL;
-
-/* Setting duplicate_checks_per_minute of the workspace; -1 if there is no limit. */
-static int
-crm_check_limit(const DuplicateRules *rules)
-{
-	SavedRole saved;
-	int limit = CHECK_LIMIT;
-
-	SPI_connect();
-	crm_check_become(&saved, rules->owner);
-	crm_check_run(psprintf("SELECT s.value FROM %s.setting AS s WHERE s.name "
-						   "OPERATOR(pg_catalog.=) 'duplicate_checks_per_minute'",
-						   rules->schema),
-				  0, NULL, NULL, NULL, true, SPI_OK_SELECT);
-	crm_check_return(&saved);
-	if (SPI_processed > 0)
-	{
-		char *value = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-
-		limit = value == NULL ? -1 : Max(atoi(value), 0);
-	}
-	SPI_finish();
-	return limit;
-}
-
-/*
- * Takes one answer about hidden records from the person's budget.  It is kept in
- * the session, so that it does not come back when the transaction is rolled back.
- */
-static bool
-crm_check_take(const DuplicateRules *rules)
-{
-	CheckBudget lookup;
-	CheckBudget *budget;
-	int limit = crm_check_limit(rules);
-	TimestampTz now = crm_now();
-	bool found;
-
-	if (limit < 0)
-		return true;
-	if (check_budgets == NULL)
-	{
-		HASHCTL ctl = {0};
-
-		ctl.keysize = sizeof(lookup.key);
-		ctl.entrysize = sizeof(CheckBudget);
-		ctl.hcxt =
-			AllocSetContextCreate(TopMemoryContext, "crm check budgets", ALLOCSET_SMALL_SIZES);
-		check_budgets =
-			hash_create("crm check budgets", 16, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	}
-	memset(&lookup, 0, sizeof(lookup));
-	lookup.key.workspace = rules->workspace;
-	lookup.key.member = crm_member_id(rules->workspace);
-	lookup.key.role = lookup.key.member == 0 ? GetSessionUserId() : InvalidOid;
-	budget = hash_search(check_budgets, &lookup.key, HASH_ENTER, &found);
-	if (!found)
-		budget->left = limit;
-	else if (now > budget->at)
-		budget->left = Min(
-			limit, budget->left + limit * ((double) (now - budget->at) / (60.0 * USECS_PER_SEC)));
-	budget->at = now;
-	if (budget->left < 1)
-		return false;
-	budget->left -= 1;
-	return true;
-}
-
-/* Checks of the same person in the last minute, of all sessions, that were committed. */
-static int64
-crm_check_count(const DuplicateRules *rules)
-{
-	Oid types[3] = {INT8OID, TEXTOID, TIMESTAMPTZOID};
-	Datum values[3];
-	char nulls[4] = "   ";
-	int64 member = crm_member_id(rules->workspace);
-	SavedRole saved;
-	bool isnull;
-	int64 count;
-
-	values[0] = Int64GetDatum(member);
-	nulls[0] = member == 0 ? 'n' : ' ';
-	values[1] = CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), true));
-	values[2] = TimestampTzGetDatum(crm_now() - USECS_PER_MINUTE);
-	SPI_connect();
-	crm_check_become(&saved, rules->owner);
-	crm_check_run(
-		psprintf("SELECT pg_catalog.count(*) FROM %s.duplicate_log AS l "
-				 "WHERE l.event OPERATOR(pg_catalog.=) 'check' "
-				 "AND l.created_at OPERATOR(pg_catalog.>) $3 "
-				 "AND CASE WHEN $1 IS NULL THEN l.member_id IS NULL AND l.login_role "
-				 "OPERATOR(pg_catalog.=) $2 ELSE l.member_id OPERATOR(pg_catalog.=) $1 END",
-				 rules->schema),
-		3, types, values, nulls, true, SPI_OK_SELECT);
-	crm_check_return(&saved);
-	count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	SPI_finish();
-	return count;
-}
-
-typedef struct Masked
-{
-	char *team;
-	char *claim_state;
-	char *next_step;
-} Masked;
-
-/* Of a record that the person cannot see: where to turn. */
+/* What was found of nrows records: decisions about it, and who can see it. */
 static void
-crm_check_masked(const DuplicateRules *rules, Relation rel, int64 id, Masked *masked)
+crm_check_resolve(const DuplicateRules *rules, Relation rel, const DuplicateSearch *search,
+				  const int64 *id, int nrows)
 {
-	Oid types[4] = {REGNAMESPACEOID, TEXTOID, REGCLASSOID, INT8OID};
-	Datum values[4];
-	SavedRole saved;
-	MemoryContext context = CurrentMemoryContext;
-	MemoryContext old;
+	int total = 0, at = 0;
+	Datum *own, *other;
+	DuplicateFound **found;
 
-	values[0] = ObjectIdGetDatum(rules->workspace);
-	values[1] = CStringGetTextDatum(rules->kind);
-	values[2] = ObjectIdGetDatum(RelationGetRelid(rel));
-	values[3] = Int64GetDatum(id);
-	SPI_connect();
-	crm_check_become(&saved, rules->owner);
-	crm_check_run("SELECT o.team, o.claim_state, o.next_step "
-				  "FROM crm._duplicate_owner($1, $2, $3, $4) AS o",
-				  4, types, values, NULL, true, SPI_OK_SELECT);
-	crm_check_return(&saved);
-	old = MemoryContextSwitchTo(context);
-	masked->team = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-	masked->claim_state = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
-	masked->next_step = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3);
-	MemoryContextSwitchTo(old);
-	SPI_finish();
-}
+	for (int i = 0; i < nrows; i++)
+	{
+		int n;
 
-/* Writes a line of duplicate_log, as its owner. */
-static void
-crm_check_log(const DuplicateRules *rules, const char *event, const char *rule, int64 id,
-			  const Found *found, int n, const char *reason)
-{
-	Oid types[8] = {TEXTOID, TEXTOID, INT8OID, TEXTOID, INT8ARRAYOID, TEXTOID, INT8OID, TEXTOID};
-	Datum values[8] = {0};
-	char nulls[9] = "        ";
-	int64 member = crm_member_id(rules->workspace);
-	SavedRole saved;
+		(void) crm_duplicate_found(search, i, &n);
+		total += n;
+	}
+	if (total == 0)
+		return;
+	own = palloc(sizeof(Datum) * total);
+	other = palloc(sizeof(Datum) * total);
+	found = palloc(sizeof(DuplicateFound *) * total);
+	for (int i = 0; i < nrows; i++)
+	{
+		int n;
+		DuplicateFound *f = crm_duplicate_found(search, i, &n);
 
-	values[0] = CStringGetTextDatum(event);
-	values[1] = CStringGetTextDatum(rules->kind);
-	values[2] = Int64GetDatum(id);
-	nulls[2] = id == 0 ? 'n' : ' ';
-	if (rule != NULL)
-		values[3] = CStringGetTextDatum(rule);
-	nulls[3] = rule == NULL ? 'n' : ' ';
-	values[4] = PointerGetDatum(crm_check_ids(found, n));
-	if (reason != NULL)
-		values[5] = CStringGetTextDatum(reason);
-	nulls[5] = reason == NULL ? 'n' : ' ';
-	values[6] = Int64GetDatum(member);
-	nulls[6] = member == 0 ? 'n' : ' ';
-	values[7] = CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), true));
-	SPI_connect();
-	crm_check_become(&saved, rules->owner);
-	crm_check_run(psprintf("INSERT INTO %s.duplicate_log (event, kind, record_id, rule, matches, "
-						   "reason, member_id, login_role) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-						   rules->schema),
-				  8, types, values, nulls, false, SPI_OK_INSERT);
-	crm_check_return(&saved);
-	SPI_finish();
+		for (int k = 0; k < n; k++)
+		{
+			own[at] = Int64GetDatum(id[i]);
+			other[at] = Int64GetDatum(f[k].id);
+			found[at++] = &f[k];
+		}
+	}
+	crm_check_decided(rules, own, other, found, total);
+	crm_check_visible(rules, rel, other, found, total);
 }
 
 /* ---------------------------------------------------------------------
@@ -517,118 +204,68 @@ crm_check_log(const DuplicateRules *rules, const char *event, const char *rule, 
  * ---------------------------------------------------------------------
  */
 
-/* The first compared value of a row, in quotes, to name it by. */
-static char *
-crm_check_label(const DuplicateRules *rules, TupleTableSlot *slot)
+typedef struct StatementRow
 {
-	for (int i = 0; i < rules->columns->ncolumns; i++)
-	{
-		bool isnull;
-		Datum datum = slot_getattr(slot, rules->columns->attnum[i], &isnull);
-		MatchValue value;
-		int len;
+	int64 id;
+	int64 number;
+} StatementRow;
 
-		if (isnull || !crm_match_value(datum, rules->columns->type[i], &value))
-			continue;
-		len = pg_mbcliplen(value.data, value.len, SHOWN_LABEL);
-		return psprintf(" \"%s%s\"", pnstrdup(value.data, len), len < value.len ? "..." : "");
-	}
-	return "";
+static int
+crm_cmp_statement_row(const void *a, const void *b)
+{
+	int64 x = ((const StatementRow *) a)->id;
+	int64 y = ((const StatementRow *) b)->id;
+
+	return x < y ? -1 : x > y;
 }
 
-/* "name exact, phone exact": the evidence for it. */
-static char *
-crm_check_evidence(Jsonb *reasons)
+/* The number of the statement's row with an id; 0 if it wrote none. */
+static int64
+crm_check_number(CheckState *state, int64 id)
 {
-	StringInfoData text;
-	uint32 n = JB_ROOT_COUNT(reasons);
+	StatementRow wanted = {id, 0};
+	StatementRow *row;
 
-	initStringInfo(&text);
-	for (uint32 i = 0; i < n; i++)
+	if (state->nrows < 2)
+		return 0;
+	if (!state->sorted)
 	{
-		JsonbValue *reason = getIthJsonbValueFromContainer(&reasons->root, i);
-		JsonbValue *field, *level, *weight;
-
-		if (reason == NULL || reason->type != jbvBinary)
-			continue;
-		field = getKeyJsonValueFromContainer(reason->val.binary.data, "field", 5, NULL);
-		level = getKeyJsonValueFromContainer(reason->val.binary.data, "level", 5, NULL);
-		weight = getKeyJsonValueFromContainer(reason->val.binary.data, "weight", 6, NULL);
-		if (field == NULL || level == NULL || weight == NULL || field->type != jbvString ||
-			level->type != jbvString || weight->type != jbvNumeric ||
-			DatumGetFloat8(
-				DirectFunctionCall1(numeric_float8, NumericGetDatum(weight->val.numeric))) <= 0)
-			continue;
-		appendStringInfo(&text, "%s%s %s", text.len > 0 ? ", " : "",
-						 pnstrdup(field->val.string.val, field->val.string.len),
-						 pnstrdup(level->val.string.val, level->val.string.len));
+		qsort(state->row, state->nrows, sizeof(StatementRow), crm_cmp_statement_row);
+		state->sorted = true;
 	}
-	return text.data;
+	row = bsearch(&wanted, state->row, state->nrows, sizeof(StatementRow), crm_cmp_statement_row);
+	return row == NULL ? 0 : row->number;
 }
 
-/* Matches that a rule speaks of: certain enough and, where it says so, visible. */
-static Found *
-crm_check_matches(const DuplicateRule *rule, const Found *found, int n, int *nmatches)
+/*
+ * Matches that a rule speaks of: certain enough, not told apart and, where it says
+ * so, visible.  Of twins in one statement, the later is to blame.
+ */
+static DuplicateFound *
+crm_check_matches(CheckState *state, int which, const DuplicateRow *row,
+				  const DuplicateFound *found, int n, int *nmatches)
 {
-	Found *matches = palloc(sizeof(Found) * Max(n, 1));
+	const DuplicateRule *rule = &state->rules->rule[which];
+	DuplicateFound *matches = palloc(sizeof(DuplicateFound) * Max(n, 1));
 
 	*nmatches = 0;
 	for (int i = 0; i < n; i++)
-		if (found[i].score >= rule->threshold && (found[i].visible || !rule->visible_only))
-			matches[(*nmatches)++] = found[i];
+	{
+		int64 number;
+
+		if (found[i].score < rule->threshold || found[i].decided ||
+			(!found[i].visible && rule->visible_only))
+			continue;
+		number = crm_check_number(state, found[i].id);
+		if (number > row->number && (state->applies[number - 1] & (UINT64CONST(1) << which)) != 0)
+			continue;
+		matches[(*nmatches)++] = found[i];
+	}
 	return matches;
 }
 
 static void
-crm_check_block(CheckState *state, const DuplicateRule *rule, const Found *matches, int n)
-{
-	const DuplicateRules *rules = state->rules;
-	Relation rel = state->trigdata->tg_relation;
-	char *label = crm_check_label(rules, state->new_slot);
-	const Found *best = &matches[0];
-	Masked masked = {0};
-
-	for (int i = 0; i < n; i++)
-		if (matches[i].visible)
-		{
-			best = &matches[i];
-			break;
-		}
-	if (best->visible)
-		ereport(ERROR,
-				(errcode(ERRCODE_CRM_DUPLICATE),
-				 errmsg("%s%s already exists as %s " INT64_FORMAT, rules->kind, label, rules->kind,
-						best->id),
-				 errdetail("Both mean the same with probability %.4f: %s (rule \"%s\").",
-						   best->score, crm_check_evidence(best->reasons), rule->name),
-				 best->own ? errhint("This transaction wrote both.")
-				 : rule->allow_override
-					 ? errhint("Use the %s there is, or give a reason in crm.duplicate_override.",
-							   rules->kind)
-					 : errhint("Use the %s there is.", rules->kind),
-				 errtable(rel), err_generic_string(PG_DIAG_CONSTRAINT_NAME, rule->name)));
-	if (crm_check_take(rules))
-		crm_check_masked(rules, rel, best->id, &masked);
-	ereport(
-		LOG_SERVER_ONLY,
-		(errmsg("duplicate rule \"%s\" of workspace %s refused a row: the same as %s " INT64_FORMAT
-				", which member " INT64_FORMAT " cannot see",
-				rule->name, rules->schema, rules->kind, best->id,
-				crm_member_id(rules->workspace))));
-	ereport(ERROR, (errcode(ERRCODE_CRM_DUPLICATE),
-					errmsg("%s%s already exists where you cannot see it", rules->kind, label),
-					masked.team != NULL ? errdetail("It belongs to team \"%s\" (rule \"%s\").",
-													masked.team, rule->name)
-					: masked.claim_state != NULL
-						? errdetail("It is %s (rule \"%s\").", masked.claim_state, rule->name)
-						: errdetail("Rule \"%s\" keeps it from being entered twice.", rule->name),
-					errhint("%s", masked.next_step ? masked.next_step
-												   : "Ask an administrator of the workspace."),
-					errtable(rel), err_generic_string(PG_DIAG_CONSTRAINT_NAME, rule->name)));
-}
-
-static void
-crm_check_record_pairs(const DuplicateRules *rules, int64 id, const Found *matches, int n)
+crm_check_record_pairs(const DuplicateRules *rules, int64 id, const DuplicateFound *matches, int n)
 {
 	Oid types[5] = {TEXTOID, INT8OID, INT8OID, FLOAT4OID, JSONBOID};
 	char *sql =
@@ -637,10 +274,10 @@ crm_check_record_pairs(const DuplicateRules *rules, int64 id, const Found *match
 				 "SET score = excluded.score, reasons = excluded.reasons "
 				 "WHERE p.state OPERATOR(pg_catalog.=) 'open'",
 				 rules->schema);
-	SavedRole saved;
+	DuplicateRole saved;
 
 	SPI_connect();
-	crm_check_become(&saved, rules->owner);
+	crm_duplicate_become(&saved, rules->owner);
 	for (int i = 0; i < n; i++)
 	{
 		Datum values[5];
@@ -650,40 +287,10 @@ crm_check_record_pairs(const DuplicateRules *rules, int64 id, const Found *match
 		values[2] = Int64GetDatum(Max(id, matches[i].id));
 		values[3] = Float4GetDatum(matches[i].score);
 		values[4] = JsonbPGetDatum(matches[i].reasons);
-		crm_check_run(sql, 5, types, values, NULL, false, SPI_OK_INSERT);
+		crm_duplicate_query(sql, 5, types, values, NULL, false, SPI_OK_INSERT);
 	}
-	crm_check_return(&saved);
+	crm_duplicate_return(&saved);
 	SPI_finish();
-}
-
-static void
-crm_check_warn(CheckState *state, const DuplicateRule *rule, const Found *matches, int n)
-{
-	const DuplicateRules *rules = state->rules;
-	StringInfoData ids;
-	int nvisible = 0;
-
-	if (++state->warnings > MAX_WARNINGS)
-		return;
-	initStringInfo(&ids);
-	for (int i = 0; i < n; i++)
-		if (matches[i].visible && ++nvisible <= SHOWN_IDS)
-			appendStringInfo(&ids, "%s" INT64_FORMAT, nvisible > 1 ? ", " : "", matches[i].id);
-	if (nvisible > SHOWN_IDS)
-		appendStringInfo(&ids, " and %d more", nvisible - SHOWN_IDS);
-	if (nvisible == 0)
-		ereport(WARNING,
-				(errcode(ERRCODE_CRM_POSSIBLE_DUPLICATE),
-				 errmsg("%s%s may already exist where you cannot see it", rules->kind,
-						crm_check_label(rules, state->new_slot)),
-				 errdetail("Rule \"%s\" found it.", rule->name),
-				 errhint("Function check_duplicate() of the workspace tells where to turn.")));
-	else
-		ereport(WARNING,
-				(errcode(ERRCODE_CRM_POSSIBLE_DUPLICATE),
-				 errmsg("%s%s may already exist as %s %s", rules->kind,
-						crm_check_label(rules, state->new_slot), rules->kind, ids.data),
-				 errdetail("Probability %.4f (rule \"%s\").", matches[0].score, rule->name)));
 }
 
 /* The reason given for storing duplicates, NULL if there is none. */
@@ -771,6 +378,7 @@ static uint64
 crm_check_applies(CheckState *state)
 {
 	uint64 result = 0;
+	ErrorContextCallback callback = {NULL, crm_duplicate_rule_context, NULL};
 
 	for (int i = 0; i < state->rules->nrules; i++)
 	{
@@ -792,9 +400,13 @@ crm_check_applies(CheckState *state)
 					ExecInitExpr(expression_planner((Expr *) copyObject(rule->condition)), NULL);
 				MemoryContextSwitchTo(old);
 			}
+			callback.arg = rule->name;
+			callback.previous = error_context_stack;
+			error_context_stack = &callback;
 			state->econtext->ecxt_innertuple = state->old_slot;
 			state->econtext->ecxt_outertuple = state->new_slot;
 			value = ExecEvalExprSwitchContext(state->condition[i], state->econtext, &isnull);
+			error_context_stack = callback.previous;
 			ResetExprContext(state->econtext);
 			if (isnull || !DatumGetBool(value))
 				continue;
@@ -813,7 +425,6 @@ crm_check_prepare(CheckState *state)
 {
 	DuplicateLocks *locks =
 		crm_duplicate_locks(state->trigdata->tg_relation, state->trigdata->tg_trigger->tgfoid);
-	int64 allocated = 16;
 	uint64 all = 0, blocking = 0;
 	MemoryContext row_context =
 		AllocSetContextCreate(CurrentMemoryContext, "crm duplicate row", ALLOCSET_DEFAULT_SIZES);
@@ -821,11 +432,14 @@ crm_check_prepare(CheckState *state)
 	for (int i = 0; i < state->rules->nrules; i++)
 		if (state->rules->rule[i].action == DUPLICATE_BLOCK)
 			blocking |= UINT64CONST(1) << i;
-	state->applies = palloc(sizeof(uint64) * allocated);
+	state->allocated = 16;
+	state->applies = palloc(sizeof(uint64) * state->allocated);
+	state->row = palloc(sizeof(StatementRow) * state->allocated);
 	while (crm_check_next(state))
 	{
 		MemoryContext old = MemoryContextSwitchTo(row_context);
 		uint64 applies = crm_check_applies(state);
+		bool isnull;
 
 		if ((applies & blocking) != 0)
 		{
@@ -836,11 +450,15 @@ crm_check_prepare(CheckState *state)
 		}
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(row_context);
-		if (state->nrows == allocated)
+		if (state->nrows == state->allocated)
 		{
-			allocated *= 2;
-			state->applies = repalloc_huge(state->applies, sizeof(uint64) * allocated);
+			state->allocated *= 2;
+			state->applies = repalloc_huge(state->applies, sizeof(uint64) * state->allocated);
+			state->row = repalloc_huge(state->row, sizeof(StatementRow) * state->allocated);
 		}
+		state->row[state->nrows].id = crm_duplicate_id(
+			slot_getattr(state->new_slot, state->rules->id_att, &isnull), state->rules->id_type);
+		state->row[state->nrows].number = state->nrows + 1;
 		state->applies[state->nrows++] = applies;
 		all |= applies;
 	}
@@ -850,62 +468,145 @@ crm_check_prepare(CheckState *state)
 	return all != 0;
 }
 
-static void
-crm_check_row(CheckState *state, uint64 applies)
+/* Applies the rules to a row; false if enough rows were refused. */
+static bool
+crm_check_row(CheckState *state, DuplicateTold *told, const DuplicateRow *row,
+			  const DuplicateFound *found, int n)
 {
 	const DuplicateRules *rules = state->rules;
-	Relation rel = state->trigdata->tg_relation;
+	char *override = crm_check_override();
+
+	for (int i = 0; i < rules->nrules; i++)
+	{
+		const DuplicateRule *rule = &rules->rule[i];
+		DuplicateFound *matches;
+		int nmatches;
+
+		if ((state->applies[row->number - 1] & (UINT64CONST(1) << i)) == 0)
+			continue;
+		matches = crm_check_matches(state, i, row, found, n, &nmatches);
+		if (nmatches == 0)
+			continue;
+		if (rule->action == DUPLICATE_BLOCK && (override == NULL || !rule->allow_override))
+			return crm_duplicate_told_block(told, rule, row, matches, nmatches);
+		if (crm_duplicate_told_any(told))
+			continue; /* nothing of the statement stays */
+		switch (rule->action)
+		{
+			case DUPLICATE_BLOCK:
+				crm_duplicate_log(rules, "override", rule->name, row->id, matches, nmatches,
+								  override);
+				break;
+			case DUPLICATE_WARN:
+				crm_duplicate_told_warn(told, rule, row, matches, nmatches);
+				crm_check_record_pairs(rules, row->id, matches, nmatches);
+				break;
+			case DUPLICATE_RECORD:
+				crm_check_record_pairs(rules, row->id, matches, nmatches);
+				break;
+		}
+	}
+	return true;
+}
+
+/* The least threshold of the rules in a set. */
+static float4
+crm_check_threshold(const DuplicateRules *rules, uint64 applies)
+{
 	float4 threshold = 1;
-	bool isnull;
-	int64 id = crm_check_id(slot_getattr(state->new_slot, rules->id_att, &isnull), rules->id_type);
-	Found *found;
-	int n;
-	char *override;
 
 	for (int i = 0; i < rules->nrules; i++)
 		if ((applies & (UINT64CONST(1) << i)) != 0)
 			threshold = Min(threshold, rules->rule[i].threshold);
-	found = crm_check_find(rules, rel, crm_check_record(rules, state->new_slot, id), threshold, &n);
-	if (n > 0)
-		crm_check_decided(rules, id, found, &n);
-	if (n == 0)
-		return;
-	crm_check_visible(rules, rel, found, n);
-	override = crm_check_override();
-	for (int i = 0; i < rules->nrules; i++)
-	{
-		const DuplicateRule *rule = &rules->rule[i];
-		Found *matches;
-		int nmatches;
+	return threshold;
+}
 
-		if ((applies & (UINT64CONST(1) << i)) == 0)
+/* Looks up the next rows of the statement, from *number on; false after the last. */
+static bool
+crm_check_chunk(CheckState *state, DuplicateTold *told, int64 *number)
+{
+	const DuplicateRules *rules = state->rules;
+	Relation rel = state->trigdata->tg_relation;
+	DuplicateSearch *search = crm_duplicate_search(rules, rel);
+	int size = (int) Min(state->nrows - *number, CHUNK_ROWS);
+	MinimalTuple *tuple = palloc(sizeof(MinimalTuple) * Max(size, 1));
+	DuplicateRow *row = palloc(sizeof(DuplicateRow) * Max(size, 1));
+	int64 *id = palloc(sizeof(int64) * Max(size, 1));
+	TupleTableSlot *slot;
+	int n = 0;
+	bool more = true;
+
+	while (n < size && (more = *number < state->nrows && crm_check_next(state)))
+	{
+		uint64 applies = state->applies[(*number)++];
+		MatchValue values[MATCH_NROLES] = {0};
+		bool isnull;
+
+		if (applies == 0)
 			continue;
-		matches = crm_check_matches(rule, found, n, &nmatches);
-		if (nmatches == 0)
-			continue;
-		switch (rule->action)
-		{
-			case DUPLICATE_BLOCK:
-				if (override == NULL || !rule->allow_override)
-					crm_check_block(state, rule, matches, nmatches);
-				crm_check_log(rules, "override", rule->name, id, matches, nmatches, override);
-				break;
-			case DUPLICATE_RECORD:
-				crm_check_record_pairs(rules, id, matches, nmatches);
-				break;
-			case DUPLICATE_WARN:
-				crm_check_warn(state, rule, matches, nmatches);
-				break;
-		}
+		id[n] =
+			crm_duplicate_id(slot_getattr(state->new_slot, rules->id_att, &isnull), rules->id_type);
+		row[n].number = *number;
+		row[n].id = id[n];
+		tuple[n] = ExecCopySlotMinimalTuple(state->new_slot);
+		crm_match_slot_values(rules->columns, state->new_slot, values);
+		crm_duplicate_search_add(search, values, id[n], crm_check_threshold(rules, applies));
+		n++;
 	}
+	crm_duplicate_search_run(search);
+	crm_check_resolve(rules, rel, search, id, n);
+
+	slot = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsMinimalTuple);
+	for (int i = 0; i < n && more; i++)
+	{
+		int nfound;
+		DuplicateFound *found = crm_duplicate_found(search, i, &nfound);
+
+		if (nfound == 0)
+			continue;
+		ExecStoreMinimalTuple(tuple[i], slot, false);
+		row[i].slot = slot;
+		more = crm_check_row(state, told, &row[i], found, nfound);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	return more;
+}
+
+/* Second pass: the rows that rules apply to are looked up, many together. */
+static void
+crm_check_rows(CheckState *state)
+{
+	DuplicateTold *told =
+		crm_duplicate_told(state->rules, state->trigdata->tg_relation, state->nrows);
+	MemoryContext chunk_context =
+		AllocSetContextCreate(CurrentMemoryContext, "crm duplicate rows", ALLOCSET_DEFAULT_SIZES);
+	Snapshot snapshot;
+	int64 number = 0;
+	bool more = true;
+
+	/* What the statement wrote is to be seen, and what others committed before we had the locks. */
+	CommandCounterIncrement();
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	PushActiveSnapshot(snapshot);
+	crm_check_rewind(state);
+	while (more && number < state->nrows)
+	{
+		MemoryContext old = MemoryContextSwitchTo(chunk_context);
+
+		more = crm_check_chunk(state, told, &number);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(chunk_context);
+	}
+	PopActiveSnapshot();
+	UnregisterSnapshot(snapshot);
+	MemoryContextDelete(chunk_context);
+	crm_duplicate_told_end(told);
 }
 
 static void
 crm_check_statement(CheckState *state)
 {
 	Relation rel = state->trigdata->tg_relation;
-	MemoryContext row_context;
-	Snapshot snapshot;
 
 	state->new_slot = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsMinimalTuple);
 	state->new_pointer =
@@ -923,34 +624,8 @@ crm_check_statement(CheckState *state)
 	}
 	state->econtext = CreateStandaloneExprContext();
 	crm_check_rewind(state);
-
 	if (crm_check_prepare(state))
-	{
-		/* What the statement wrote is to be seen, and what others committed before we had the
-		 * locks. */
-		CommandCounterIncrement();
-		snapshot = RegisterSnapshot(GetLatestSnapshot());
-		PushActiveSnapshot(snapshot);
-		row_context = AllocSetContextCreate(CurrentMemoryContext, "crm duplicate row",
-											ALLOCSET_DEFAULT_SIZES);
-		crm_check_rewind(state);
-		for (int64 i = 0; i < state->nrows && crm_check_next(state); i++)
-			if (state->applies[i] != 0)
-			{
-				MemoryContext old = MemoryContextSwitchTo(row_context);
-
-				crm_check_row(state, state->applies[i]);
-				MemoryContextSwitchTo(old);
-				MemoryContextReset(row_context);
-			}
-		MemoryContextDelete(row_context);
-		PopActiveSnapshot();
-		UnregisterSnapshot(snapshot);
-		if (state->warnings > MAX_WARNINGS)
-			ereport(WARNING, (errcode(ERRCODE_CRM_POSSIBLE_DUPLICATE),
-							  errmsg(INT64_FORMAT " more rows may already exist",
-									 state->warnings - MAX_WARNINGS)));
-	}
+		crm_check_rows(state);
 	FreeExprContext(state->econtext, true);
 	ExecDropSingleTupleTableSlot(state->old_slot);
 	ExecDropSingleTupleTableSlot(state->new_slot);
@@ -1021,62 +696,56 @@ crm_check_duplicate(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Relation rel;
 	DuplicateRules *rules;
-	float4 threshold = 1;
-	Found *found;
-	int n, limit;
+	MatchValue values[MATCH_NROLES] = {0};
+	int64 id = 0;
+	DuplicateSearch *search;
+	DuplicateFound *found;
+	int n;
 	int hidden = 0;
 	Snapshot snapshot;
 
 	InitMaterializedSRF(fcinfo, 0);
 	rel = crm_table_open(PG_GETARG_OID(3), AccessShareLock);
 	rules = crm_duplicate_table(rel, workspace, kind);
-	limit = crm_check_limit(rules);
-	if (!crm_check_take(rules) || (limit >= 0 && crm_check_count(rules) >= limit))
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("too many checks for duplicates"),
-				 errdetail("Setting duplicate_checks_per_minute of the workspace limits them "
-						   "to %d a minute.",
-						   limit),
-				 errhint("Wait a minute.")));
-	for (int i = 0; i < rules->nrules; i++)
-		threshold = Min(threshold, rules->rule[i].threshold);
-	if (rules->nrules == 0)
-		threshold = DEFAULT_CHECK;
-
+	crm_duplicate_spend(rules);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	PushActiveSnapshot(snapshot);
-	found = crm_check_find(rules, rel, record, threshold, &n);
-	if (n > 0)
-		crm_check_visible(rules, rel, found, n);
+	crm_match_json_values(record, rules->columns, values);
+	search = crm_duplicate_search(rules, rel);
+	crm_duplicate_search_add(search, values, id,
+							 rules->nrules == 0 ? DEFAULT_CHECK
+												: crm_check_threshold(rules, PG_UINT64_MAX));
+	crm_duplicate_search_run(search);
+	crm_check_resolve(rules, rel, search, &id, 1);
+	found = crm_duplicate_found(search, 0, &n);
 	for (int i = 0; i < n; i++)
 	{
-		Datum values[6] = {0};
+		Datum out[6] = {0};
 		bool nulls[6] = {false, true, true, true, true, true};
-		Masked masked = {0};
+		DuplicateMasked masked = {0};
 
-		values[0] = BoolGetDatum(found[i].visible);
+		out[0] = BoolGetDatum(found[i].visible);
 		if (found[i].visible)
 		{
-			values[1] = Int64GetDatum(found[i].id);
-			values[2] = Float4GetDatum(found[i].score);
+			out[1] = Int64GetDatum(found[i].id);
+			out[2] = Float4GetDatum(found[i].score);
 			nulls[1] = nulls[2] = false;
 		}
-		crm_check_masked(rules, rel, found[i].id, &masked);
+		crm_duplicate_masked(rules, rel, found[i].id, &masked);
 		if (masked.team != NULL)
-			values[3] = CStringGetTextDatum(masked.team);
+			out[3] = CStringGetTextDatum(masked.team);
 		nulls[3] = masked.team == NULL;
-		values[4] = CStringGetTextDatum(masked.claim_state);
+		out[4] = CStringGetTextDatum(masked.claim_state);
 		nulls[4] = false;
 		hidden += !found[i].visible;
 		if (!found[i].visible)
-			values[5] = CStringGetTextDatum(masked.next_step);
+			out[5] = CStringGetTextDatum(masked.next_step);
 		nulls[5] = found[i].visible;
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, out, nulls);
 	}
 	PopActiveSnapshot();
 	UnregisterSnapshot(snapshot);
-	crm_check_log(rules, "check", NULL, 0, found, n, NULL);
+	crm_duplicate_log(rules, "check", NULL, 0, found, n, NULL);
 	/* duplicate_log forgets with the transaction, the server's log does not. */
 	if (hidden > 0)
 		ereport(LOG_SERVER_ONLY,

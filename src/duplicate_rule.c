@@ -185,7 +185,8 @@ crm_duplicate_fields(Relation rel, const char *rule, Datum array)
 	return result;
 }
 
-static void
+/* For errors in the condition of the rule named. */
+void
 crm_duplicate_rule_context(void *arg)
 {
 	errcontext("condition of duplicate rule \"%s\"", (const char *) arg);

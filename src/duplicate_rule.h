@@ -4,12 +4,14 @@
  *		another.
  *
  * duplicate_rule.c reads and keeps the rules of a table, duplicate_check.c holds
- * writes to them, duplicate_lock.c keeps two writers of the same apart.
+ * writes to them, duplicate_find.c searches, duplicate_told.c tells people,
+ * duplicate_lock.c keeps two writers of the same apart.
  */
 #ifndef CRM_DUPLICATE_RULE_H
 #define CRM_DUPLICATE_RULE_H
 
 #include "commands/trigger.h"
+#include "executor/tuptable.h"
 #include "nodes/bitmapset.h"
 #include "nodes/pg_list.h"
 #include "utils/rel.h"
@@ -70,6 +72,82 @@ extern void crm_duplicate_rules_unpin(DuplicateRules *rules);
 extern DuplicateRules *crm_duplicate_table(Relation rel, Oid workspace, const char *kind);
 
 extern AttrNumber crm_duplicate_id_column(Relation rel, Oid *type);
+extern void crm_duplicate_rule_context(void *arg);
+
+/* duplicate_find.c: the records that mean the same as given ones */
+
+typedef struct DuplicateFound
+{
+	int64 id;
+	float4 score; /* probability */
+	Jsonb *reasons;
+	bool visible; /* for the caller of the search to find out */
+	bool own;	  /* written by this transaction; the same */
+	bool decided; /* told apart; the same */
+} DuplicateFound;
+
+typedef struct DuplicateSearch DuplicateSearch;
+
+/* In the current context, for records that are looked up together. */
+extern DuplicateSearch *crm_duplicate_search(const DuplicateRules *rules, Relation rel);
+/* A record: what is compared, its id (0 = it has none), and the probability from which another
+ * counts. */
+extern void crm_duplicate_search_add(DuplicateSearch *search, const MatchValue values[MATCH_NROLES],
+									 int64 id, float4 threshold);
+/* Looks all of them up with the active snapshot, in the whole table, whoever may see it. */
+extern void crm_duplicate_search_run(DuplicateSearch *search);
+/* What was found of the record added as number (from 0), best first. */
+extern DuplicateFound *crm_duplicate_found(const DuplicateSearch *search, int number, int *n);
+extern int64 crm_duplicate_id(Datum value, Oid type);
+
+/* duplicate_told.c: what people are told of it */
+
+#define ERRCODE_CRM_DUPLICATE		   ERRCODE_CRM('D', '0', '1')
+#define ERRCODE_CRM_POSSIBLE_DUPLICATE ERRCODE_CRM('D', '0', '2')
+
+/* A row that was written. */
+typedef struct DuplicateRow
+{
+	int64 number; /* in its statement, from 1 */
+	int64 id;
+	TupleTableSlot *slot;
+} DuplicateRow;
+
+typedef struct DuplicateMasked
+{
+	char *team;
+	char *claim_state; /* NULL = not to be told */
+	char *next_step;
+} DuplicateMasked;
+
+typedef struct DuplicateTold DuplicateTold;
+
+/* Of a statement of so many rows; in the current context. */
+extern DuplicateTold *crm_duplicate_told(const DuplicateRules *rules, Relation rel, int64 nrows);
+extern bool crm_duplicate_told_block(DuplicateTold *told, const DuplicateRule *rule,
+									 const DuplicateRow *row, const DuplicateFound *matches, int n);
+extern void crm_duplicate_told_warn(DuplicateTold *told, const DuplicateRule *rule,
+									const DuplicateRow *row, const DuplicateFound *matches, int n);
+extern bool crm_duplicate_told_any(const DuplicateTold *told);
+extern void crm_duplicate_told_end(DuplicateTold *told);
+
+extern void crm_duplicate_spend(const DuplicateRules *rules);
+extern void crm_duplicate_masked(const DuplicateRules *rules, Relation rel, int64 id,
+								 DuplicateMasked *masked);
+extern void crm_duplicate_log(const DuplicateRules *rules, const char *event, const char *rule,
+							  int64 id, const DuplicateFound *found, int n, const char *reason);
+
+/* Acting as somebody else, and a statement that must do as expected. */
+typedef struct DuplicateRole
+{
+	Oid user;
+	int context;
+} DuplicateRole;
+
+extern void crm_duplicate_become(DuplicateRole *saved, Oid role);
+extern void crm_duplicate_return(const DuplicateRole *saved);
+extern void crm_duplicate_query(const char *sql, int nargs, Oid *types, Datum *values,
+								const char *nulls, bool read_only, int expected);
 
 /* duplicate_lock.c */
 typedef struct DuplicateLocks DuplicateLocks;

@@ -4,10 +4,10 @@
  *
  * A search weighs rows by the keys they share with a record.  GIN's own scan
  * tells only which rows pass a condition, so the posting lists are read here:
- * down the entry tree once a key, then the list in the entry or the leaves of
- * the posting tree, as ginget.c does.  Rows that are still in the list of
- * pending entries are read first, because entries move from there into the
- * tree: a row may be told twice, never missed.
+ * down the entry tree once a key (or a leaf, for keys in its order), then the list in the entry or
+ *the leaves of the posting tree, as ginget.c does.  Rows that are still in the list of pending
+ *entries are read first, because entries move from there into the tree: a row may be told twice,
+ *never missed.
  *
  * What is told may be dead or invisible; the caller fetches rows with an MVCC
  * snapshot, to which it does not matter if one is vacuumed and its place taken
@@ -32,6 +32,10 @@ struct MatchPostings
 	Relation index;
 	Snapshot snapshot;
 	GinState state;
+	/* where the last key was looked up */
+	GinBtreeData btree;
+	GinBtreeStack *stack; /* NULL = nowhere; the leaf is pinned */
+	int32 key;
 };
 
 MatchPostings *
@@ -42,6 +46,7 @@ crm_postings_begin(Relation index, Snapshot snapshot)
 	postings->index = index;
 	postings->snapshot = snapshot;
 	initGinState(&postings->state, index);
+	postings->stack = NULL;
 	return postings;
 }
 
@@ -126,15 +131,60 @@ crm_postings_pending(MatchPostings *postings, MatchPosting *list, int n)
 }
 
 static void
+crm_postings_leave(MatchPostings *postings)
+{
+	if (postings->stack != NULL)
+		freeGinBtreeStack(postings->stack);
+	postings->stack = NULL;
+}
+
+/*
+ * Share-locks the leaf of a key.  That of the key before is tried first, which
+ * saves the descent when many keys are looked up in their order.  A key above
+ * one that was on the page is on it, unless it is above the page's last: entries
+ * move to the right only, no page of entries is ever removed, and a root that
+ * was a leaf may be one no more.
+ */
+static GinBtreeStack *
+crm_postings_leaf(MatchPostings *postings, int32 key)
+{
+	if (postings->stack != NULL && key > postings->key)
+	{
+		Page page = BufferGetPage(postings->stack->buffer);
+		OffsetNumber last;
+
+		LockBuffer(postings->stack->buffer, GIN_SHARE);
+		last = PageGetMaxOffsetNumber(page);
+		if (GinPageIsLeaf(page) && last >= FirstOffsetNumber)
+		{
+			GinNullCategory category;
+			Datum most = gintuple_get_key(&postings->state,
+										  (IndexTuple) PageGetItem(page, PageGetItemId(page, last)),
+										  &category);
+
+			if (category != GIN_CAT_NORM_KEY || key <= DatumGetInt32(most))
+			{
+				postings->btree.entryKey = Int32GetDatum(key);
+				postings->key = key;
+				return postings->stack;
+			}
+		}
+		LockBuffer(postings->stack->buffer, GIN_UNLOCK);
+	}
+	crm_postings_leave(postings);
+	ginPrepareEntryScan(&postings->btree, FirstOffsetNumber, Int32GetDatum(key), GIN_CAT_NORM_KEY,
+						&postings->state);
+	postings->stack = CRM_GIN_FIND_LEAF(&postings->btree, postings->snapshot);
+	postings->key = key;
+	return postings->stack;
+}
+
+static void
 crm_posting_look_up(MatchPostings *postings, MatchPosting *posting)
 {
-	GinBtreeData btree;
-	GinBtreeStack *stack;
+	GinBtreeStack *stack = crm_postings_leaf(postings, (int32) posting->key);
 
-	ginPrepareEntryScan(&btree, FirstOffsetNumber, Int32GetDatum((int32) posting->key),
-						GIN_CAT_NORM_KEY, &postings->state);
-	stack = CRM_GIN_FIND_LEAF(&btree, postings->snapshot);
-	if (btree.findItem(&btree, stack))
+	if (postings->btree.findItem(&postings->btree, stack))
 	{
 		Page page = BufferGetPage(stack->buffer);
 		IndexTuple tuple = (IndexTuple) PageGetItem(page, PageGetItemId(page, stack->off));
@@ -162,7 +212,6 @@ crm_posting_look_up(MatchPostings *postings, MatchPosting *posting)
 	else
 		PredicateLockPage(postings->index, BufferGetBlockNumber(stack->buffer), postings->snapshot);
 	LockBuffer(stack->buffer, GIN_UNLOCK);
-	freeGinBtreeStack(stack);
 
 	/* How large the tree is, by its root; it is not emptied while the entry is there. */
 	if (posting->tree != InvalidBlockNumber)
@@ -193,6 +242,7 @@ crm_postings_look_up(MatchPostings *postings, MatchPosting *list, int n)
 		CHECK_FOR_INTERRUPTS();
 		crm_posting_look_up(postings, &list[i]);
 	}
+	crm_postings_leave(postings);
 }
 
 void

@@ -4,7 +4,7 @@ CREATE FUNCTION crm.check_duplicates() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'crm_check_duplicates';
 
 COMMENT ON FUNCTION crm.check_duplicates() IS
-'Trigger after each INSERT or UPDATE statement, with transition tables, that holds the statement''s rows to the duplicate rules of their kind. Arguments: the kind, and the workspace with the rules if that is not the table''s schema. crm.guard_duplicates() creates it. Errors: RMD01 if a rule blocks a row; the warning of a rule is RMD02.';
+'Trigger after each INSERT or UPDATE statement, with transition tables, that holds the statement''s rows to the duplicate rules of their kind. Arguments: the kind, and the workspace with the rules if that is not the table''s schema. crm.guard_duplicates() creates it. Errors: RMD01 if a rule blocks rows, of which the first 20 are told; the warning of a rule is RMD02. The last line of DETAIL of both is a JSON array with an object for each row: row (its number in the statement), record (its id), rule, action, override (allowed?), and matches (id and score of up to five records that the person can see) and more, or hidden with team, claim_state and next_step.';
 
 CREATE FUNCTION crm.duplicate_rule_changed() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'crm_duplicate_rule_changed';

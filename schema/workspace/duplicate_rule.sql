@@ -20,7 +20,7 @@ COMMENT ON TABLE @workspace@.duplicate_rule IS 'What happens when a record is wr
 COMMENT ON COLUMN @workspace@.duplicate_rule.id IS 'Identifier.';
 COMMENT ON COLUMN @workspace@.duplicate_rule.kind IS 'Kind of record: account, contact, lead, or the kind a table was given in crm.guard_duplicates().';
 COMMENT ON COLUMN @workspace@.duplicate_rule.name IS 'Name of the rule, as messages give it.';
-COMMENT ON COLUMN @workspace@.duplicate_rule.action IS 'block refuses the row (SQLSTATE RMD01), warn raises a warning (RMD02), record writes a row of duplicate_pair. All active rules are applied.';
+COMMENT ON COLUMN @workspace@.duplicate_rule.action IS 'block refuses the row (SQLSTATE RMD01), record writes a row of duplicate_pair for later review, warn does so and raises a warning (RMD02). All active rules are applied.';
 COMMENT ON COLUMN @workspace@.duplicate_rule.threshold IS 'Probability, above 0 and up to 1, from which two records are taken for the same.';
 COMMENT ON COLUMN @workspace@.duplicate_rule.events IS 'When the rule is applied: insert, update, import (rows that COPY brings), undelete (rows that unmerge() brings back).';
 COMMENT ON COLUMN @workspace@.duplicate_rule.update_fields IS 'Columns whose change makes an update count; NULL: those that are compared.';
