@@ -207,6 +207,10 @@ BEGIN
         RAISE EXCEPTION 'table, kind and columns must not be null'
             USING ERRCODE = 'null_value_not_allowed';
     END IF;
+    -- A longer one makes every look at the table slow: it is an argument of its triggers.
+    IF octet_length(kind) > 512 THEN
+        RAISE EXCEPTION 'name of a kind of record is too long' USING ERRCODE = 'name_too_long';
+    END IF;
     IF NOT crm.is_workspace(ws) THEN
         RAISE EXCEPTION 'schema "%" is not a crm workspace', ws
             USING ERRCODE = 'invalid_schema_name',
@@ -242,7 +246,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION crm._protect(regclass, text, name, name, regnamespace) IS
-'What crm.protect() does to the table itself.';
+'What crm.protect() does to the table itself. Errors: 42622 if the kind is longer than 512 bytes.';
 
 -- The table a kind of record is in: the one that protect() was given.  Found by the
 -- trigger and by the policies' dependency on the workspace, so that nothing is
