@@ -102,6 +102,11 @@ UPDATE account SET phone = '+49 30 901820', name = 'Acme Trading' WHERE id = 20;
 COPY account (name, phone) FROM stdin;
 ACME Trading	+4930901820
 \.
+-- fails: rows of a session that imports
+BEGIN;
+SET LOCAL crm.import = on;
+INSERT INTO account (name, phone) VALUES ('ACME Trading', '+4930901820');
+ROLLBACK;
 DELETE FROM account WHERE id = 20;
 -- watched columns
 UPDATE duplicate_rule SET events = '{update}', update_fields = '{website}';
@@ -217,6 +222,36 @@ RESET SESSION AUTHORIZATION;
 UPDATE setting SET value = NULL WHERE name = 'duplicate_checks_per_minute';
 
 \set VERBOSITY terse
+-- who may not write may not ask, not even about another table or workspace
+CREATE ROLE regress_duplicate_rule_eve LOGIN;
+SELECT crm.create_workspace('regress_duplicate_rule_two');
+SELECT crm.grant_access('regress_duplicate_rule_two', 'regress_duplicate_rule_eve', 'app');
+SELECT 'account'::regclass::oid AS account \gset
+SET SESSION AUTHORIZATION regress_duplicate_rule_eve;
+-- fails
+SELECT * FROM crm.check_duplicate('regress_duplicate_rule', 'account', '{"name": "ACME Trading", "phone": "+49 30 901820"}');
+SELECT * FROM crm._check_duplicate('regress_duplicate_rule_two', 'account', '{"name": "ACME Trading", "phone": "+49 30 901820"}', :account);
+SELECT * FROM crm._claim_duplicate('regress_duplicate_rule_two', 'account', '{"name": "ACME Trading"}', :account, 0.9);
+RESET SESSION AUTHORIZATION;
+DROP SCHEMA regress_duplicate_rule_two CASCADE;
+DROP OWNED BY regress_duplicate_rule_eve;
+DROP ROLE regress_duplicate_rule_eve;
+
+-- find or create: what the person can see is found, what is hidden is for the rule
+SET SESSION AUTHORIZATION regress_duplicate_rule_bob;
+SELECT id, created, score > 0.9 AS certain FROM find_or_create('account', '{"name": "Initech", "phone": "+39 02 1234567"}');
+SELECT created, score FROM find_or_create('account', '{"name": "Tyrell Corporation", "phone": "+1 213 555 0100", "owner_id": 3}');
+SELECT created, score > 0.9 AS certain FROM find_or_create('account', '{"name": "TYRELL Corp.", "phone": "+1 213 555 0100"}');
+-- fails: hidden; no such column; no such kind; a threshold that is none
+SELECT * FROM find_or_create('account', '{"name": "ACME Trading", "phone": "+49 30 901820"}');
+SELECT * FROM find_or_create('account', '{"name": "Wonka Industries", "colour": "red"}');
+SELECT * FROM find_or_create('inbox', '{}');
+SELECT * FROM find_or_create('account', '{"name": "Initech"}', 'NaN');
+SELECT * FROM find_or_create('account', NULL);
+RESET SESSION AUTHORIZATION;
+SELECT count(*) FROM account WHERE name ILIKE 'tyrell%';
+DELETE FROM account WHERE name ILIKE 'tyrell%';
+
 -- scope: only what the person can see
 UPDATE duplicate_rule SET scope = 'visible';
 SET SESSION AUTHORIZATION regress_duplicate_rule_bob;

@@ -17,6 +17,7 @@
 
 #include "access/relation.h"
 #include "access/xact.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
@@ -26,6 +27,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "optimizer/optimizer.h"
+#include "parser/parse_func.h"
 #include "tcop/cmdtag.h"
 #include "tcop/pquery.h"
 #include "utils/array.h"
@@ -54,6 +56,7 @@
 DuplicateWriter crm_duplicate_writer = DUPLICATE_BY_CLIENT;
 
 static char *crm_duplicate_override = NULL;
+static bool crm_duplicate_import = false;
 
 void
 crm_duplicate_rule_init(void)
@@ -62,6 +65,10 @@ crm_duplicate_rule_init(void)
 		"crm.duplicate_override", "Why a row may be stored though a duplicate rule blocks it.",
 		"Holds where the rule allows overrides; the reason is logged in duplicate_log.",
 		&crm_duplicate_override, "", PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("crm.import", "Rows that are inserted are an import.",
+							 "Duplicate rules on import hold for them, as for rows that COPY "
+							 "brings, and not those on insert.",
+							 &crm_duplicate_import, false, PGC_USERSET, 0, NULL, NULL, NULL);
 }
 
 /* The trigger's work on one statement. */
@@ -638,7 +645,7 @@ crm_check_event(TriggerData *trigdata)
 		return DUPLICATE_ON_UNDELETE;
 	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 		return DUPLICATE_ON_UPDATE;
-	if (ActivePortal != NULL && ActivePortal->commandTag == CMDTAG_COPY)
+	if (crm_duplicate_import || (ActivePortal != NULL && ActivePortal->commandTag == CMDTAG_COPY))
 		return DUPLICATE_ON_IMPORT;
 	return DUPLICATE_ON_INSERT;
 }
@@ -685,6 +692,95 @@ crm_check_duplicates(PG_FUNCTION_ARGS)
  * ---------------------------------------------------------------------
  */
 
+/* Who may write a record learns from the rules whether there is a twin, and may ask before. */
+static void
+crm_check_may_ask(Relation rel, Oid workspace)
+{
+	Oid relid = RelationGetRelid(rel);
+
+	if (RelationGetNamespace(rel) != workspace)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("table \"%s\" is not in workspace \"%s\"",
+							   RelationGetRelationName(rel), get_namespace_name(workspace))));
+	if (object_aclcheck(NamespaceRelationId, workspace, GetUserId(), ACL_USAGE) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SCHEMA, get_namespace_name(workspace));
+	if (pg_class_aclcheck(relid, GetUserId(), ACL_INSERT) != ACLCHECK_OK &&
+		pg_attribute_aclcheck_all(relid, GetUserId(), ACL_INSERT, ACLMASK_ANY) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, RelationGetRelationName(rel));
+}
+
+/*
+ * crm._claim_duplicate(workspace, kind, record, relation, threshold): locks the
+ * record's keys, so that nobody else stores it before this transaction ends, and
+ * says which record the person can see means the same, if there is one.
+ */
+PG_FUNCTION_INFO_V1(crm_claim_duplicate);
+Datum
+crm_claim_duplicate(PG_FUNCTION_ARGS)
+{
+	Relation rel;
+	Oid workspace, function;
+	DuplicateRules *rules;
+	DuplicateLocks *locks;
+	DuplicateSearch *search;
+	DuplicateFound *found;
+	MatchValue values[MATCH_NROLES] = {0};
+	int64 id = 0;
+	int n;
+	uint64 blocking = 0;
+	float4 threshold = DEFAULT_CHECK;
+	Snapshot snapshot;
+	TupleDesc desc;
+	Datum out[2] = {0};
+	bool nulls[2] = {true, true};
+
+	for (int i = 0; i < 4; i++)
+		if (PG_ARGISNULL(i))
+			PG_RETURN_NULL();
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	workspace = PG_GETARG_OID(0);
+	rel = crm_table_open(PG_GETARG_OID(3), AccessShareLock);
+	crm_check_may_ask(rel, workspace);
+	rules = crm_duplicate_table(rel, workspace, text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	for (int i = 0; i < rules->nrules; i++)
+		if (rules->rule[i].action == DUPLICATE_BLOCK)
+			blocking |= UINT64CONST(1) << i;
+	if (!PG_ARGISNULL(4))
+		threshold = PG_GETARG_FLOAT4(4);
+	else if (blocking != 0)
+		threshold = crm_check_threshold(rules, blocking);
+	if (!(threshold > 0 && threshold <= 1))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("threshold must be a probability above 0 and up to 1")));
+	crm_match_json_values(PG_GETARG_JSONB_P(2), rules->columns, values);
+
+	function = LookupFuncName(list_make2(makeString("crm"), makeString("check_duplicates")), 0,
+							  NULL, false);
+	locks = crm_duplicate_locks(rel, function);
+	(void) crm_duplicate_locks_add(locks, values);
+	crm_duplicate_locks_take(locks);
+
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	PushActiveSnapshot(snapshot);
+	search = crm_duplicate_search(rules, rel);
+	crm_duplicate_search_add(search, values, id, threshold);
+	crm_duplicate_search_run(search);
+	crm_check_resolve(rules, rel, search, &id, 1);
+	found = crm_duplicate_found(search, 0, &n);
+	for (int i = 0; i < n && nulls[0]; i++)
+		if (found[i].visible)
+		{
+			out[0] = Int64GetDatum(found[i].id);
+			out[1] = Float4GetDatum(found[i].score);
+			nulls[0] = nulls[1] = false;
+		}
+	PopActiveSnapshot();
+	UnregisterSnapshot(snapshot);
+	relation_close(rel, NoLock);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), out, nulls)));
+}
+
 /* crm.check_duplicate(workspace, kind, record) */
 PG_FUNCTION_INFO_V1(crm_check_duplicate);
 Datum
@@ -706,6 +802,7 @@ crm_check_duplicate(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	rel = crm_table_open(PG_GETARG_OID(3), AccessShareLock);
+	crm_check_may_ask(rel, workspace);
 	rules = crm_duplicate_table(rel, workspace, kind);
 	crm_duplicate_spend(rules);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());

@@ -177,4 +177,46 @@ SET search_path = pg_catalog, pg_temp
 AS $$ SELECT c.* FROM crm._check_duplicate(workspace, kind, record, crm._match_table(workspace, kind)) AS c $$;
 
 COMMENT ON FUNCTION crm.check_duplicate(regnamespace, text, jsonb) IS
-'Would a record be a duplicate? One row for each record that means the same with at least the lowest threshold of the kind''s active rules (0.9 without), whether the caller can see it or not. Of a record that is hidden from the caller only the owner''s teams, the claim state and the next step are told. Every call is written to duplicate_log and counts against setting duplicate_checks_per_minute of the workspace (NULL: no limit). Errors: 53400 beyond it.';
+'Would a record be a duplicate? One row for each record that means the same with at least the lowest threshold of the kind''s active rules (0.9 without), whether the caller can see it or not. Of a record that is hidden from the caller only the owner''s teams, the claim state and the next step are told. Every call is written to duplicate_log and counts against setting duplicate_checks_per_minute of the workspace (NULL: no limit). The caller must be allowed to insert such records. Errors: 42501 otherwise, 53400 beyond the limit.';
+
+CREATE FUNCTION crm._claim_duplicate(workspace regnamespace, kind text, record jsonb, relation regclass, threshold real, OUT id bigint, OUT score real)
+RETURNS record LANGUAGE C VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'crm_claim_duplicate';
+
+COMMENT ON FUNCTION crm._claim_duplicate(regnamespace, text, jsonb, regclass, real) IS
+'For crm.find_or_create(): locks the record''s keys to the end of the transaction, as writing it does, and returns the record that means the same, if the caller can see one.';
+
+CREATE FUNCTION crm.find_or_create(workspace regnamespace, kind text, record jsonb, threshold real DEFAULT NULL, OUT id bigint, OUT created boolean, OUT score real)
+RETURNS record LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    rel regclass := crm._match_table(workspace, kind);
+    fields text;
+    unknown text;
+    key name;
+BEGIN
+    IF workspace IS NULL OR kind IS NULL OR record IS NULL THEN
+        RAISE EXCEPTION 'workspace, kind and record must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    SELECT c.id, c.score INTO id, score FROM crm._claim_duplicate(workspace, kind, record, rel, threshold) AS c;
+    created := id IS NULL;
+    IF created THEN
+        SELECT string_agg(quote_ident(f.name), ', '), min(f.name) FILTER (WHERE a.attname IS NULL) INTO fields, unknown
+        FROM jsonb_object_keys(record) AS f (name)
+        LEFT JOIN pg_attribute AS a ON a.attrelid = rel AND a.attname = f.name AND a.attnum > 0 AND NOT a.attisdropped;
+        IF unknown IS NOT NULL THEN
+            RAISE EXCEPTION 'column "%" of relation % does not exist', unknown, rel USING ERRCODE = 'undefined_column';
+        END IF;
+        SELECT a.attname INTO key FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+        WHERE i.indrelid = rel AND i.indisprimary;
+        EXECUTE CASE WHEN fields IS NULL THEN format('INSERT INTO %s DEFAULT VALUES RETURNING %I', rel, key)
+                     ELSE format('INSERT INTO %1$s (%2$s) SELECT %2$s FROM jsonb_populate_record(NULL::%1$s, $1) AS r RETURNING %3$I', rel, fields, key) END
+            INTO id USING record;
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION crm.find_or_create(regnamespace, text, jsonb, real) IS
+'The record that means the same, or a new one: the best match that the caller can see with at least the given probability (NULL: the lowest threshold of the blocking rules of the kind, 0.9 without), else what INSERT of the record''s fields makes. Nobody else can store the same meanwhile. Returns the id, whether it is new, and the probability (NULL if new). A twin that is hidden from the caller is left to the rules: RMD01 if one blocks. Errors: 42703 if a field is no column; those of INSERT.';

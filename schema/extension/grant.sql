@@ -89,6 +89,8 @@ SELECT * FROM (VALUES
     ('toolkit', '_match_table', 'EXECUTE', NULL, NULL),
     ('toolkit', 'check_duplicate', 'EXECUTE', NULL, NULL),
     ('toolkit', '_check_duplicate', 'EXECUTE', NULL, NULL),
+    ('toolkit', 'find_or_create', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_claim_duplicate', 'EXECUTE', NULL, NULL),
 
     -- tables and views of the workspace
     ('table', 'crm_meta', 'SELECT', 'SELECT', 'SELECT'),
@@ -195,7 +197,8 @@ SELECT * FROM (VALUES
     ('function', 'share_record', 'EXECUTE', NULL, NULL),
     ('function', 'unshare', 'EXECUTE', NULL, NULL),
     ('function', 'find_duplicates', 'EXECUTE', NULL, NULL),
-    ('function', 'check_duplicate', 'EXECUTE', NULL, NULL)
+    ('function', 'check_duplicate', 'EXECUTE', NULL, NULL),
+    ('function', 'find_or_create', 'EXECUTE', NULL, NULL)
 ) AS list (class, name, app, report, auditor)
 $$;
 

@@ -85,3 +85,10 @@ SET search_path = pg_catalog, pg_temp
 AS $$ SELECT c.visible, c.id, c.score, c.team, c.claim_state, c.next_step FROM crm.check_duplicate(@workspace_literal@::regnamespace, kind, record) AS c $$;
 COMMENT ON FUNCTION @workspace@.check_duplicate(text, jsonb) IS
 'Would this record be a duplicate? One row for each record that means the same, also of those hidden from the caller: of these only the owner''s teams, the claim state (owned, unowned, owned by a member who has left) and the next step are told. Every call is logged, and limited by setting duplicate_checks_per_minute.';
+
+CREATE OR REPLACE FUNCTION @workspace@.find_or_create(kind text, record jsonb, threshold real DEFAULT NULL, OUT id bigint, OUT created boolean, OUT score real)
+RETURNS record LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT c.id, c.created, c.score FROM crm.find_or_create(@workspace_literal@::regnamespace, kind, record, threshold) AS c $$;
+COMMENT ON FUNCTION @workspace@.find_or_create(text, jsonb, real) IS
+'The record of a kind that means the same, or a new one made of the given fields: its id, whether it is new, and how probable it is that it means the same. threshold is the least probability; NULL takes that of the blocking rules, 0.9 without. Race-free.';
