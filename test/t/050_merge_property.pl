@@ -3,6 +3,9 @@
 # chained at random and undone in reverse.  Every state on the way back must equal,
 # by hash of all tables, the state on the way out.
 #
+# The same on the standard tables, whose rows hang together in every way a workspace
+# has: trees, stages, shares, reminders, external ids, escalations, decided pairs.
+#
 # CRM_SEED repeats a run; CRM_ROUNDS (default 20) says how many schemas.
 use strict;
 use warnings FATAL => 'all';
@@ -324,6 +327,93 @@ for my $round (1 .. $rounds)
 		$ok = 0, diag("round $round: before\n$before\nafter\n$after") if $after ne $before;
 	}
 	ok($ok, "round $round: every state is found again") or diag($sql);
+}
+
+# A workspace at random: which record refers to which, by key or by kind and id.
+sub generate_workspace
+{
+	my $n = 4 + int(rand(5));
+	my $sql = "SET client_min_messages = warning; DROP SCHEMA IF EXISTS sales CASCADE; SELECT crm.create_workspace('sales');\n";
+	my $ref = sub { return chance(0.25) ? 'NULL' : 1 + int(rand($n)); };
+	my $text = sub { return chance(0.4) ? 'NULL' : sql_text(pick(@words[ 0 .. 4 ]) . (chance(0.3) ? ' Ltd' : '')); };
+	$sql .= "INSERT INTO sales.member (id, name, manager_id) SELECT i, 'M' || i, nullif(i / 2, 0) FROM generate_series(1, $n) AS i;\n";
+	$sql .= "INSERT INTO sales.escalation_rule (kind, name, starts_at) VALUES ('account', 'a', '-infinity'), ('opportunity', 'o', '-infinity');\n"
+	  . "INSERT INTO sales.escalation_level (rule_id, level, after) SELECT r.id, l, l * interval '2 days' FROM sales.escalation_rule AS r, generate_series(1, 2) AS l;\n"
+	  if chance(0.6);
+	for my $i (1 .. $n)
+	{
+		my $above = $i > 1 && chance(0.6) ? 1 + int(rand($i - 1)) : 'NULL';
+		my $at = "now() - interval '" . int(rand(10)) . " days'";
+		$sql .= "INSERT INTO sales.account (id, name, parent_id, phone, street, city, owner_id, created_at) VALUES ($i, 'Firm $i', $above, "
+		  . join(', ', $text->(), $text->(), $text->(), $ref->(), $at) . ");\n";
+	}
+	for my $i (1 .. $n)
+	{
+		$sql .= "INSERT INTO sales.contact (id, account_id, full_name, email, owner_id) VALUES ($i, " . join(', ', $ref->(), "'Person $i'", $text->(), $ref->()) . ");\n";
+		$sql .= "INSERT INTO sales.lead (id, company, converted_account_id, owner_id) VALUES ($i, 'Lead $i', " . join(', ', $ref->(), $ref->()) . ");\n";
+	}
+	for my $i (1 .. $n)
+	{
+		$sql .= "INSERT INTO sales.opportunity (id, account_id, contact_id, name, amount, currency, close_date, owner_id) VALUES ($i, "
+		  . join(', ', $ref->(), $ref->(), "'Deal $i'", pick('NULL, NULL', "$i, 'EUR'", "100, 'CNY'"), "'2030-01-01'", $ref->()) . ");\n";
+		$sql .= "UPDATE sales.opportunity SET stage = 'lost', lost_reason = 'price' WHERE id = $i;\n" if chance(0.3);
+	}
+	for my $i (1 .. 3 * $n)
+	{
+		$sql .= "INSERT INTO sales.activity (id, subject, account_id, contact_id, lead_id, opportunity_id, owner_id) VALUES ($i, 'call', "
+		  . join(', ', map { $ref->() } 1 .. 5) . ");\n";
+		my $kind = pick('account', 'contact', 'lead', 'opportunity', 'activity', 'member');
+		my $id = 1 + int(rand($n));
+		my $other = 1 + int(rand($n));
+		$sql .= "INSERT INTO sales.reminder (member_id, due_at, title, kind, record_id) VALUES ($other, now() + interval '"
+		  . pick('-1 day', '1 day') . "', 'r', '$kind', $id);\n";
+		$sql .= "INSERT INTO sales.share (kind, record_id, member_id, access) VALUES ('$kind', $id, $other, " . sql_text(pick('read', 'edit')) . ") ON CONFLICT DO NOTHING;\n";
+		$sql .= "INSERT INTO sales.external_reference (kind, record_id, system, external_id) VALUES ('$kind', $id, " . sql_text(pick('sap', 'web')) . ", 'x$i');\n";
+		$sql .= "INSERT INTO sales.duplicate_cluster (kind, cluster_id, record_id) VALUES ('$kind', 1, $id) ON CONFLICT DO NOTHING;\n";
+		$sql .= "INSERT INTO sales.duplicate_pair (kind, left_id, right_id, score, state) VALUES ('$kind', least($id, $other), greatest($id, $other), 0.9, "
+		  . sql_text(pick('open', 'open', 'not_duplicate', 'ignored')) . ") ON CONFLICT DO NOTHING;\n" if $id != $other;
+	}
+	return ($sql . "SELECT crm.run_due();\n", $n);
+}
+
+for my $round (1 .. $rounds)
+{
+	my ($sql, $n) = generate_workspace();
+	my ($rc, $out, $err) = $node->psql('postgres', $sql, on_error_stop => 1);
+	is($rc, 0, "workspace $round is made") or diag("$err\n$sql");
+	next if $rc != 0;
+	my (@states, @merges, %gone);
+	my $ok = 1;
+	diag($sql) if ($ENV{CRM_SHOW} // 0) == -$round;
+	for my $step (1 .. 1 + int(rand(4)))
+	{
+		my $kind = pick('account', 'account', 'contact', 'lead', 'opportunity', 'activity', 'member');
+		my @ids = grep { !$gone{"$kind $_"} } 1 .. $n;
+		next if @ids < 2;
+		my @shuffled = map { $_->[1] } sort { $a->[0] <=> $b->[0] } map { [ rand(), $_ ] } @ids;
+		my ($survivor, @losers) = @shuffled[ 0 .. 1 + int(rand($#shuffled)) ];
+		push @states, $node->safe_psql('postgres', 'SELECT public.state()');
+		($rc, $out, $err) = $node->psql('postgres', "SELECT sales.merge_records('$kind', $survivor, '{" . join(',', @losers) . "}')");
+		if ($rc != 0)
+		{
+			$ok = 0;
+			diag("workspace $round: merge $kind @losers into $survivor: $err");
+			last;
+		}
+		push @merges, $out;
+		$gone{"$kind $_"} = 1 for @losers;
+	}
+	while ($ok && @merges)
+	{
+		my $merge = pop @merges;
+		my $before = pop @states;
+		($rc, $out, $err) = $node->psql('postgres', "SELECT * FROM sales.unmerge($merge)");
+		$ok = 0, diag("workspace $round: unmerge: $err") if $rc != 0;
+		$ok = 0, diag("workspace $round: unmerge kept $out") if $out ne '';
+		my $after = $node->safe_psql('postgres', 'SELECT public.state()');
+		$ok = 0, diag("workspace $round: before\n$before\nafter\n$after") if $after ne $before;
+	}
+	ok($ok, "workspace $round: every state is found again") or diag($sql);
 }
 
 $node->stop;
