@@ -163,11 +163,13 @@ BEGIN
     USING pair_id, CASE decision WHEN 'not_duplicate' THEN 'not_duplicate' WHEN 'ignore' THEN 'ignored' ELSE 'open' END,
           CASE decision WHEN 'later' THEN coalesce(later_until, clock_timestamp() + interval '7 days') END;
     GET DIAGNOSTICS changed = ROW_COUNT;
-    IF changed = 0 AND pair.state <> 'merged' THEN
-        RAISE EXCEPTION 'permission denied to decide about pair %', pair_id
-            USING ERRCODE = 'insufficient_privilege',
-                  DETAIL = format('You may not change both %s %s and %s.', pair.kind, pair.left_id, pair.right_id);
-    ELSIF changed = 0 THEN
+    IF changed = 0 THEN
+        EXECUTE format('SELECT p.state FROM %s.duplicate_pair AS p WHERE p.id = $1', workspace) INTO pair.state USING pair_id;
+        IF pair.state IS NOT NULL AND pair.state <> 'merged' THEN
+            RAISE EXCEPTION 'permission denied to decide about pair %', pair_id
+                USING ERRCODE = 'insufficient_privilege',
+                      DETAIL = format('You may not change both %s %s and %s.', pair.kind, pair.left_id, pair.right_id);
+        END IF;
         RAISE EXCEPTION 'pair % has been merged', pair_id
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'unmerge() tells its records apart again.';
     END IF;
