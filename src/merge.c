@@ -938,15 +938,13 @@ crm_merge(MergeContext *mc, const char *kind, const char *survivor, Datum losers
 	crm_merge_param(&p, JSONBOID, JsonbPGetDatum(crm_merge_effects(mc)), false);
 	crm_merge_param(&p, JSONBOID, escalations ? JsonbPGetDatum(escalations) : (Datum) 0,
 					escalations == NULL);
-	rows = crm_merge_run_log(
-		mc,
-		psprintf("UPDATE %s AS l SET fields = $2, effects = $3,"
-				 " run_id = CASE l.run_id WHEN 0 THEN l.id ELSE l.run_id END,"
-				 " escalations = CASE WHEN $4 IS NOT NULL THEN jsonb_build_object('before', $4,"
-				 "  'after', crm._merge_escalations(%u, l.kind, ARRAY[l.survivor_id])) END"
-				 " WHERE l.id = $1",
-				 log, mc->workspace),
-		&p, NULL);
+	rows = crm_merge_run_log(mc,
+							 psprintf("UPDATE %s AS l SET fields = $2, effects = $3,"
+									  " run_id = CASE l.run_id WHEN 0 THEN l.id ELSE l.run_id END,"
+									  " escalations = crm._merge_end_escalations(%u, $4)"
+									  " WHERE l.id = $1",
+									  log, mc->workspace),
+							 &p, NULL);
 	crm_merge_free(&rows);
 	crm_merge_report_fields(mc, t, fields);
 	if (mc->dry)

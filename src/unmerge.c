@@ -751,7 +751,7 @@ crm_undo_escalations(MergeContext *mc)
 	crm_merge_param(&p, INT8OID, Int64GetDatum(mc->merge_id), false);
 	rows = crm_merge_run_log(
 		mc,
-		psprintf("SELECT crm._unmerge_escalations(%u, l.survivor_id, l.escalations)"
+		psprintf("SELECT crm._unmerge_escalations(%u, l.escalations)"
 				 " FROM %s.merge_log AS l WHERE l.id = $1 AND l.escalations IS NOT NULL",
 				 mc->workspace, quote_identifier(mc->workspace_name)),
 		&p, NULL);

@@ -246,32 +246,26 @@ $$;
 COMMENT ON FUNCTION crm._survivorship(regclass, text[], jsonb[], text[], jsonb, jsonb) IS
 'The survivor''s new values and where they come from. Takes the table, its key columns, images of the records (the survivor first), their ids, the rows of merge_rule that apply, and the systems each record is known in. Typed comparisons run as the caller, the table''s owner.';
 
-CREATE FUNCTION crm._merge_escalations(workspace regnamespace, kind text, ids text[]) RETURNS jsonb
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    result jsonb;
-BEGIN
-    EXECUTE format('SELECT jsonb_agg(jsonb_build_object(''escalation'', to_jsonb(e), ''reminder'', to_jsonb(r)) ORDER BY e.id)
-                    FROM %1$s.escalation AS e
-                    LEFT JOIN %1$s.reminder AS r ON r.escalation_id = e.id
-                    WHERE e.kind = $1 AND e.record_id::text = ANY ($2)', workspace)
-    INTO result USING kind, ids;
-    RETURN result;
-END
-$$;
-
-COMMENT ON FUNCTION crm._merge_escalations(regnamespace, text, text[]) IS
-'Where records stand under the escalation rules: their escalations and the reminders that wait for the next step. NULL: nowhere.';
-
 CREATE FUNCTION crm._merge_begin_escalations(workspace regnamespace, kind text, survivor text, losers text[]) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    result jsonb := crm._merge_escalations(workspace, kind, losers || survivor);
+    result jsonb;
+    about text := '';
 BEGIN
+    -- Activities that are merged may begin the clocks of what they are about anew.
+    IF kind = 'activity' THEN
+        SELECT coalesce(string_agg(format(' OR e.kind = %L AND e.record_id IN (SELECT a.%I FROM %s.activity AS a WHERE a.id::text = ANY ($2))',
+                                          left(c.attname, -3), c.attname, workspace), ''), '') INTO about
+        FROM pg_attribute AS c
+        WHERE c.attrelid = format('%s.activity', workspace)::regclass AND c.attname ~ '_id$' AND NOT c.attisdropped;
+    END IF;
+    EXECUTE format('SELECT jsonb_agg(jsonb_build_object(''escalation'', to_jsonb(e), ''reminder'', to_jsonb(r)) ORDER BY e.id)
+                    FROM %1$s.escalation AS e
+                    LEFT JOIN %1$s.reminder AS r ON r.escalation_id = e.id
+                    WHERE e.kind = $1 AND e.record_id::text = ANY ($2)%2$s', workspace, about)
+    INTO result USING kind, losers || survivor;
     -- With the records they end; their reminders are not to be taken along first.
     IF result IS NOT NULL THEN
         EXECUTE format('DELETE FROM %s.escalation AS e WHERE e.kind = $1 AND e.record_id::text = ANY ($2)', workspace) USING kind, losers;
@@ -281,9 +275,28 @@ END
 $$;
 
 COMMENT ON FUNCTION crm._merge_begin_escalations(regnamespace, text, text, text[]) IS
-'Ends the escalations of records that a merge removes; returns where they and the survivor stood.';
+'Ends the escalations of records that a merge removes; returns where they and all others stood that the merge may change, with the reminders that wait for the next step. NULL: nowhere.';
 
-CREATE FUNCTION crm._unmerge_escalations(workspace regnamespace, survivor text, escalations jsonb) RETURNS void
+CREATE FUNCTION crm._merge_end_escalations(workspace regnamespace, before jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    result jsonb;
+BEGIN
+    EXECUTE format('SELECT jsonb_build_object(''before'', $1, ''after'', coalesce(jsonb_agg(to_jsonb(e)), ''[]''))
+                    FROM %s.escalation AS e
+                    WHERE (e.rule_id, e.record_id) IN (SELECT (b.value #>> ''{escalation,rule_id}'')::bigint, (b.value #>> ''{escalation,record_id}'')::bigint
+                                                       FROM jsonb_array_elements($1) AS b)', workspace)
+    INTO result USING before;
+    RETURN result;
+END
+$$;
+
+COMMENT ON FUNCTION crm._merge_end_escalations(regnamespace, jsonb) IS
+'What merge_log keeps of escalations: where they stood before the merge and after it.';
+
+CREATE FUNCTION crm._unmerge_escalations(workspace regnamespace, escalations jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -293,14 +306,14 @@ BEGIN
     -- Unless somebody acted meanwhile, time goes on from where it stood.
     FOR item IN EXECUTE format(
         'SELECT now.id, b.value -> ''escalation'' AS escalation, nullif(b.value -> ''reminder'', ''null'') AS reminder
-         FROM jsonb_array_elements($2 -> ''before'') AS b
+         FROM jsonb_array_elements($1 -> ''before'') AS b
          JOIN %1$s.escalation AS now ON now.rule_id = (b.value #>> ''{escalation,rule_id}'')::bigint
                                     AND now.record_id = (b.value #>> ''{escalation,record_id}'')::bigint
-         LEFT JOIN jsonb_path_query($2, ''$.after[*].escalation'') AS a (value)
-           ON now.record_id::text = $1 AND a.value -> ''rule_id'' = b.value #> ''{escalation,rule_id}''
+         LEFT JOIN jsonb_array_elements($1 -> ''after'') AS a
+           ON a.value -> ''rule_id'' = b.value #> ''{escalation,rule_id}'' AND a.value -> ''record_id'' = b.value #> ''{escalation,record_id}''
          WHERE CASE WHEN a.value IS NOT NULL THEN a.value = to_jsonb(now)
                     ELSE now.clock_at <= (b.value #>> ''{escalation,clock_at}'')::timestamptz END
-         ORDER BY now.id', workspace) USING survivor, escalations
+         ORDER BY now.id', workspace) USING escalations
     LOOP
         EXECUTE format('DELETE FROM %s.escalation AS e WHERE e.id = $1', workspace) USING item.id;
         EXECUTE format('INSERT INTO %1$s.escalation SELECT e.* FROM jsonb_populate_record(NULL::%1$s.escalation, $1) AS e', workspace)
@@ -313,7 +326,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION crm._unmerge_escalations(regnamespace, text, jsonb) IS
+COMMENT ON FUNCTION crm._unmerge_escalations(regnamespace, jsonb) IS
 'Puts escalations back to where _merge_begin_escalations() found them, but for those that began anew since.';
 
 CREATE FUNCTION crm._merge_cluster(workspace regnamespace, kind text, cluster_id bigint, threshold real, run_id bigint,

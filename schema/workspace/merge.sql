@@ -99,7 +99,7 @@ COMMENT ON COLUMN @workspace@.merge_log.merged_by IS 'Member who merged; null: n
 COMMENT ON COLUMN @workspace@.merge_log.merged_role IS 'Database role that merged.';
 COMMENT ON COLUMN @workspace@.merge_log.fields IS 'Provenance: for each field that did not simply stay, the strategy, the records its value came from, and a reason if a value could not be taken.';
 COMMENT ON COLUMN @workspace@.merge_log.effects IS 'Rows re-pointed and folded, by table and column, as merge_preview() shows them.';
-COMMENT ON COLUMN @workspace@.merge_log.escalations IS 'Where the records stood under the escalation rules before the merge, and the survivor after it; NULL: under none.';
+COMMENT ON COLUMN @workspace@.merge_log.escalations IS 'Where the records, and what merged activities are about, stood under the escalation rules before and after the merge; NULL: under none.';
 COMMENT ON COLUMN @workspace@.merge_log.run_id IS 'The run of many merges it was part of: the number of the run''s first merge; NULL: none.';
 COMMENT ON COLUMN @workspace@.merge_log.undone_at IS 'When unmerge() undid it; null: it stands.';
 COMMENT ON COLUMN @workspace@.merge_log.undone_by IS 'Member who undid it.';
