@@ -84,6 +84,23 @@ SELECT regress_merge_rule.merge_records('regress_merge_rule_user.thing', '1', '{
 DROP TRIGGER t ON regress_merge_rule_user.thing;
 SELECT id, thing FROM regress_merge_rule_user.part;
 
+-- what a unique or exclusion constraint would refuse is folded by the strategies declared for its table,
+-- any number of rows into one, and comes apart again
+CREATE TABLE regress_merge_rule_user.stock (id integer PRIMARY KEY, thing integer REFERENCES regress_merge_rule_user.thing, sku text, pieces integer, checked date, remark text, UNIQUE (thing, sku));
+CREATE TABLE regress_merge_rule_user.stay (thing integer REFERENCES regress_merge_rule_user.thing, days int4range, guest text, EXCLUDE USING gist (thing WITH =, days WITH &&));
+INSERT INTO regress_merge_rule.merge_rule (kind, field, strategy) VALUES
+    ('regress_merge_rule_user.stock', 'pieces', 'sum'), ('regress_merge_rule_user.stock', 'checked', 'max'), ('regress_merge_rule_user.stock', 'remark', 'survivor');
+INSERT INTO regress_merge_rule_user.stock VALUES (1, 1, 'bolt', 10, '2024-01-01', NULL), (2, 2, 'bolt', 5, '2024-03-01', 'two'), (3, 3, 'bolt', 2, '2024-02-01', 'three'), (4, 2, 'nut', 1, NULL, 'two'), (5, 3, 'nut', 3, NULL, 'three');
+INSERT INTO regress_merge_rule_user.stay VALUES (1, '[1,5)', 'x'), (2, '[4,8)', 'y'), (3, '[7,9)', 'z'), (3, '[20,21)', 'w');
+SELECT md5(concat((SELECT string_agg(s::text, ',' ORDER BY id) FROM regress_merge_rule_user.stock AS s), (SELECT string_agg(s::text, ',' ORDER BY thing, days) FROM regress_merge_rule_user.stay AS s))) AS before \gset
+SELECT p.table_name, p.rows, p.conflicts FROM regress_merge_rule.merge_preview('regress_merge_rule_user.thing', '1', '{2,3}') AS p WHERE p.rows + p.conflicts > 1;
+SELECT regress_merge_rule.merge_records('regress_merge_rule_user.thing', '1', '{2,3}') AS merge_id \gset
+SELECT * FROM regress_merge_rule_user.stock ORDER BY id;
+SELECT * FROM regress_merge_rule_user.stay ORDER BY days;
+SELECT * FROM regress_merge_rule.unmerge(:merge_id);
+SELECT md5(concat((SELECT string_agg(s::text, ',' ORDER BY id) FROM regress_merge_rule_user.stock AS s), (SELECT string_agg(s::text, ',' ORDER BY thing, days) FROM regress_merge_rule_user.stay AS s))) = :'before' AS exact;
+DROP TABLE regress_merge_rule_user.stock, regress_merge_rule_user.stay;
+
 -- a unique value moves to the survivor, and rows that refer to it by that value follow
 CREATE TABLE regress_merge_rule_user.firm (id integer PRIMARY KEY, code text UNIQUE, name text);
 CREATE TABLE regress_merge_rule_user.branch (n integer PRIMARY KEY, code text REFERENCES regress_merge_rule_user.firm (code));

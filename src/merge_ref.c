@@ -422,8 +422,8 @@ crm_order(MergeTable *t)
  * --------------------------------------------------------------------- */
 
 /*
- * The rows to be re-pointed that one index would refuse: pairs (row to fold, row
- * that stays), as ctid and tableoid each, in a defined order.
+ * The rows to be re-pointed that one index would refuse, each with the first row that
+ * it meets: (row to fold, row that stays), as ctid and tableoid each, in a defined order.
  */
 static MergeRows
 crm_conflicts(MergeContext *mc, MergeChild *child, char **exprs, char **operators, int n,
@@ -472,15 +472,17 @@ crm_conflicts(MergeContext *mc, MergeChild *child, char **exprs, char **operator
 		child->condition, predicate);
 	appendStringInfo(
 		&sql,
-		" SELECT m.crm_tid, m.crm_tab, o.crm_tid, o.crm_tab, m.crm_ord, 0 AS other FROM m JOIN"
+		" SELECT DISTINCT ON (c.crm_ord) c.* FROM ("
+		"SELECT m.crm_tid, m.crm_tab, o.crm_tid, o.crm_tab, m.crm_ord, 0 AS other FROM m JOIN"
 		" (SELECT t.ctid AS crm_tid, t.tableoid AS crm_tab%s FROM %s AS t"
 		"  WHERE (%s) IS NOT TRUE AND (%s)) AS o ON %s",
 		keys.data, t->from, child->condition, predicate, with_old.data);
 	appendStringInfo(&sql,
 					 " UNION ALL"
 					 " SELECT b.crm_tid, b.crm_tab, a.crm_tid, a.crm_tab, b.crm_ord, a.crm_ord"
-					 " FROM m AS a JOIN m AS b ON a.crm_ord < b.crm_ord AND %s"
-					 " ORDER BY 5, 6",
+					 " FROM m AS a JOIN m AS b ON a.crm_ord < b.crm_ord AND %s)"
+					 " AS c (fold_tid, fold_tab, keep_tid, keep_tab, crm_ord, other)"
+					 " ORDER BY c.crm_ord, c.other",
 					 with_moved.data);
 	return crm_merge_run(mc, t, sql.data, &child->params, NULL);
 }
@@ -504,44 +506,78 @@ crm_tid(MergeRows *rows, uint64 row, int column)
 	return result;
 }
 
-static bool
-crm_tid_known(List **seen, MergeTid *tid, bool add)
+/* A row that stays, and those folded into it. */
+typedef struct MergeFold
 {
-	ListCell *lc;
-	MergeTid *copy;
+	List *tids; /* of MergeTid, the one that stays first */
+} MergeFold;
 
-	foreach (lc, *seen)
-	{
-		MergeTid *other = lfirst(lc);
-
-		if (other->table == tid->table && ItemPointerEquals(&other->tid, &tid->tid))
-			return true;
-	}
-	if (add)
-	{
-		copy = palloc(sizeof(MergeTid));
-		*copy = *tid;
-		*seen = lappend(*seen, copy);
-	}
-	return false;
+static bool
+crm_tid_same(MergeTid *a, MergeTid *b)
+{
+	return a->table == b->table && ItemPointerEquals(&a->tid, &b->tid);
 }
 
-/* Folds row "fold" into row "keep": a merge of the two, which its own references follow. */
+/*
+ * Sorts pairs by the row that stays.  Folding moves rows, so that places are good for
+ * one fold each: a row that goes takes no other with it, and waits if one goes into it.
+ */
+static List *
+crm_folds(MergeRows *pairs)
+{
+	List *folds = NIL;
+
+	for (uint64 i = 0; i < pairs->count; i++)
+	{
+		MergeTid *fold = palloc(sizeof(MergeTid));
+		MergeTid *keep = palloc(sizeof(MergeTid));
+		MergeFold *into = NULL;
+		bool busy = false;
+		ListCell *lc, *lt;
+
+		CHECK_FOR_INTERRUPTS();
+		*fold = crm_tid(pairs, i, 1);
+		*keep = crm_tid(pairs, i, 3);
+		foreach (lc, folds)
+		{
+			MergeFold *f = lfirst(lc);
+
+			if (crm_tid_same(linitial(f->tids), keep))
+				into = f;
+			foreach (lt, f->tids)
+				busy |= crm_tid_same(lfirst(lt), fold) ||
+						(lt != list_head(f->tids) && crm_tid_same(lfirst(lt), keep));
+		}
+		if (busy)
+			continue;
+		if (into == NULL)
+		{
+			into = palloc(sizeof(MergeFold));
+			into->tids = list_make1(keep);
+			folds = lappend(folds, into);
+		}
+		into->tids = lappend(into->tids, fold);
+	}
+	return folds;
+}
+
+/* Folds rows into the one that stays: a merge of them, which their own references follow. */
 static void
-crm_fold(MergeContext *mc, MergeTable *t, MergeTid *keep, MergeTid *fold)
+crm_fold(MergeContext *mc, MergeTable *t, List *tids)
 {
 	MergeInput *input = crm_merge_input_tids();
-	MergeTid *tids[2] = {keep, fold};
 	MergeRows rows;
+	ListCell *lc;
 
-	for (int i = 0; i < 2; i++)
+	foreach (lc, tids)
 	{
+		MergeTid *tid = lfirst(lc);
 		Datum values[MERGE_LEAD];
 		bool nulls[MERGE_LEAD] = {false};
 
-		values[0] = Int32GetDatum(i);
-		values[1] = PointerGetDatum(&tids[i]->tid);
-		values[2] = ObjectIdGetDatum(tids[i]->table);
+		values[0] = Int32GetDatum(input->count);
+		values[1] = PointerGetDatum(&tid->tid);
+		values[2] = ObjectIdGetDatum(tid->table);
 		tuplestore_putvalues(input->store, input->desc, values, nulls);
 		input->count++;
 	}
@@ -554,7 +590,7 @@ crm_fold(MergeContext *mc, MergeTable *t, MergeTid *keep, MergeTid *fold)
 				 t->from),
 		NULL, input);
 	crm_merge_input_end(input);
-	if (rows.count != 2)
+	if (rows.count != list_length(tids))
 		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 						errmsg("could not serialize access due to concurrent update"),
 						errdetail("A row of \"%s\" changed while records it refers to were merged.",
@@ -627,27 +663,19 @@ crm_merge_resolve_conflicts(MergeContext *mc, MergeChild *child)
 		bool involved = DatumGetBool(SPI_getbinval(row, rows.desc, 5, &isnull));
 		bool again = involved && !isnull;
 
-		/* Folding moves rows, so their places are good for one fold each; then look anew. */
 		while (again)
 		{
 			MergeRows pairs =
 				crm_conflicts(mc, child, exprs, operators, n, predicate, nulls_distinct);
-			List *seen = NIL;
+			ListCell *lc;
 
-			again = false;
-			for (uint64 j = 0; j < pairs.count; j++)
+			again = pairs.count > 0;
+			foreach (lc, crm_folds(&pairs))
 			{
-				MergeTid fold = crm_tid(&pairs, j, 1);
-				MergeTid keep = crm_tid(&pairs, j, 3);
+				MergeFold *fold = lfirst(lc);
 
-				CHECK_FOR_INTERRUPTS();
-				if (crm_tid_known(&seen, &fold, false) || crm_tid_known(&seen, &keep, false))
-					continue;
-				crm_tid_known(&seen, &fold, true);
-				crm_tid_known(&seen, &keep, true);
-				crm_fold(mc, t, &keep, &fold);
-				child->conflicts++;
-				again = true;
+				crm_fold(mc, t, fold->tids);
+				child->conflicts += list_length(fold->tids) - 1;
 			}
 			crm_merge_free(&pairs);
 		}

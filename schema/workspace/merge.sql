@@ -175,6 +175,14 @@ AS $$ SELECT * FROM crm.merge_preview(@workspace_literal@::regnamespace, kind, s
 COMMENT ON FUNCTION @workspace@.merge_preview(text, bigint, bigint[]) IS
 'What merge_records() would do, without doing it: rows to be re-pointed by table and column, those among them to be folded into another because of a unique constraint, and the totals that move with them; then the fields of the survivor that would change.';
 
+CREATE OR REPLACE FUNCTION @workspace@.merge_preview(kind text, survivor text, losers text[],
+    OUT table_name text, OUT column_name text, OUT rows bigint, OUT conflicts bigint, OUT totals jsonb, OUT note text)
+RETURNS SETOF record LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT * FROM crm.merge_preview(@workspace_literal@::regnamespace, kind, survivor, losers) $$;
+COMMENT ON FUNCTION @workspace@.merge_preview(text, text, text[]) IS
+'The same for tables whose primary key is not a number.';
+
 CREATE OR REPLACE FUNCTION @workspace@.unmerge(merge_id bigint,
     OUT table_name text, OUT record jsonb, OUT field text, OUT merged text, OUT kept text, OUT note text)
 RETURNS SETOF record LANGUAGE sql VOLATILE

@@ -70,6 +70,14 @@ AS $$ SELECT * FROM crm.preview_record(@workspace_literal@::regnamespace, kind, 
 COMMENT ON FUNCTION @workspace@.preview_record(text, bigint, bigint[]) IS
 'What the record would look like that merge_records() makes, a row a field: its value, the records it comes from, the strategy if it did not simply stay, what each record has, and why a value could not be taken.';
 
+CREATE OR REPLACE FUNCTION @workspace@.preview_record(kind text, survivor text, losers text[],
+    OUT field text, OUT value text, OUT sources text[], OUT strategy text, OUT choices jsonb, OUT refused text)
+RETURNS SETOF record LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT * FROM crm.preview_record(@workspace_literal@::regnamespace, kind, survivor, losers) $$;
+COMMENT ON FUNCTION @workspace@.preview_record(text, text, text[]) IS
+'The same for tables whose primary key is not a number.';
+
 CREATE OR REPLACE FUNCTION @workspace@.preview_cluster(kind text, cluster_id bigint,
     OUT field text, OUT value text, OUT sources text[], OUT strategy text, OUT choices jsonb, OUT refused text)
 RETURNS SETOF record LANGUAGE sql VOLATILE
