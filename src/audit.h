@@ -12,6 +12,8 @@
 #include "nodes/execnodes.h"
 #include "utils/relcache.h"
 
+#include "plain_table.h"
+
 /* Columns of the log that the trigger fills, in the order of crm_audit_columns[]. */
 typedef enum AuditField
 {
@@ -78,14 +80,10 @@ typedef struct AuditLog
 {
 	Oid relid;
 	Oid owner;
-	SPIPlanPtr plan; /* INSERT, made when first needed */
-	bool direct;	 /* the rest is valid, and rows need no executor */
-	int natts;
+	SPIPlanPtr plan;		   /* INSERT, made when first needed */
+	bool direct;			   /* the rest is valid, and rows need no executor */
 	int fields[AUDIT_NFIELDS]; /* position of each field in a row of the log */
-	Datum *defaults;		   /* a row of the log before its fields are filled in */
-	bool *nulls;
-	int identity; /* position of the identity column, or -1 */
-	Oid sequence;
+	CrmPlainRow row;		   /* a row of the log before its fields are filled in */
 	int nindexes;
 	Oid *indexes;
 	IndexInfo **index_infos;

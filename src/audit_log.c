@@ -23,31 +23,19 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/index.h"
-#include "catalog/pg_am.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
-#include "commands/trigger.h"
 #include "miscadmin.h"
-#include "nodes/primnodes.h"
-#include "optimizer/optimizer.h"
-#include "rewrite/rewriteHandler.h"
 #include "storage/lmgr.h"
 #include "tcop/utility.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
 #include "audit.h"
 #include "compat.h"
 
-static const struct
-{
-	const char *name;
-	Oid type;
-} audit_fields[AUDIT_NFIELDS] = {
+static const CrmPlainField audit_fields[AUDIT_NFIELDS] = {
 	[AUDIT_CHANGED_AT] = {"changed_at", TIMESTAMPTZOID},
 	[AUDIT_CLOCK_AT] = {"clock_at", TIMESTAMPTZOID},
 	[AUDIT_TRANSACTION_ID] = {"transaction_id", INT8OID},
@@ -68,92 +56,6 @@ static const struct
 };
 
 int64 crm_audit_rows_direct = 0;
-
-/* True if an INSERT would run, check or route something other than columns and indexes. */
-static bool
-crm_audit_needs_executor(Relation rel)
-{
-	TriggerDesc *triggers = rel->trigdesc;
-	TupleConstr *constr = RelationGetDescr(rel)->constr;
-
-	if (rel->rd_rel->relkind != RELKIND_RELATION || rel->rd_rel->relispartition ||
-		rel->rd_rel->relam != HEAP_TABLE_AM_OID ||
-		rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP || rel->rd_rules != NULL ||
-		rel->rd_rel->relforcerowsecurity)
-		return true;
-	if (triggers != NULL &&
-		(triggers->trig_insert_before_row || triggers->trig_insert_after_row ||
-		 triggers->trig_insert_instead_row || triggers->trig_insert_before_statement ||
-		 triggers->trig_insert_after_statement || triggers->trig_insert_new_table))
-		return true;
-	if (constr != NULL && constr->num_check > 0)
-		return true;
-	return pg_class_aclcheck(RelationGetRelid(rel), rel->rd_rel->relowner, ACL_INSERT) !=
-		   ACLCHECK_OK;
-}
-
-/* Each column is a field, or NULL, a constant or the identity; false if one is anything else. */
-static bool
-crm_audit_load_defaults(AuditLog *log, Relation rel)
-{
-	TupleDesc desc = RelationGetDescr(rel);
-	int found = 0;
-
-	log->natts = desc->natts;
-	log->defaults = palloc0(sizeof(Datum) * desc->natts);
-	log->nulls = palloc(sizeof(bool) * desc->natts);
-	log->identity = -1;
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-		int field = 0;
-		Node *expr;
-
-		log->nulls[i] = true;
-		if (att->attisdropped)
-			continue;
-		while (field < AUDIT_NFIELDS && strcmp(audit_fields[field].name, NameStr(att->attname)))
-			field++;
-		if (field < AUDIT_NFIELDS)
-		{
-			if (att->atttypid != audit_fields[field].type || att->attgenerated ||
-				att->attidentity == ATTRIBUTE_IDENTITY_ALWAYS)
-				return false;
-			log->fields[field] = i;
-			found++;
-			continue;
-		}
-		if (att->attgenerated)
-			return false;
-		expr = build_column_default(rel, att->attnum);
-		if (expr == NULL)
-		{
-			/* The NULL of a domain must pass its constraints. */
-			if (get_typtype(att->atttypid) == TYPTYPE_DOMAIN)
-				return false;
-			continue;
-		}
-		expr = eval_const_expressions(NULL, expr);
-		if (IsA(expr, Const))
-		{
-			Const *constant = (Const *) expr;
-
-			log->nulls[i] = constant->constisnull;
-			if (!constant->constisnull)
-				log->defaults[i] =
-					datumCopy(constant->constvalue, constant->constbyval, constant->constlen);
-		}
-		else if (IsA(expr, NextValueExpr) && ((NextValueExpr *) expr)->typeId == INT8OID &&
-				 log->identity < 0)
-		{
-			log->identity = i;
-			log->sequence = ((NextValueExpr *) expr)->seqid;
-		}
-		else
-			return false;
-	}
-	return found == AUDIT_NFIELDS;
-}
 
 /* False if an index holds expressions, covers a part of the rows or excludes some. */
 static bool
@@ -182,6 +84,14 @@ crm_audit_load_indexes(AuditLog *log, Relation rel)
 	return plain;
 }
 
+static bool
+crm_has_checks(Relation rel)
+{
+	TupleConstr *constr = RelationGetDescr(rel)->constr;
+
+	return constr != NULL && constr->num_check > 0;
+}
+
 /* Allocates in the current context, which must live as long as the log's entry. */
 void
 crm_audit_load_log(AuditLog *log, Oid relid)
@@ -190,7 +100,8 @@ crm_audit_load_log(AuditLog *log, Oid relid)
 
 	log->relid = relid;
 	log->owner = rel->rd_rel->relowner;
-	log->direct = !crm_audit_needs_executor(rel) && crm_audit_load_defaults(log, rel) &&
+	log->direct = crm_is_plain_table(rel, CMD_INSERT) && !crm_has_checks(rel) &&
+				  crm_plain_row(&log->row, rel, audit_fields, AUDIT_NFIELDS, log->fields) &&
 				  crm_audit_load_indexes(log, rel);
 	table_close(rel, NoLock);
 }
@@ -291,21 +202,19 @@ crm_audit_insert(AuditLog *log, const Datum *values, const bool *nulls)
 {
 	Relation rel = table_open(log->relid, NoLock);
 	TupleDesc desc = RelationGetDescr(rel);
-	Datum *row = palloc(sizeof(Datum) * log->natts);
-	bool *row_nulls = palloc(sizeof(bool) * log->natts);
+	Datum *row = palloc(sizeof(Datum) * log->row.natts);
+	bool *row_nulls = palloc(sizeof(bool) * log->row.natts);
 	HeapTuple tuple;
 
 	PreventCommandIfReadOnly("INSERT");
-	memcpy(row, log->defaults, sizeof(Datum) * log->natts);
-	memcpy(row_nulls, log->nulls, sizeof(bool) * log->natts);
+	memcpy(row, log->row.values, sizeof(Datum) * log->row.natts);
+	memcpy(row_nulls, log->row.nulls, sizeof(bool) * log->row.natts);
 	for (int i = 0; i < AUDIT_NFIELDS; i++)
 	{
 		row[log->fields[i]] = values[i];
 		row_nulls[log->fields[i]] = nulls[i];
 	}
-	if (log->identity >= 0)
-		row_nulls[log->identity] = false;
-	for (int i = 0; i < log->natts; i++)
+	for (int i = 0; i < log->row.natts; i++)
 	{
 		if (row_nulls[i] && TupleDescAttr(desc, i)->attnotnull)
 		{
@@ -313,8 +222,8 @@ crm_audit_insert(AuditLog *log, const Datum *values, const bool *nulls)
 			return false;
 		}
 	}
-	if (log->identity >= 0)
-		row[log->identity] = Int64GetDatum(nextval_internal(log->sequence, false));
+	if (log->row.identity >= 0)
+		row[log->row.identity] = Int64GetDatum(nextval_internal(log->row.sequence, false));
 
 	tuple = heap_form_tuple(desc, row, row_nulls);
 	simple_heap_insert(rel, tuple);

@@ -156,6 +156,28 @@ crm_get_shared(const char *name, Size size, void (*init)(void *))
 #define CRM_EXECUTOR_RUN(qd) ExecutorRun(qd, ForwardScanDirection, 0, true)
 #endif
 
+#if PG_VERSION_NUM >= 170000
+#define CRM_CREATE_WAIT_EVENT_SET(n) CreateWaitEventSet(NULL, n)
+#else
+#define CRM_CREATE_WAIT_EVENT_SET(n) CreateWaitEventSet(TopMemoryContext, n)
+#endif
+
+#if PG_VERSION_NUM >= 180000
+#define CRM_INDEX_BEGINSCAN(rel, index, snapshot, nkeys) \
+	index_beginscan(rel, index, snapshot, NULL, nkeys, 0)
+#else
+#define CRM_INDEX_BEGINSCAN(rel, index, snapshot, nkeys) \
+	index_beginscan(rel, index, snapshot, nkeys, 0)
+#endif
+
+#if PG_VERSION_NUM >= 160000
+#define CRM_EXEC_INSERT_INDEX_TUPLES(result_rel, slot, estate) \
+	ExecInsertIndexTuples(result_rel, slot, estate, false, false, NULL, NIL, false)
+#else
+#define CRM_EXEC_INSERT_INDEX_TUPLES(result_rel, slot, estate) \
+	ExecInsertIndexTuples(result_rel, slot, estate, false, false, NULL, NIL)
+#endif
+
 /* index_insert() may leave buffers pinned between rows. */
 #if PG_VERSION_NUM >= 170000
 #define CRM_INDEX_INSERT_CLEANUP(index, info) index_insert_cleanup(index, info)

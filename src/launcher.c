@@ -155,8 +155,7 @@ crm_reap(void)
 					int seconds = CRM_MIN_BACKOFF << Min(slot->failures, 9);
 
 					slot->failures++;
-					slot->retry_at =
-						GetCurrentTimestamp() + Min(seconds, CRM_MAX_BACKOFF) * USECS_PER_SEC;
+					slot->retry_at = crm_ticks() + Min(seconds, CRM_MAX_BACKOFF) * USECS_PER_SEC;
 				}
 			}
 			LWLockRelease(&crm_scheduler->lock);
@@ -249,7 +248,7 @@ crm_dispatch(int64 *wait)
 {
 	static int next_first = 0;
 	TimestampTz now = crm_now();
-	TimestampTz real = GetCurrentTimestamp();
+	int64 ticks = crm_ticks();
 	int places = crm_max_workers - crm_count_workers();
 	int waiting = 0;
 	int first = next_first;
@@ -278,13 +277,14 @@ crm_dispatch(int64 *wait)
 		if (!wanted)
 			continue;
 
-		if (slot->retry_at > real)
+		slot->waiting = false;
+		if (slot->retry_at > ticks)
 		{
-			*wait = Min(*wait, slot->retry_at - real);
+			*wait = Min(*wait, slot->retry_at - ticks);
 			continue;
 		}
 		if (due != DT_NOBEGIN && due - CRM_HEAD_START > now &&
-			real - slot->started_at < CRM_VISIT_INTERVAL)
+			ticks - slot->started_at < CRM_VISIT_INTERVAL)
 		{
 			*wait = Min(*wait, crm_until(due - CRM_HEAD_START, now, *wait));
 			continue;
@@ -293,13 +293,14 @@ crm_dispatch(int64 *wait)
 		{
 			if (waiting++ == 0)
 				next_first = i;
+			slot->waiting = true;
 			continue;
 		}
 		places--;
 		LWLockAcquire(&crm_scheduler->lock, LW_EXCLUSIVE);
 		slot->starting = true;
 		slot->clean = false;
-		slot->started_at = real;
+		slot->started_at = ticks;
 		LWLockRelease(&crm_scheduler->lock);
 	}
 
@@ -326,7 +327,7 @@ void
 crm_launcher_main(Datum arg)
 {
 	HASHCTL ctl = {.keysize = sizeof(Oid), .entrysize = sizeof(CrmKnownDatabase)};
-	TimestampTz next_tour = DT_NOBEGIN;
+	int64 next_tour = 0;
 	MemoryContext context;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
@@ -360,7 +361,8 @@ crm_launcher_main(Datum arg)
 	for (;;)
 	{
 		int64 wait = CRM_TOUR_INTERVAL;
-		TimestampTz real;
+		int64 ticks = crm_ticks();
+		TimestampTz now;
 
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
@@ -373,12 +375,14 @@ crm_launcher_main(Datum arg)
 		crm_reap();
 		if (crm_scheduler_enabled)
 		{
-			real = GetCurrentTimestamp();
-			if (real >= next_tour || next_tour - real > CRM_TOUR_INTERVAL)
+			if (ticks >= next_tour)
 			{
 				crm_tour();
-				next_tour = real + CRM_TOUR_INTERVAL;
+				next_tour = ticks + CRM_TOUR_INTERVAL;
 			}
+			/* Held or not, workers are started: they hold back themselves, and say so. */
+			if (!crm_clock_read(&now))
+				wait = Min(wait, crm_clock_held_until() - ticks);
 			crm_scheduler->waiting = crm_dispatch(&wait);
 			/* A place may come free without a word: from workers of an earlier launcher. */
 			if (crm_scheduler->waiting > 0)
@@ -386,9 +390,8 @@ crm_launcher_main(Datum arg)
 				crm_scheduler_wake_workers();
 				wait = Min(wait, USECS_PER_SEC);
 			}
-			wait = Min(wait, crm_until(next_tour, real, CRM_TOUR_INTERVAL));
+			wait = Min(wait, next_tour - ticks);
 		}
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 (long) (wait + 999) / 1000, crm_wait_event(CRM_WAIT_LAUNCHER));
+		crm_clock_sleep(DT_NOEND, Max(wait, 0), crm_wait_event(CRM_WAIT_LAUNCHER));
 	}
 }

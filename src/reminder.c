@@ -3,7 +3,7 @@
  *		Firing: reminders that are due become events.
  *
  * A reminder leaves its table, or moves to its next occurrence, and its event is
- * written by one statement.  So no state of being fired is ever visible or
+ * written in one transaction.  So no state of being fired is ever visible or
  * survives a crash: a reminder is pending or has exactly one event, and one that
  * recurs has one for each time it was due.
  *
@@ -12,6 +12,9 @@
  * of their ids, and a consumer may remember where it stands as one number.
  * Reminders that another transaction has locked, because somebody is moving or
  * cancelling them, are skipped and stay first in line.
+ *
+ * Plain reminders take the fast way (reminder_plain.c), special ones and those of
+ * tables that somebody extended the statement below.
  */
 #include "postgres.h"
 
@@ -33,6 +36,7 @@
 #include "port/pg_bitutils.h"
 #include "storage/lock.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
@@ -57,7 +61,8 @@ typedef struct CrmFirePlans
 {
 	Oid workspace; /* hash key */
 	NameData schema;
-	SPIPlanPtr fire;
+	SPIPlanPtr fire;	/* what is due, in order */
+	SPIPlanPtr special; /* those at given addresses */
 	SPIPlanPtr next;
 	SPIPlanPtr hold; /* prepared when the workspace has what it takes */
 } CrmFirePlans;
@@ -102,6 +107,63 @@ crm_prepare(const char *sql, int nargs, Oid *types)
 	return plan;
 }
 
+/*
+ * The statement that fires the reminders which "which" selects.  They are found
+ * in index order from the low-water mark, or by address, and deleted or moved by
+ * their physical address.  $1 is the time.
+ */
+static SPIPlanPtr
+crm_prepare_fire(const char *schema, const char *which, int nargs, Oid *types)
+{
+	StringInfoData sql;
+	SPIPlanPtr plan;
+
+	initStringInfo(&sql);
+	appendStringInfo(
+		&sql,
+		"WITH due AS MATERIALIZED ("
+		"SELECT r.ctid AS tid, r.id, r.member_id, r.due_at, r.title, r.kind, r.record_id, "
+		"r.payload, r.escalation_id,"
+		" CASE WHEN r.escalation_id IS NOT NULL THEN %1$s.escalation_next(r.escalation_id, $1)"
+		" WHEN r.recurrence IS NOT NULL THEN crm.next_occurrence(r.recurrence, r.starts_at, "
+		"r.time_zone,"
+		" CASE WHEN r.catch_up OPERATOR(pg_catalog.=) 'all' THEN r.occurs_at ELSE "
+		"GREATEST(r.occurs_at, $1) END)"
+		" END AS next_due FROM %1$s.reminder AS r"
+		"%2$s FOR UPDATE OF r SKIP LOCKED), "
+		"gone AS (DELETE FROM %1$s.reminder AS r USING due"
+		" WHERE r.ctid OPERATOR(pg_catalog.=) due.tid AND due.next_due IS NULL RETURNING due.*), "
+		"moved AS (UPDATE %1$s.reminder AS r SET due_at = due.next_due, occurs_at = due.next_due "
+		"FROM due"
+		" WHERE r.ctid OPERATOR(pg_catalog.=) due.tid AND due.next_due IS NOT NULL RETURNING "
+		"due.*), "
+		"fired AS (SELECT * FROM gone UNION ALL SELECT * FROM moved) "
+		"INSERT INTO %1$s.event (reminder_id, member_id, due_at, fired_at, title, kind, record_id, "
+		"payload)"
+		" SELECT f.id, f.member_id, f.due_at, $1, f.title, f.kind, f.record_id, f.payload"
+		" FROM fired AS f WHERE f.escalation_id IS NULL UNION ALL"
+		" SELECT f.id, e.member_id, f.due_at, $1, e.title, f.kind, f.record_id, e.payload"
+		" FROM fired AS f CROSS JOIN LATERAL %1$s.escalate(f.escalation_id, $1) AS e"
+		" WHERE f.escalation_id IS NOT NULL"
+		" ORDER BY 3, 1 RETURNING due_at, id",
+		schema, which);
+	plan = crm_prepare(sql.data, nargs, types);
+	pfree(sql.data);
+	return plan;
+}
+
+static void
+crm_free_fire_plans(CrmFirePlans *plans)
+{
+	SPIPlanPtr old[] = {plans->fire, plans->special, plans->next, plans->hold};
+
+	for (int i = 0; i < lengthof(old); i++)
+	{
+		if (old[i] != NULL)
+			SPI_freeplan(old[i]);
+	}
+}
+
 static CrmFirePlans *
 crm_get_fire_plans(Oid workspace)
 {
@@ -125,61 +187,29 @@ crm_get_fire_plans(Oid workspace)
 	plans = hash_search(crm_fire_plans, &workspace, HASH_ENTER, &found);
 	if (found && plans->next != NULL && strcmp(NameStr(plans->schema), name) == 0)
 		return plans;
-	if (!found)
-		plans->fire = plans->next = plans->hold = NULL;
 
 	/* The statements name the schema, so a renamed one needs new ones. */
-	if (plans->fire != NULL)
-		SPI_freeplan(plans->fire);
-	if (plans->next != NULL)
-		SPI_freeplan(plans->next);
-	if (plans->hold != NULL)
-		SPI_freeplan(plans->hold);
-	plans->fire = plans->next = plans->hold = NULL;
+	if (found)
+		crm_free_fire_plans(plans);
+	plans->fire = plans->special = plans->next = plans->hold = NULL;
 	namestrcpy(&plans->schema, name);
 
 	schema = quote_identifier(name);
+	plans->fire = crm_prepare_fire(
+		schema,
+		" WHERE (r.due_at, r.id) OPERATOR(pg_catalog.>=) ($2, $3)"
+		" AND r.due_at OPERATOR(pg_catalog.<=) $4 AND r.failed_at IS NULL"
+		" AND ($6 OPERATOR(pg_catalog.=) 0 OR r.id OPERATOR(pg_catalog.=) $6)"
+		" ORDER BY r.due_at, r.id LIMIT $5",
+		6, (Oid[]){TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID});
+	plans->special =
+		crm_prepare_fire(schema,
+						 " WHERE r.ctid OPERATOR(pg_catalog.=) ANY ($2)"
+						 " AND r.due_at OPERATOR(pg_catalog.<=) $3"
+						 " AND r.failed_at IS NULL ORDER BY r.due_at, r.id",
+						 3, (Oid[]){TIMESTAMPTZOID, get_array_type(TIDOID), TIMESTAMPTZOID});
+
 	initStringInfo(&sql);
-
-	/*
-	 * The rows to fire are found in index order from the low-water mark and
-	 * deleted or moved by their physical address.
-	 */
-	appendStringInfo(
-		&sql,
-		"WITH due AS MATERIALIZED ("
-		"SELECT r.ctid AS tid, r.id, r.member_id, r.due_at, r.title, r.kind, r.record_id, "
-		"r.payload, r.escalation_id,"
-		" CASE WHEN r.escalation_id IS NOT NULL THEN %1$s.escalation_next(r.escalation_id, $3)"
-		" WHEN r.recurrence IS NOT NULL THEN crm.next_occurrence(r.recurrence, r.starts_at, "
-		"r.time_zone,"
-		" CASE WHEN r.catch_up OPERATOR(pg_catalog.=) 'all' THEN r.occurs_at ELSE "
-		"GREATEST(r.occurs_at, $3) END)"
-		" END AS next_due FROM %1$s.reminder AS r"
-		" WHERE (r.due_at, r.id) OPERATOR(pg_catalog.>=) ($1, $2)"
-		" AND r.due_at OPERATOR(pg_catalog.<=) $3 AND r.failed_at IS NULL"
-		" AND ($5 OPERATOR(pg_catalog.=) 0 OR r.id OPERATOR(pg_catalog.=) $5)"
-		" ORDER BY r.due_at, r.id LIMIT $4 FOR UPDATE OF r SKIP LOCKED), "
-		"gone AS (DELETE FROM %1$s.reminder AS r USING due"
-		" WHERE r.ctid OPERATOR(pg_catalog.=) due.tid AND due.next_due IS NULL RETURNING due.*), "
-		"moved AS (UPDATE %1$s.reminder AS r SET due_at = due.next_due, occurs_at = due.next_due "
-		"FROM due"
-		" WHERE r.ctid OPERATOR(pg_catalog.=) due.tid AND due.next_due IS NOT NULL RETURNING "
-		"due.*), "
-		"fired AS (SELECT * FROM gone UNION ALL SELECT * FROM moved) "
-		"INSERT INTO %1$s.event (reminder_id, member_id, due_at, fired_at, title, kind, record_id, "
-		"payload)"
-		" SELECT f.id, f.member_id, f.due_at, $3, f.title, f.kind, f.record_id, f.payload"
-		" FROM fired AS f WHERE f.escalation_id IS NULL UNION ALL"
-		" SELECT f.id, e.member_id, f.due_at, $3, e.title, f.kind, f.record_id, e.payload"
-		" FROM fired AS f CROSS JOIN LATERAL %1$s.escalate(f.escalation_id, $3) AS e"
-		" WHERE f.escalation_id IS NOT NULL"
-		" ORDER BY 3, 1 RETURNING due_at, id",
-		schema);
-	plans->fire = crm_prepare(sql.data, 5,
-							  (Oid[]){TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID});
-
-	resetStringInfo(&sql);
 	appendStringInfo(&sql,
 					 "SELECT r.due_at, r.id FROM %s.reminder AS r"
 					 " WHERE (r.due_at, r.id) OPERATOR(pg_catalog.>=) ($1, $2)"
@@ -215,23 +245,63 @@ crm_plan_in_index_order(SPIPlanPtr plan)
 	AtEOXact_GUC(false, nestlevel);
 }
 
-static void
-crm_count_fired(CrmFired *fired, TimestampTz now)
+void
+crm_fired_count(CrmFired *fired, TimestampTz due, TimestampTz now)
 {
-	bool isnull;
+	int64 late = Max(now - due, 0);
+	int64 ms = late / 1000;
+	int bucket = ms == 0 ? 0 : pg_leftmost_one_pos64((uint64) ms) + 1;
 
+	fired->lateness[Min(bucket, CRM_LATENESS_BUCKETS - 1)]++;
+	fired->max_lateness = Max(fired->max_lateness, late);
+	fired->count++;
+}
+
+void
+crm_special_add(CrmSpecial *special, ItemPointer tid, TimestampTz due, int64 id)
+{
+	ItemPointer copy = MemoryContextAlloc(special->context, sizeof(ItemPointerData));
+
+	if (special->count == 0)
+	{
+		special->due = due;
+		special->id = id;
+	}
+	if (special->count == special->room)
+	{
+		special->room = Max(special->room * 2, 64);
+		special->tids = special->tids == NULL
+							? MemoryContextAlloc(special->context, special->room * sizeof(Datum))
+							: repalloc(special->tids, special->room * sizeof(Datum));
+	}
+	ItemPointerCopy(tid, copy);
+	special->tids[special->count++] = PointerGetDatum(copy);
+}
+
+/* Runs a statement that fires, and counts what it returns. */
+static void
+crm_execute_fire(SPIPlanPtr plan, Datum *args, TimestampTz now, CrmFired *fired)
+{
+	int rc;
+
+	crm_plan_in_index_order(plan);
+	rc = SPI_execute_plan(plan, args, NULL, false, 0);
+	if (rc != SPI_OK_INSERT_RETURNING)
+		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(rc));
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		TimestampTz due = DatumGetTimestampTz(
-			SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
-		int64 late = Max(now - due, 0);
-		int64 ms = late / 1000;
-		int bucket = ms == 0 ? 0 : pg_leftmost_one_pos64((uint64) ms) + 1;
+		HeapTuple row = SPI_tuptable->vals[i];
+		bool isnull;
+		TimestampTz due =
+			DatumGetTimestampTz(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
+		int64 id = DatumGetInt64(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
 
-		fired->lateness[Min(bucket, CRM_LATENESS_BUCKETS - 1)]++;
-		fired->max_lateness = Max(fired->max_lateness, late);
+		if (fired->count == 0)
+			fired->first = id;
+		fired->last = id;
+		crm_fired_count(fired, due, now);
 	}
-	fired->count += SPI_processed;
+	SPI_freetuptable(SPI_tuptable);
 }
 
 /*
@@ -352,10 +422,8 @@ crm_reminder_fire(CrmPending *pending, TimestampTz now, int64 limit, bool wait, 
 {
 	CrmOwnerContext saved;
 	CrmFirePlans *plans;
-	int rc;
-	int64 first = 0;
-	int64 last = 0;
-	uint64 count;
+	CrmSpecial special = {.context = CurrentMemoryContext};
+	TimestampTz upto = Min(now, pending->until);
 
 	memset(fired, 0, sizeof(*fired));
 	if (!crm_lock_firing(pending->workspace, wait))
@@ -366,35 +434,37 @@ crm_reminder_fire(CrmPending *pending, TimestampTz now, int64 limit, bool wait, 
 	plans = crm_get_fire_plans(pending->workspace);
 	crm_become_owner(&saved, pending->workspace);
 
-	crm_plan_in_index_order(plans->fire);
-	rc = SPI_execute_plan(plans->fire,
-						  (Datum[]){TimestampTzGetDatum(pending->low),
-									Int64GetDatum(pending->low_id), TimestampTzGetDatum(now),
-									Int64GetDatum(limit), Int64GetDatum(pending->only_id)},
-						  NULL, false, 0);
-	if (rc != SPI_OK_INSERT_RETURNING)
-		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(rc));
-	count = SPI_processed;
-	crm_count_fired(fired, now);
-	if (count > 0)
+	if (pending->only_id != 0 || !crm_reminder_fire_plain(pending, now, limit, fired, &special))
 	{
-		bool isnull;
+		Datum args[] = {TimestampTzGetDatum(now),		TimestampTzGetDatum(pending->low),
+						Int64GetDatum(pending->low_id), TimestampTzGetDatum(upto),
+						Int64GetDatum(limit),			Int64GetDatum(pending->only_id)};
 
-		first =
-			DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
-		last = DatumGetInt64(
-			SPI_getbinval(SPI_tuptable->vals[count - 1], SPI_tuptable->tupdesc, 2, &isnull));
+		crm_execute_fire(plans->fire, args, now, fired);
+		crm_find_next(pending, plans);
 	}
-	SPI_freetuptable(SPI_tuptable);
-	if (count > 0)
-		crm_hold_fired(plans, first, last, now);
+	else if (special.count > 0)
+	{
+		ArrayType *tids = construct_array(special.tids, special.count, TIDOID,
+										  sizeof(ItemPointerData), false, TYPALIGN_SHORT);
+		Datum args[] = {TimestampTzGetDatum(now), PointerGetDatum(tids), TimestampTzGetDatum(upto)};
 
-	crm_find_next(pending, plans);
-	fired->more = pending->next <= now;
+		crm_execute_fire(plans->special, args, now, fired);
+		if (pending->next == DT_NOEND || special.due < pending->low ||
+			(special.due == pending->low && special.id < pending->low_id))
+		{
+			pending->low = special.due;
+			pending->low_id = special.id;
+		}
+		crm_find_next(pending, plans);
+	}
+	if (fired->count > 0)
+		crm_hold_fired(plans, fired->first, fired->last, now);
+	fired->more = pending->next <= upto;
 	crm_become_oneself(&saved);
 
-	if (count > 0 && crm_notify)
-		crm_notify_fired(NameStr(plans->schema), last, count);
+	if (fired->count > 0 && crm_notify)
+		crm_notify_fired(NameStr(plans->schema), fired->last, fired->count);
 }
 
 void
@@ -424,6 +494,37 @@ crm_reminder_set_aside(Oid workspace, int64 id, TimestampTz now, const char *fai
 		false, 0);
 	if (rc != SPI_OK_UPDATE)
 		elog(ERROR, "SPI_execute_with_args failed: %s", SPI_result_code_string(rc));
+	crm_become_oneself(&saved);
+}
+
+void
+crm_reminder_count(Oid workspace, TimestampTz now, CrmReminderCounts *counts)
+{
+	CrmOwnerContext saved;
+	HeapTuple row;
+	bool isnull;
+	Datum oldest;
+	int rc;
+	char *sql =
+		psprintf("SELECT d.due, s.set_aside, d.oldest"
+				 " FROM (SELECT count(*) AS due, min(r.due_at) AS oldest FROM %1$s.reminder AS r"
+				 " WHERE r.due_at OPERATOR(pg_catalog.<=) $1 AND r.failed_at IS NULL) AS d"
+				 " CROSS JOIN (SELECT count(*) AS set_aside FROM %1$s.reminder AS r"
+				 " WHERE r.failed_at IS NOT NULL) AS s",
+				 quote_identifier(get_namespace_name(workspace)));
+
+	crm_become_owner(&saved, workspace);
+	rc = SPI_execute_with_args(sql, 1, (Oid[]){TIMESTAMPTZOID}, (Datum[]){TimestampTzGetDatum(now)},
+							   NULL, true, 1);
+	if (rc != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "SPI_execute_with_args failed: %s", SPI_result_code_string(rc));
+	row = SPI_tuptable->vals[0];
+	counts->due += DatumGetInt64(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
+	counts->set_aside += DatumGetInt64(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
+	oldest = SPI_getbinval(row, SPI_tuptable->tupdesc, 3, &isnull);
+	if (!isnull)
+		counts->oldest = Min(counts->oldest, DatumGetTimestampTz(oldest));
+	SPI_freetuptable(SPI_tuptable);
 	crm_become_oneself(&saved);
 }
 
@@ -457,8 +558,10 @@ crm_run_due(PG_FUNCTION_ARGS)
 	SPI_connect();
 	foreach (lc, workspaces)
 	{
-		CrmPending pending = {
-			.workspace = lfirst_oid(lc), .low = DT_NOBEGIN, .low_id = PG_INT64_MIN};
+		CrmPending pending = {.workspace = lfirst_oid(lc),
+							  .low = DT_NOBEGIN,
+							  .low_id = PG_INT64_MIN,
+							  .until = DT_NOEND};
 		CrmFired fired;
 
 		if (!has_privs_of_role(GetUserId(), crm_workspace_owner(pending.workspace)))
@@ -467,6 +570,16 @@ crm_run_due(PG_FUNCTION_ARGS)
 			continue;
 		}
 		allowed = true;
+		if (!crm_reminder_at_home(pending.workspace))
+		{
+			ereport(PG_ARGISNULL(1) ? WARNING : ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("workspace \"%s\" is in quarantine; its reminders do not fire",
+							get_namespace_name(pending.workspace)),
+					 errdetail("It was restored or copied from another database."),
+					 errhint("If they are to fire here, run SELECT crm.scheduler_adopt();")));
+			continue;
+		}
 		while (left > 0)
 		{
 			CHECK_FOR_INTERRUPTS();

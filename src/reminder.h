@@ -7,6 +7,7 @@
 
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
+#include "storage/itemptr.h"
 
 #include "scheduler.h"
 
@@ -20,19 +21,36 @@ typedef struct CrmPending
 	Oid workspace;
 	TimestampTz low;
 	int64 low_id;
-	TimestampTz next; /* least due time of a pending reminder, DT_NOEND if there is none */
-	int64 next_id;	  /* and its id */
-	int64 only_id;	  /* if not 0, fire this reminder only */
+	TimestampTz until; /* what is due later is none of its business */
+	TimestampTz next;  /* least due time of a pending reminder, DT_NOEND if there is none */
+	int64 next_id;	   /* and its id */
+	int64 only_id;	   /* if not 0, fire this reminder only */
 } CrmPending;
 
 typedef struct CrmFired
 {
 	int64 count;
+	int64 first; /* event */
+	int64 last;
 	bool busy; /* another transaction is firing this workspace */
 	bool more; /* reminders that are due are left, maybe locked */
 	int64 lateness[CRM_LATENESS_BUCKETS];
 	int64 max_lateness; /* microseconds */
 } CrmFired;
+
+/* Reminders to be fired by statement: where they are, and the least key among them. */
+typedef struct CrmSpecial
+{
+	MemoryContext context;
+	Datum *tids;
+	int count;
+	int room;
+	TimestampTz due;
+	int64 id;
+} CrmSpecial;
+
+/* True if the workspace may fire in this database (reminder_home.c). Needs an active snapshot. */
+extern bool crm_reminder_at_home(Oid workspace);
 
 /* Schemas of this database that are workspaces, as a list of OIDs. */
 extern List *crm_reminder_workspaces(void);
@@ -49,5 +67,26 @@ extern void crm_reminder_fire(CrmPending *pending, TimestampTz now, int64 limit,
 extern void crm_reminder_look(CrmPending *pending);
 /* Takes a reminder that cannot be fired out of the line. */
 extern void crm_reminder_set_aside(Oid workspace, int64 id, TimestampTz now, const char *failure);
+
+typedef struct CrmReminderCounts
+{
+	int64 due;			/* and not fired yet */
+	int64 set_aside;	/* by a failure */
+	TimestampTz oldest; /* least due time of those that are due, DT_NOEND if there are none */
+} CrmReminderCounts;
+
+/* Adds those of a workspace. */
+extern void crm_reminder_count(Oid workspace, TimestampTz now, CrmReminderCounts *counts);
+
+/* ---- between reminder.c and reminder_plain.c ---- */
+
+/*
+ * Fires plain reminders, notes the special ones, moves the low-water mark and
+ * finds the next; false, and nothing done, if all are to be fired by statement.
+ */
+extern bool crm_reminder_fire_plain(CrmPending *pending, TimestampTz now, int64 limit,
+									CrmFired *fired, CrmSpecial *special);
+extern void crm_fired_count(CrmFired *fired, TimestampTz due, TimestampTz now);
+extern void crm_special_add(CrmSpecial *special, ItemPointer tid, TimestampTz due, int64 id);
 
 #endif /* CRM_REMINDER_H */

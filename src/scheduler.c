@@ -1,16 +1,14 @@
 /*
  * scheduler.c
- *		The scheduler's settings, shared memory and hooks, and the functions to
- *		start and to watch it.
+ *		The scheduler's settings, shared memory and hooks, and the function to
+ *		start it.
  */
 #include "postgres.h"
 
 #include "access/xlog.h"
-#include "catalog/pg_authid.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "fmgr.h"
-#include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "pgstat.h"
@@ -21,11 +19,9 @@
 #include "storage/shmem.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
-#include "catalog/pg_type.h"
 
 #include "clock.h"
 #include "compat.h"
@@ -68,7 +64,6 @@ crm_scheduler_setup(CrmScheduler *s, int nslots, bool preloaded)
 	LWLockInitialize(&s->lock, s->tranche);
 	s->preloaded = preloaded;
 	s->nslots = nslots;
-	pg_atomic_init_u64(&s->clock_shift, 0);
 	for (int i = 0; i < nslots; i++)
 	{
 		pg_atomic_init_u64(&s->slots[i].due_min, (uint64) DT_NOEND);
@@ -205,7 +200,8 @@ crm_scheduler_wake_all(void)
 uint32
 crm_wait_event(CrmWait wait)
 {
-	static const char *const names[] = {"CrmLauncherMain", "CrmWorkerMain", "CrmSchedulerCommand"};
+	static const char *const names[] = {"CrmLauncherMain", "CrmWorkerMain", "CrmClockHeld",
+										"CrmSchedulerCommand"};
 	static uint32 events[lengthof(names)] = {0};
 
 	if (events[wait] == 0)
@@ -391,6 +387,12 @@ crm_scheduler_init(void)
 							"It is tried again with fewer reminders. 0 disables the limit.",
 							&crm_batch_timeout, 60000, 0, INT_MAX, PGC_SUSET, GUC_UNIT_MS, NULL,
 							NULL, NULL);
+	DefineCustomIntVariable(
+		"crm.clock_hold", "How long nothing fires after the system's clock was set far forward.",
+		"A step of more than 15 minutes is held for this long, unless it is accepted or undone. "
+		"-1: "
+		"until it is; 0: not at all.",
+		&crm_clock_hold, 60, -1, 86400, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomBoolVariable("crm.notify", "Sends NOTIFY crm once for each batch of events.", NULL,
 							 &crm_notify, true, PGC_SUSET, 0, NULL, NULL, NULL);
 
@@ -454,91 +456,4 @@ crm_scheduler_start(PG_FUNCTION_ARGS)
 	}
 	crm_wake_at_commit(DT_NOBEGIN);
 	PG_RETURN_TEXT_P(cstring_to_text("already running"));
-}
-
-/* ---- status ---- */
-
-static Datum
-crm_int8_array(const int64 *values, int n)
-{
-	Datum *elems = palloc(n * sizeof(Datum));
-
-	for (int i = 0; i < n; i++)
-		elems[i] = Int64GetDatum(values[i]);
-	return PointerGetDatum(
-		construct_array(elems, n, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-}
-
-static const char *
-crm_slot_state(const CrmSlot *slot, bool launcher)
-{
-	if (!launcher || !crm_scheduler_enabled)
-		return "off";
-	if (slot->stopper != 0)
-		return "stopping";
-	if (slot->pid != 0)
-		return "running";
-	if (slot->retry_at > GetCurrentTimestamp())
-		return "backing off";
-	if (slot->starting)
-		return "starting";
-	return "idle";
-}
-
-PG_FUNCTION_INFO_V1(crm_scheduler_status);
-Datum
-crm_scheduler_status(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	bool all = has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS);
-	int launcher;
-
-	InitMaterializedSRF(fcinfo, 0);
-	crm_scheduler_attach(ERROR);
-	launcher = crm_scheduler->launcher_pid;
-	if (launcher != 0 && BackendPidGetProc(launcher) == NULL)
-		launcher = 0;
-
-	for (int i = 0; i < crm_scheduler->nslots; i++)
-	{
-		CrmSlot slot;
-		Datum values[14] = {0};
-		bool nulls[14] = {0};
-		char *name;
-		NameData database;
-
-		LWLockAcquire(&crm_scheduler->lock, LW_SHARED);
-		memcpy(&slot, &crm_scheduler->slots[i], sizeof(slot));
-		LWLockRelease(&crm_scheduler->lock);
-		if (slot.database == InvalidOid || (!all && slot.database != MyDatabaseId))
-			continue;
-		name = get_database_name(slot.database);
-		if (name == NULL)
-			continue;
-		namestrcpy(&database, name);
-
-		values[0] = NameGetDatum(&database);
-		values[1] = CStringGetTextDatum(crm_slot_state(&slot, launcher != 0));
-		values[2] = Int32GetDatum(slot.pid);
-		nulls[2] = slot.pid == 0;
-		values[3] = TimestampTzGetDatum(slot.next_due);
-		nulls[3] = TIMESTAMP_NOT_FINITE(slot.next_due);
-		values[4] = Int64GetDatum(slot.fired);
-		values[5] = Int64GetDatum(slot.batches);
-		values[6] = Int64GetDatum(slot.wakeups);
-		values[7] =
-			DirectFunctionCall2(timestamp_mi, TimestampTzGetDatum((TimestampTz) slot.max_lateness),
-								TimestampTzGetDatum(0));
-		values[8] = crm_int8_array(slot.lateness, CRM_LATENESS_BUCKETS);
-		values[9] = Int64GetDatum(slot.errors);
-		values[10] = TimestampTzGetDatum(slot.error_at);
-		nulls[10] = slot.error_at == 0;
-		values[11] = CStringGetTextDatum(slot.error);
-		nulls[11] = slot.error[0] == '\0';
-		values[12] = CStringGetTextDatum(crm_scheduler->preloaded ? "preloaded" : "dynamic");
-		values[13] = Int32GetDatum(launcher);
-		nulls[13] = launcher == 0;
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-	}
-	return (Datum) 0;
 }

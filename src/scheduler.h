@@ -16,6 +16,8 @@
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 
+#include "clock.h"
+
 #define CRM_ERROR_LEN		 256
 #define CRM_LATENESS_BUCKETS 24
 
@@ -34,8 +36,10 @@ typedef struct CrmSlot
 	bool starting;				  /* the launcher asked for a worker and has not seen it end */
 	bool clean;					  /* the last worker ended as it meant to */
 	bool prepared;				  /* prepared transactions may hold reminders we were not told of */
-	TimestampTz started_at;		  /* last start of a worker */
-	TimestampTz retry_at;		  /* no new worker before this time, by the real clock */
+	bool waiting;				  /* wants a worker, and there was no place for one */
+	int quarantined;			  /* workspaces that must not fire in this database */
+	int64 started_at;			  /* last start of a worker, in ticks (clock.h) */
+	int64 retry_at;				  /* no new worker before, in ticks */
 	int failures;				  /* workers in a row that ended badly */
 	pg_atomic_uint64 due_min;	  /* least due time committed since the sleeper last looked */
 	pg_atomic_uint64 sleep_until; /* the sleeper looks by itself at this time */
@@ -58,8 +62,8 @@ typedef struct CrmScheduler
 	bool preloaded;
 	int launcher_pid;
 	Latch *launcher_latch;
-	int waiting;				  /* databases that want a worker and have none */
-	pg_atomic_uint64 clock_shift; /* microseconds; tests only */
+	int waiting;	/* databases that want a worker and have none */
+	CrmClock clock; /* writes to it under "lock", but for tests */
 	int nslots;
 	CrmSlot slots[FLEXIBLE_ARRAY_MEMBER];
 } CrmScheduler;
@@ -97,6 +101,7 @@ typedef enum CrmWait
 {
 	CRM_WAIT_LAUNCHER,
 	CRM_WAIT_WORKER,
+	CRM_WAIT_CLOCK,
 	CRM_WAIT_COMMAND
 } CrmWait;
 

@@ -12,6 +12,7 @@
 #include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
+#include "commands/dbcommands.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
@@ -26,6 +27,7 @@
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -44,6 +46,9 @@
 #define CRM_PREPARED_INTERVAL USECS_PER_SEC
 /* Whether somebody wants the database without connections, if no hook tells. */
 #define CRM_GUARD_INTERVAL USECS_PER_SEC
+/* A batch takes about so long, so that what becomes due meanwhile need not wait longer. */
+#define CRM_BATCH_TARGET (25 * INT64CONST(1000))
+#define CRM_MIN_BATCH	 100
 /* Reminders locked by another transaction, and workspaces that another one fires. */
 #define CRM_MIN_RETRY (50 * INT64CONST(1000))
 #define CRM_MAX_RETRY USECS_PER_SEC
@@ -53,16 +58,34 @@
 /* So many reminders failing one after the other are not each to blame. */
 #define CRM_MAX_SET_ASIDE 10
 
-/* One workspace.  Times are those of the wall clock, except pending's. */
-typedef struct CrmWork
+/*
+ * A workspace has two lines of reminders.  The live one is what becomes due, and
+ * is served first.  When a batch cannot hold all that is due, or some of it is
+ * locked, everything due by then becomes the backlog, of which a batch is fired
+ * between those of the live line: a million reminders due at nine o'clock do not
+ * delay the one due a second later.  One process serves both, so that events keep
+ * the order of their ids.
+ */
+typedef struct CrmLine
 {
 	CrmPending pending;
-	int64 batch;		  /* reminders to fire at once; lowered to find the one that fails */
-	TimestampTz retry_at; /* do nothing before */
+	int64 retry_at; /* do nothing before; in ticks, see clock.h */
 	int64 retry_delay;
-	int failures;  /* errors in a row that are not one reminder's fault */
-	int set_aside; /* reminders set aside since one was fired */
-	bool exists;   /* seen when the list was last read */
+} CrmLine;
+
+/* One workspace. */
+typedef struct CrmWork
+{
+	CrmLine live;
+	CrmLine backlog;	  /* pending.until is DT_NOBEGIN if there is none */
+	int64 batch;		  /* reminders to fire at once; lowered to find the one that fails */
+	int64 batch_ticks;	  /* what the last batch took, but for its commit */
+	TimestampTz fired_at; /* time of the last batch */
+	int64 retry_at;		  /* nothing of the workspace before this, in ticks */
+	int failures;		  /* errors in a row that are not one reminder's fault */
+	int set_aside;		  /* reminders set aside since one was fired */
+	bool home;			  /* may fire in this database */
+	bool exists;		  /* seen when the list was last read */
 } CrmWork;
 
 static CrmSlot *crm_slot = NULL;
@@ -155,6 +178,86 @@ crm_commit(void)
 	CommitTransactionCommand();
 }
 
+/* Something may be due from this time on: look from there. */
+static void
+crm_look_from(CrmLine *line, TimestampTz due)
+{
+	if (due <= line->pending.low)
+	{
+		line->pending.low = due;
+		line->pending.low_id = PG_INT64_MIN;
+	}
+	line->pending.next = Min(line->pending.next, due);
+}
+
+static bool
+crm_has_backlog(const CrmWork *work)
+{
+	return work->backlog.pending.until != DT_NOBEGIN;
+}
+
+/* What is due by now and did not fire becomes the backlog, or part of it. */
+static void
+crm_make_backlog(CrmWork *work)
+{
+	CrmPending *live = &work->live.pending;
+
+	if (!crm_has_backlog(work))
+	{
+		CrmLine *line = &work->backlog;
+
+		line->pending = *live;
+		line->retry_at = line->retry_delay = 0;
+	}
+	work->backlog.pending.until = work->fired_at;
+	live->low = work->fired_at + 1;
+	live->low_id = PG_INT64_MIN;
+	live->next = live->low;
+}
+
+/* Says so, once, when workspaces must not fire here. */
+static void
+crm_tell_quarantine(void)
+{
+	int count = 0;
+	int before;
+	Oid first = InvalidOid;
+	ListCell *lc;
+
+	foreach (lc, crm_works)
+	{
+		CrmWork *work = lfirst(lc);
+
+		if (work->home)
+			continue;
+		if (count++ == 0)
+			first = work->live.pending.workspace;
+	}
+	if (crm_slot == NULL)
+		return;
+	LWLockAcquire(&crm_scheduler->lock, LW_EXCLUSIVE);
+	before = crm_slot->quarantined;
+	crm_slot->quarantined = count;
+	LWLockRelease(&crm_scheduler->lock);
+	if (count > before)
+	{
+		char *schema, *database;
+
+		StartTransactionCommand();
+		schema = get_namespace_name(first);
+		database = get_database_name(MyDatabaseId);
+		ereport(WARNING,
+				(errmsg("%d workspaces of database \"%s\" are in quarantine; their reminders do "
+						"not fire",
+						count, database ? database : ""),
+				 errdetail("They were restored or copied from another database; one is \"%s\".",
+						   schema ? schema : ""),
+				 errhint("If they are to fire here, connect to the database and run SELECT "
+						 "crm.scheduler_adopt();")));
+		CommitTransactionCommand();
+	}
+}
+
 /* Reads the list of workspaces anew, keeping what is known of those that stay. */
 static void
 crm_refresh_works(void)
@@ -174,7 +277,7 @@ crm_refresh_works(void)
 
 		foreach (lw, crm_works)
 		{
-			if (((CrmWork *) lfirst(lw))->pending.workspace == lfirst_oid(lc))
+			if (((CrmWork *) lfirst(lw))->live.pending.workspace == lfirst_oid(lc))
 				work = lfirst(lw);
 		}
 		if (work == NULL)
@@ -182,16 +285,16 @@ crm_refresh_works(void)
 			MemoryContext old = MemoryContextSwitchTo(crm_worker_context);
 
 			work = palloc0(sizeof(CrmWork));
-			work->pending.workspace = lfirst_oid(lc);
-			work->pending.low = DT_NOBEGIN;
-			work->pending.low_id = PG_INT64_MIN;
-			work->pending.next = DT_NOBEGIN;
+			work->live.pending.workspace = work->backlog.pending.workspace = lfirst_oid(lc);
+			work->live.pending.until = DT_NOEND;
+			work->backlog.pending.until = DT_NOBEGIN;
+			crm_look_from(&work->live, DT_NOBEGIN);
 			work->batch = crm_batch_size;
-			work->retry_at = DT_NOBEGIN;
 			crm_works = lappend(crm_works, work);
 			MemoryContextSwitchTo(old);
 		}
 		work->exists = true;
+		work->home = crm_reminder_at_home(lfirst_oid(lc));
 	}
 	crm_commit();
 
@@ -205,9 +308,10 @@ crm_refresh_works(void)
 			pfree(work);
 		}
 	}
+	crm_tell_quarantine();
 }
 
-/* Something may be due from this time on: look from there. */
+/* Something may be due from this time on, in any workspace. */
 static void
 crm_lower_marks(TimestampTz due)
 {
@@ -215,14 +319,12 @@ crm_lower_marks(TimestampTz due)
 
 	foreach (lc, crm_works)
 	{
-		CrmPending *pending = &((CrmWork *) lfirst(lc))->pending;
+		CrmWork *work = lfirst(lc);
+		TimestampTz until = work->backlog.pending.until;
 
-		if (due <= pending->low)
-		{
-			pending->low = due;
-			pending->low_id = PG_INT64_MIN;
-		}
-		pending->next = Min(pending->next, due);
+		if (crm_has_backlog(work) && due <= until)
+			crm_look_from(&work->backlog, due);
+		crm_look_from(&work->live, crm_has_backlog(work) ? Max(due, until + 1) : due);
 	}
 }
 
@@ -280,21 +382,20 @@ crm_may_be_poison(int sqlerrcode)
 	}
 }
 
-/* Fires one batch of one workspace.  On error, undoes it and returns a copy of the error. */
+/* Fires one batch of one line.  On error, undoes it and returns a copy of the error. */
 static ErrorData *
-crm_fire_batch(CrmWork *work, CrmFired *fired)
+crm_fire_batch(CrmWork *work, CrmLine *line, CrmFired *fired)
 {
-	CrmPending pending = work->pending;
+	CrmPending pending = line->pending;
 	ErrorData *error = NULL;
 
 	PG_TRY();
 	{
-		TimestampTz now;
+		int64 start = crm_ticks();
 
 		crm_begin();
 		if (crm_batch_timeout > 0)
 			enable_timeout_after(STATEMENT_TIMEOUT, crm_batch_timeout);
-		now = crm_now();
 		pending.only_id = 0;
 		if (work->batch == 1)
 		{
@@ -302,7 +403,12 @@ crm_fire_batch(CrmWork *work, CrmFired *fired)
 			crm_reminder_look(&pending);
 			pending.only_id = pending.next_id;
 		}
-		crm_reminder_fire(&pending, now, work->batch, false, fired);
+		memset(fired, 0, sizeof(*fired));
+		if (crm_clock_read(&work->fired_at))
+			crm_reminder_fire(&pending, work->fired_at, work->batch, false, fired);
+		else
+			fired->busy = true;
+		work->batch_ticks = crm_ticks() - start;
 		crm_commit();
 		disable_timeout(STATEMENT_TIMEOUT, false);
 	}
@@ -321,15 +427,15 @@ crm_fire_batch(CrmWork *work, CrmFired *fired)
 	MemoryContextSwitchTo(crm_worker_context);
 
 	if (error == NULL)
-		work->pending = pending;
+		line->pending = pending;
 	else if (work->batch == 1)
-		work->pending.only_id = pending.only_id;
+		line->pending.only_id = pending.only_id;
 	return error;
 }
 
 /* Takes the reminder that failed on its own out of the line. */
 static void
-crm_set_aside(CrmWork *work, const ErrorData *edata)
+crm_set_aside(CrmWork *work, CrmLine *line, const ErrorData *edata)
 {
 	char *failure = psprintf("%s: %s", unpack_sql_state(edata->sqlerrcode),
 							 edata->message ? edata->message : "");
@@ -337,10 +443,10 @@ crm_set_aside(CrmWork *work, const ErrorData *edata)
 	PG_TRY();
 	{
 		crm_begin();
-		crm_reminder_set_aside(work->pending.workspace, work->pending.only_id, crm_now(), failure);
+		crm_reminder_set_aside(line->pending.workspace, line->pending.only_id, crm_now(), failure);
 		crm_commit();
 		ereport(LOG, (errmsg("reminder " INT64_FORMAT " cannot be fired and was set aside",
-							 work->pending.only_id),
+							 line->pending.only_id),
 					  errhint("Remove the cause, then set failed_at to NULL.")));
 	}
 	PG_CATCH();
@@ -360,7 +466,7 @@ crm_set_aside(CrmWork *work, const ErrorData *edata)
 
 /* Decides what to do about an error. */
 static void
-crm_after_error(CrmWork *work, ErrorData *error)
+crm_after_error(CrmWork *work, CrmLine *line, ErrorData *error)
 {
 	crm_record_error(error);
 	if (crm_may_be_poison(error->sqlerrcode) && work->set_aside < CRM_MAX_SET_ASIDE)
@@ -368,49 +474,59 @@ crm_after_error(CrmWork *work, ErrorData *error)
 		/* Find the reminder that fails: fire fewer and fewer, then set it aside. */
 		if (work->batch > 1)
 			work->batch = Max(work->batch / 16, 1);
-		else if (work->pending.only_id != 0)
+		else if (line->pending.only_id != 0)
 		{
 			work->set_aside++;
-			crm_set_aside(work, error);
+			crm_set_aside(work, line, error);
 		}
-		work->pending.next = DT_NOBEGIN;
+		line->pending.next = DT_NOBEGIN;
 	}
 	else
 	{
 		int64 delay = CRM_MIN_BACKOFF << Min(work->failures, 10);
 
 		work->failures++;
-		work->retry_at = GetCurrentTimestamp() + Min(delay, CRM_MAX_BACKOFF);
+		work->retry_at = crm_ticks() + Min(delay, CRM_MAX_BACKOFF);
 		work->set_aside = 0;
 	}
 	FreeErrorData(error);
 }
 
-/* One batch of one workspace. */
+/* One batch of one line of a workspace. */
 static void
-crm_work_once(CrmWork *work)
+crm_work_once(CrmWork *work, CrmLine *line)
 {
 	CrmFired fired;
-	ErrorData *error = crm_fire_batch(work, &fired);
+	ErrorData *error = crm_fire_batch(work, line, &fired);
 
 	if (error != NULL)
 	{
-		crm_after_error(work, error);
+		crm_after_error(work, line, error);
 		return;
 	}
 	crm_record_fired(&fired);
 	work->failures = 0;
-	if (fired.busy || (fired.count == 0 && fired.more))
-	{
-		/* Others hold what is due; they may roll back without a word, so ask again. */
-		work->retry_delay = Min(Max(work->retry_delay * 2, CRM_MIN_RETRY), CRM_MAX_RETRY);
-		work->retry_at = GetCurrentTimestamp() + work->retry_delay;
-	}
-	else
-		work->retry_delay = 0;
 	if (fired.count > 0)
 		work->set_aside = 0;
-	work->batch = Min(work->batch * 4, crm_batch_size);
+
+	if (fired.busy || (line == &work->backlog && fired.count == 0 && fired.more))
+	{
+		/* Others hold what is due; they may roll back without a word, so ask again. */
+		line->retry_delay = Min(Max(line->retry_delay * 2, CRM_MIN_RETRY), CRM_MAX_RETRY);
+		line->retry_at = crm_ticks() + line->retry_delay;
+	}
+	else
+		line->retry_delay = 0;
+	if (line == &work->live && fired.more)
+		crm_make_backlog(work);
+	else if (line == &work->backlog && !fired.busy && !fired.more)
+		work->backlog.pending.until = DT_NOBEGIN;
+
+	if (fired.count >= work->batch && work->batch_ticks > CRM_BATCH_TARGET)
+		work->batch = Max(work->batch * CRM_BATCH_TARGET / work->batch_ticks, CRM_MIN_BATCH);
+	else
+		work->batch = work->batch * 4;
+	work->batch = Min(work->batch, crm_batch_size);
 }
 
 /* True if this database has prepared transactions. */
@@ -518,31 +634,20 @@ crm_worker_start(Oid database)
 	}
 }
 
-/* One round: a batch of each workspace that has something due.  True if more is to be done at once.
- */
-static bool
-crm_work_round(void)
+/* When there is something to do for a line: in the past if at once, DT_NOEND if never. */
+static TimestampTz
+crm_line_look(const CrmWork *work, const CrmLine *line, TimestampTz now)
 {
-	ListCell *lc;
-	bool again = false;
+	int64 wait = Max(line->retry_at, work->retry_at) - crm_ticks();
 
-	foreach (lc, crm_works)
-	{
-		CrmWork *work = lfirst(lc);
-
-		CHECK_FOR_INTERRUPTS();
-		if (work->pending.next > crm_now() || work->retry_at > GetCurrentTimestamp())
-			continue;
-		crm_work_once(work);
-		if (work->pending.next <= crm_now() && work->retry_at <= GetCurrentTimestamp())
-			again = true;
-	}
-	return again;
+	if (!work->home || (line == &work->backlog && !crm_has_backlog(work)))
+		return DT_NOEND;
+	return wait > 0 ? Max(line->pending.next, now + wait) : line->pending.next;
 }
 
 /* When somebody must look again: the next due time, or the time of a retry. */
 static TimestampTz
-crm_next_look(TimestampTz now, TimestampTz real)
+crm_next_look(TimestampTz now)
 {
 	TimestampTz next = DT_NOEND;
 	ListCell *lc;
@@ -550,28 +655,61 @@ crm_next_look(TimestampTz now, TimestampTz real)
 	foreach (lc, crm_works)
 	{
 		CrmWork *work = lfirst(lc);
-		TimestampTz when = work->pending.next;
 
-		if (work->retry_at > real)
-			when = Max(when, now + (work->retry_at - real));
-		next = Min(next, when);
+		next = Min(next, crm_line_look(work, &work->live, now));
+		next = Min(next, crm_line_look(work, &work->backlog, now));
 	}
 	return next;
+}
+
+/*
+ * One round: the live line of each workspace, and then a batch of one backlog,
+ * another one each time.  True if more is to be done at once.
+ */
+static bool
+crm_work_round(void)
+{
+	static int turn = 0;
+	int n = list_length(crm_works);
+	ListCell *lc;
+
+	foreach (lc, crm_works)
+	{
+		CrmWork *work = lfirst(lc);
+		TimestampTz now = crm_now();
+
+		CHECK_FOR_INTERRUPTS();
+		if (crm_line_look(work, &work->live, now) <= now)
+			crm_work_once(work, &work->live);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		CrmWork *work = list_nth(crm_works, ++turn % n);
+		TimestampTz now = crm_now();
+
+		if (crm_line_look(work, &work->backlog, now) <= now)
+		{
+			crm_work_once(work, &work->backlog);
+			break;
+		}
+	}
+	return crm_next_look(crm_now()) <= crm_now();
 }
 
 void
 crm_worker_main(Datum arg)
 {
-	TimestampTz rescan_at = DT_NOBEGIN;
-	TimestampTz guard_at = DT_NOBEGIN;
-	TimestampTz busy_at = GetCurrentTimestamp();
+	/* In ticks. */
+	int64 rescan_at = 0;
+	int64 guard_at = 0;
+	int64 busy_at = crm_ticks();
 
 	crm_worker_start(DatumGetObjectId(arg));
 
 	for (;;)
 	{
-		TimestampTz now, real, next, hint;
-		int64 wait;
+		TimestampTz now, next, hint;
+		int64 ticks, wait;
 
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
@@ -584,12 +722,22 @@ crm_worker_main(Datum arg)
 			crm_worker_leave(DT_NOBEGIN);
 
 		/* Where crm is preloaded, every session has our hook. */
-		real = GetCurrentTimestamp();
-		if (!crm_scheduler->preloaded && (real >= guard_at || guard_at - real > CRM_GUARD_INTERVAL))
+		ticks = crm_ticks();
+		if (!crm_scheduler->preloaded && ticks >= guard_at)
 		{
 			if (crm_database_wanted())
 				crm_worker_leave(DT_NOBEGIN);
-			guard_at = real + CRM_GUARD_INTERVAL;
+			guard_at = ticks + CRM_GUARD_INTERVAL;
+		}
+
+		if (!crm_clock_read(&now))
+		{
+			pgstat_report_activity(STATE_IDLE, "waiting for the clock to be accepted");
+			wait = Min(crm_clock_held_until() - ticks, CRM_RESCAN_INTERVAL);
+			if (!crm_scheduler->preloaded)
+				wait = Min(wait, guard_at - ticks);
+			crm_clock_sleep(DT_NOEND, Max(wait, 0), crm_wait_event(CRM_WAIT_CLOCK));
+			continue;
 		}
 
 		(void) pg_atomic_exchange_u64(&crm_slot->sleep_until, (uint64) DT_NOEND);
@@ -603,12 +751,12 @@ crm_worker_main(Datum arg)
 			hint = DT_NOBEGIN;
 		}
 		AcceptInvalidationMessages();
-		if (!crm_works_valid)
+		if (!crm_works_valid || (ticks >= rescan_at && crm_slot->quarantined > 0))
 			crm_refresh_works();
-		if (real >= rescan_at || rescan_at - real > CRM_RESCAN_INTERVAL)
+		if (ticks >= rescan_at)
 		{
 			hint = DT_NOBEGIN;
-			rescan_at = real + CRM_RESCAN_INTERVAL;
+			rescan_at = ticks + CRM_RESCAN_INTERVAL;
 			if (!crm_slot->prepared && crm_have_prepared())
 				crm_slot->prepared = true;
 		}
@@ -616,13 +764,13 @@ crm_worker_main(Datum arg)
 		{
 			crm_lower_marks(hint);
 			if (hint != DT_NOBEGIN)
-				busy_at = real;
+				busy_at = ticks;
 		}
 
 		pgstat_report_activity(STATE_RUNNING, "firing due reminders");
 		if (crm_work_round())
 		{
-			busy_at = real;
+			busy_at = ticks;
 			continue;
 		}
 		pgstat_report_activity(STATE_IDLE, NULL);
@@ -630,8 +778,8 @@ crm_worker_main(Datum arg)
 		MemoryContextSwitchTo(crm_worker_context);
 
 		now = crm_now();
-		real = GetCurrentTimestamp();
-		next = crm_next_look(now, real);
+		ticks = crm_ticks();
+		next = crm_next_look(now);
 		crm_slot->next_due = next;
 		(void) pg_atomic_exchange_u64(&crm_slot->sleep_until, (uint64) next);
 		if ((TimestampTz) pg_atomic_read_u64(&crm_slot->due_min) < next)
@@ -646,18 +794,15 @@ crm_worker_main(Datum arg)
 
 			if (crm_scheduler->waiting > 0 && next - now > USECS_PER_SEC)
 				crm_worker_leave(next);
-			if ((next == DT_NOEND || next - now > idle) && real - busy_at > idle)
+			if ((next == DT_NOEND || next - now > idle) && ticks - busy_at > idle)
 				crm_worker_leave(next);
 		}
-		wait = Min(rescan_at - real, crm_worker_idle_timeout * USECS_PER_SEC);
-		if (next != DT_NOEND)
-			wait = Min(wait, next - now);
+		wait = Min(rescan_at - ticks, crm_worker_idle_timeout * USECS_PER_SEC);
 		if (crm_slot->prepared)
 			wait = Min(wait, CRM_PREPARED_INTERVAL);
 		if (!crm_scheduler->preloaded)
-			wait = Min(wait, guard_at - real);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 (long) (Max(wait, 0) + 999) / 1000, crm_wait_event(CRM_WAIT_WORKER));
+			wait = Min(wait, guard_at - ticks);
+		crm_clock_sleep(next, Max(wait, 0), crm_wait_event(CRM_WAIT_WORKER));
 		crm_slot->wakeups++;
 	}
 }

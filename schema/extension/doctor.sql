@@ -125,6 +125,11 @@ FROM pg_proc AS p
 WHERE p.pronamespace = workspace
   AND p.prosecdef
   AND NOT EXISTS (SELECT FROM unnest(p.proconfig) AS c WHERE c LIKE 'search_path=%')
+UNION ALL
+SELECT 'error', 'quarantine',
+       'no reminder fires: the workspace was restored or copied from another database',
+       format('If its reminders are to fire here, run SELECT crm.scheduler_adopt(%L).', workspace::regnamespace)
+WHERE NOT crm._reminder_at_home(workspace)
 $$;
 
 COMMENT ON FUNCTION crm._doctor_workspace(oid) IS

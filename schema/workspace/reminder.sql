@@ -25,6 +25,7 @@ CREATE TABLE @workspace@.reminder (
 ) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 10000);
 CREATE INDEX reminder_due ON @workspace@.reminder (due_at, id) WHERE failed_at IS NULL;
+CREATE INDEX reminder_set_aside ON @workspace@.reminder (failed_at) WHERE failed_at IS NOT NULL;
 CREATE INDEX ON @workspace@.reminder (member_id, due_at);
 CREATE INDEX ON @workspace@.reminder (kind, record_id) WHERE record_id IS NOT NULL;
 COMMENT ON TABLE @workspace@.reminder IS 'What a member is to be reminded of. A row waits here until it is due; then it becomes a row of event.';
@@ -79,6 +80,28 @@ COMMENT ON COLUMN @workspace@.event.payload IS 'As in the reminder.';
 COMMENT ON COLUMN @workspace@.event.state IS 'new, seen, acknowledged, snoozed, held or skipped. new and seen are open: they are in the inbox. held waits for its time or is shown with another event, skipped was too late: event_hold says why.';
 COMMENT ON COLUMN @workspace@.event.handled_at IS 'When it was acknowledged or snoozed.';
 COMMENT ON COLUMN @workspace@.event.snoozed_until IS 'When the reminder made by snoozing it is due.';
+
+-- Where the reminders are to fire: a copy of this row in another database says that
+-- they are not to fire there.
+CREATE TABLE @workspace@.reminder_home (
+    one boolean PRIMARY KEY DEFAULT true CONSTRAINT reminder_home_one CHECK (one),
+    database_id bigint NOT NULL,
+    system_id bigint NOT NULL,
+    table_id bigint NOT NULL,
+    written_xid bigint NOT NULL,
+    adopted_at timestamptz NOT NULL DEFAULT now(),
+    adopted_by text NOT NULL
+);
+COMMENT ON TABLE @workspace@.reminder_home IS 'The database in which the reminders of this workspace fire. After a restore or copy they fire once crm.scheduler_adopt() was called. One row.';
+COMMENT ON COLUMN @workspace@.reminder_home.one IS 'Always true: the table has one row.';
+COMMENT ON COLUMN @workspace@.reminder_home.database_id IS 'OID of the database.';
+COMMENT ON COLUMN @workspace@.reminder_home.system_id IS 'System identifier of its cluster.';
+COMMENT ON COLUMN @workspace@.reminder_home.table_id IS 'OID of this table.';
+COMMENT ON COLUMN @workspace@.reminder_home.written_xid IS 'Transaction that wrote this row, equal to its xmin. With table_id it knows a cluster again after pg_upgrade.';
+COMMENT ON COLUMN @workspace@.reminder_home.adopted_at IS 'When the workspace was created or adopted.';
+COMMENT ON COLUMN @workspace@.reminder_home.adopted_by IS 'Who did.';
+INSERT INTO @workspace@.reminder_home (database_id, system_id, table_id, written_xid, adopted_by)
+SELECT h.*, session_user FROM crm._reminder_home((@workspace_literal@ || '.reminder_home')::regclass) AS h;
 
 -- @repeatable
 

@@ -8,6 +8,20 @@ CREATE FUNCTION crm_test.shift_clock(shift interval) RETURNS timestamptz
 LANGUAGE sql VOLATILE STRICT SET search_path = pg_catalog, pg_temp
 AS $$ SELECT crm_test._clock_shift((extract(epoch FROM shift) * 1000000)::bigint) $$;
 
+-- The system's clock as if somebody had set it, by an interval; 0 sets it right.
+CREATE FUNCTION crm_test._clock_step(microseconds bigint) RETURNS timestamptz
+LANGUAGE C VOLATILE STRICT AS '$libdir/crm', 'crm_clock_step';
+
+CREATE FUNCTION crm_test.step_clock(step interval) RETURNS timestamptz
+LANGUAGE sql VOLATILE STRICT SET search_path = pg_catalog, pg_temp
+AS $$ SELECT crm_test._clock_step((extract(epoch FROM step) * 1000000)::bigint) $$;
+
+CREATE FUNCTION crm_test.reminders_plain() RETURNS bigint
+LANGUAGE C VOLATILE STRICT AS '$libdir/crm', 'crm_reminders_plain_count';
+
+COMMENT ON FUNCTION crm_test.reminders_plain() IS
+'How many reminders this backend fired without the executor.';
+
 CREATE FUNCTION crm_test.audit_rebuilds() RETURNS bigint
 LANGUAGE C VOLATILE STRICT AS '$libdir/crm', 'crm_audit_rebuild_count';
 

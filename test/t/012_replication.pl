@@ -46,6 +46,7 @@ $source->wait_for_catchup('sales_in');
 ok($target->poll_query_until('postgres', "SELECT count(*) > 0 AND bool_and(srsubstate IN ('r', 's')) FROM pg_subscription_rel"), 'the first copy ends');
 is(contents($target), contents($source), 'every table is the same, audit log and versions included');
 is($target->safe_psql('postgres', 'SELECT workspace, schema_version = current_version FROM crm.workspaces()'), 'sales|t', 'the subscriber has a workspace');
+is($target->safe_psql('postgres', q{SELECT crm._reminder_at_home('sales')}), 'f', 'whose reminders fire at the source only');
 
 $source->safe_psql('postgres', q{
 	UPDATE sales.account SET city = 'Kiel' WHERE id > 15;
