@@ -1,5 +1,6 @@
-# kill -9 of the worker, the launcher or another backend, at random moments: no
-# reminder is lost and none fires twice.  SEED and CRASH_ROUNDS may be set.
+# kill -9 of the worker, the launcher, another backend or the postmaster, at random
+# moments: no reminder is lost and none fires twice.  SEED and CRASH_ROUNDS may be set;
+# with CRASH_VERBOSE it tells what it did.
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
@@ -9,7 +10,8 @@ use Test::More;
 my $rounds = $ENV{CRASH_ROUNDS} || 8;
 my $seed = $ENV{SEED} || int(rand(1_000_000_000));
 srand($seed);
-note "SEED=$seed CRASH_ROUNDS=$rounds";
+sub report { my ($line) = @_; $ENV{CRASH_VERBOSE} ? diag $line : note $line; return; }
+report("SEED=$seed CRASH_ROUNDS=$rounds");
 
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
@@ -44,15 +46,27 @@ for my $round (1 .. $rounds)
 	my $goal = $node->safe_psql('postgres', 'SELECT coalesce(max(id), 0) FROM sales.event') + 100 + int(rand(2000));
 	$node->poll_query_until('postgres', "SELECT max(id) >= $goal FROM sales.event") or die "no progress";
 
-	my $type = ('crm worker', 'crm worker', 'crm launcher', 'client backend')[ int(rand(4)) ];
-	my $pid = $node->safe_psql('postgres',
-		"SELECT pid FROM pg_stat_activity WHERE backend_type = '$type' AND pid <> pg_backend_pid() LIMIT 1");
-	kill 'KILL', $pid if $pid;
-	$killed{$type}++ if $pid;
-	$load->finish;
+	my $type = ('crm worker', 'crm worker', 'crm launcher', 'client backend', 'postmaster')[ int(rand(5)) ];
+	if ($type eq 'postmaster')
+	{
+		$node->kill9;
+		$killed{$type}++;
+		$load->finish;
+		# Fails while children of the old one live, and may take its pid file for the new one's.
+		$node->{_pid} = undef until $node->start(fail_ok => 1);
+	}
+	else
+	{
+		my $pid = $node->safe_psql('postgres',
+			"SELECT pid FROM pg_stat_activity WHERE backend_type = '$type' AND pid <> pg_backend_pid() LIMIT 1");
+		kill 'KILL', $pid if $pid;
+		$killed{$type}++ if $pid;
+		$load->finish;
+	}
 	$node->poll_query_until('postgres', 'SELECT true') or die "the server did not come back";
 }
-note join ', ', map { "$_: $killed{$_}" } sort keys %killed;
+report('killed ' . join(', ', map { "$_: $killed{$_}" } sort keys %killed));
+report('events ' . $node->safe_psql('postgres', 'SELECT count(*) FROM sales.event'));
 
 ok($node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM sales.reminder'), 'everything is fired in the end');
 is($node->safe_psql('postgres', q{
