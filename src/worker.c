@@ -37,6 +37,7 @@
 #include "clock.h"
 #include "compat.h"
 #include "invalidation.h"
+#include "invalidation.h"
 #include "reminder.h"
 #include "scheduler.h"
 
