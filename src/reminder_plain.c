@@ -12,6 +12,8 @@
  *				hundred; about a third of the time that the statement takes
  *		special	by a statement (reminder.c), which is given their addresses
  *
+ * In a batch, the events of plain reminders come before those of special ones.
+ *
  * If somebody gave the tables triggers, rules, policies, partitions or columns
  * with computed defaults, or changed that index, all reminders are fired by
  * statement.
