@@ -38,6 +38,7 @@ typedef struct CrmSlot
 	bool prepared;				  /* prepared transactions may hold reminders we were not told of */
 	bool waiting;				  /* wants a worker, and there was no place for one */
 	int quarantined;			  /* workspaces that must not fire in this database */
+	int failing;				  /* workspaces left alone for a while after an error */
 	int64 started_at;			  /* last start of a worker, in ticks (clock.h) */
 	int64 retry_at;				  /* no new worker before, in ticks */
 	int failures;				  /* workers in a row that ended badly */

@@ -152,6 +152,9 @@ crm_slot_state(const CrmSlot *slot, bool launcher, char **reason)
 	if (slot->quarantined > 0)
 		*reason = psprintf("%d workspaces are in quarantine; see crm.scheduler_adopt()",
 						   slot->quarantined);
+	else if (slot->failing > 0)
+		*reason = psprintf("%d workspaces fail and are tried again within a minute; see error",
+						   slot->failing);
 	if (slot->pid != 0)
 		return "running";
 	wait = slot->retry_at - crm_ticks();

@@ -572,7 +572,8 @@ crm_worker_settings(void)
 	static const char *const settings[][2] = {
 		{"search_path", "pg_catalog, pg_temp"},
 		{"statement_timeout", "0"},
-		{"lock_timeout", "1s"},
+		/* Less than deadlock_timeout: who alters the tables is not to be the one that gives in. */
+		{"lock_timeout", "200ms"},
 		{"idle_in_transaction_session_timeout", "0"},
 		{"default_transaction_read_only", "off"},
 		{"default_transaction_isolation", "read committed"},
@@ -663,6 +664,21 @@ crm_next_look(TimestampTz now)
 	return next;
 }
 
+/* Workspaces that are left alone for a while after an error. */
+static int
+crm_count_failing(int64 ticks)
+{
+	int count = 0;
+	ListCell *lc;
+
+	foreach (lc, crm_works)
+	{
+		if (((CrmWork *) lfirst(lc))->retry_at > ticks)
+			count++;
+	}
+	return count;
+}
+
 /*
  * One round: the live line of each workspace, and then a batch of one backlog,
  * another one each time.  True if more is to be done at once.
@@ -711,6 +727,8 @@ crm_worker_main(Datum arg)
 	{
 		TimestampTz now, next, hint;
 		int64 ticks, wait;
+		long stat_wait;
+		bool more;
 
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
@@ -769,19 +787,21 @@ crm_worker_main(Datum arg)
 		}
 
 		pgstat_report_activity(STATE_RUNNING, "firing due reminders");
-		if (crm_work_round())
+		more = crm_work_round();
+		stat_wait = pgstat_report_stat(false);
+		if (more)
 		{
 			busy_at = ticks;
 			continue;
 		}
 		pgstat_report_activity(STATE_IDLE, NULL);
-		pgstat_report_stat(false);
 		MemoryContextSwitchTo(crm_worker_context);
 
 		now = crm_now();
 		ticks = crm_ticks();
 		next = crm_next_look(now);
 		crm_slot->next_due = next;
+		crm_slot->failing = crm_count_failing(ticks);
 		(void) pg_atomic_exchange_u64(&crm_slot->sleep_until, (uint64) next);
 		if ((TimestampTz) pg_atomic_read_u64(&crm_slot->due_min) < next)
 			continue;
@@ -801,6 +821,9 @@ crm_worker_main(Datum arg)
 		wait = Min(rescan_at - ticks, crm_worker_idle_timeout * USECS_PER_SEC);
 		if (crm_slot->prepared)
 			wait = Min(wait, CRM_PREPARED_INTERVAL);
+		/* What was fired last is still to be told to the statistics, and so to autovacuum. */
+		if (stat_wait > 0)
+			wait = Min(wait, stat_wait * 1000);
 		if (!crm_scheduler->preloaded)
 			wait = Min(wait, guard_at - ticks);
 		crm_clock_sleep(next, Max(wait, 0), crm_wait_event(CRM_WAIT_WORKER));
