@@ -127,17 +127,22 @@ BEGIN
     WITH RECURSIVE
     carrier AS MATERIALIZED (
         SELECT e.id, e.member_id FROM @workspace@.event AS e WHERE e.id BETWEEN first_id AND last_id AND e.payload ? 'crm_digest'),
+    -- Firing waits for nobody: an event that a person is changing just now is left for later.
+    waited AS MATERIALIZED (
+        SELECT h.event_id, h.member_id, h.reason, e.title, e.kind, e.record_id, e.due_at
+        FROM @workspace@.event_hold AS h
+        JOIN @workspace@.event AS e ON e.id = h.event_id AND e.state = 'held'
+        WHERE h.member_id IN (SELECT c.member_id FROM carrier AS c) AND h.until <= hold_events.fired_at
+        FOR UPDATE OF e SKIP LOCKED),
     released AS MATERIALIZED (
-        SELECT h.event_id, h.member_id, h.reason, max(c.id) AS carrier_id
-        FROM carrier AS c
-        JOIN @workspace@.event_hold AS h ON h.member_id = c.member_id AND h.until <= hold_events.fired_at
-        GROUP BY h.event_id, h.member_id, h.reason),
+        SELECT w.*, (SELECT max(c.id) FROM carrier AS c WHERE c.member_id = w.member_id) AS carrier_id FROM waited AS w),
     candidate AS MATERIALIZED (
         SELECT e.id, e.member_id, e.kind, e.record_id, e.due_at, r.carrier_id,
                r.event_id IS NULL AND coalesce(e.payload @> '{"urgent": true}' OR e.payload ? 'snoozed_event', false) AS urgent
         FROM unnest(candidates) AS u
         JOIN @workspace@.event AS e ON e.id = u
-        LEFT JOIN released AS r ON r.event_id = e.id),
+        LEFT JOIN released AS r ON r.event_id = e.id
+        WHERE e.id BETWEEN first_id AND last_id OR r.event_id IS NOT NULL),
     person AS MATERIALIZED (
         SELECT p.member_id, m.time_zone, w.wall,
                coalesce((SELECT s.shown FROM @workspace@.attention_spent AS s WHERE s.member_id = p.member_id AND s.hour = date_trunc('hour', w.wall)), 0) AS this_hour,
@@ -225,7 +230,8 @@ BEGIN
             WHERE e.kind = s.kind AND e.record_id = s.record_id AND e.member_id = s.member_id AND e.id < first_id
               AND e.state <> 'held' AND (h.id IS NULL OR h.shown_at IS NOT NULL)
               AND coalesce(h.shown_at, e.fired_at) > hold_events.fired_at - s.once_within
-            ORDER BY e.state IN ('new', 'seen') DESC, coalesce(h.shown_at, e.fired_at) DESC LIMIT 1) AS l ON true),
+            -- Locked, so that nobody closes it before what is merged with it can be seen.
+            ORDER BY e.state IN ('new', 'seen') DESC, coalesce(h.shown_at, e.fired_at) DESC LIMIT 1 FOR UPDATE OF e SKIP LOCKED) AS l ON true),
     -- Who may be shown something, in the order of what they may still be shown.
     ranked AS MATERIALIZED (
         SELECT t.id, row_number() OVER (PARTITION BY t.member_id ORDER BY t.left_over DESC NULLS FIRST, t.due_at, t.id) AS place
@@ -273,10 +279,8 @@ BEGIN
         FROM outcome AS o WHERE o.reason IS NULL AND o.carrier_id IS NOT NULL AND h.event_id = o.event_id),
     -- Digests.
     listed AS MATERIALIZED (
-        SELECT r.carrier_id, r.event_id, e.title, e.kind, e.record_id, e.due_at
-        FROM released AS r
-        JOIN @workspace@.event AS e ON e.id = r.event_id AND e.state = 'held'
-        WHERE r.reason IN ('digest', 'budget')),
+        SELECT r.carrier_id, r.event_id, r.title, r.kind, r.record_id, r.due_at
+        FROM released AS r WHERE r.reason IN ('digest', 'budget')),
     listed_held AS (
         UPDATE @workspace@.event_hold AS h SET until = NULL, shown_at = hold_events.fired_at, shown_with = l.carrier_id
         FROM listed AS l WHERE h.event_id = l.event_id),
@@ -312,7 +316,7 @@ BEGIN
     SELECT p.member_id, n.until, 'Reminders that were held', '{"crm_digest": true}'
     FROM person AS p
     CROSS JOIN LATERAL (
-        SELECT min(u.until) AS until
+        SELECT CASE WHEN min(u.until) <= hold_events.fired_at THEN hold_events.fired_at + interval '10 s' ELSE min(u.until) END AS until
         FROM (SELECT o.until FROM outcome AS o WHERE o.member_id = p.member_id AND o.reason IS NOT NULL
               UNION ALL
               SELECT h.until FROM @workspace@.event_hold AS h
