@@ -185,7 +185,7 @@ SELECT count(*) AS wrong FROM sla_status WHERE policy = 'Walked' AND state = 'ru
 INSERT INTO ticket (id, owner_id) SELECT i, 2 FROM generate_series(1001, 4000) AS i;
 SELECT count(*) FROM sla_clock WHERE record_id > 1000 AND policy_id = (SELECT id FROM sla_policy WHERE name = 'Walked');
 UPDATE ticket SET solved = true WHERE id > 1000;
-SELECT state, count(*) FROM sla_clock WHERE record_id > 1000 GROUP BY 1;
+SELECT state, count(*) FROM sla_clock WHERE record_id > 1000 GROUP BY 1 ORDER BY 1;
 
 RESET ROLE;
 SELECT crm_test.shift_clock('0') <= clock_timestamp() AS unshifted;

@@ -135,8 +135,8 @@ SELECT CASE reason
     WHEN 'quiet hours' THEN CASE WHEN detail ? 'calendar' THEN format('it came outside the working time of calendar %s', detail ->> 'calendar')
                                  ELSE format('it came in quiet hours, %s to %s (%s)', detail ->> 'from', detail ->> 'to', detail ->> 'time_zone') END
     WHEN 'digest' THEN 'it is for digests'
-    WHEN 'budget' THEN CASE WHEN detail ? 'per_day' THEN format('the %s events of that day had been shown', detail ->> 'per_day')
-                            ELSE format('the %s events of that hour had been shown', detail ->> 'per_hour') END
+    WHEN 'budget' THEN CASE WHEN detail ? 'per_day' THEN format('the budget of %s a day was used up', detail ->> 'per_day')
+                            ELSE format('the budget of %s an hour was used up', detail ->> 'per_hour') END
     WHEN 'frequency' THEN format('another about the same record was handled less than %s before', detail ->> 'once_within')
     WHEN 'merged' THEN 'that one is about the same record'
     WHEN 'delegated' THEN coalesce(detail ->> 'why', 'someone stands in')

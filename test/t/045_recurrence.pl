@@ -6,7 +6,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $seed = defined $ENV{SEED} ? $ENV{SEED} : int(rand(1_000_000_000));
-my $rules = $ENV{RULES} || 2000;
+my $rules = $ENV{RULES} || 10000;
 note "SEED=$seed RULES=$rules";
 
 my $node = PostgreSQL::Test::Cluster->new('main');
