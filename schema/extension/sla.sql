@@ -129,8 +129,11 @@ BEGIN
                             JOIN %2$s.escalation AS e ON e.sla_clock_id = c.id
                             LEFT JOIN scope AS s ON s.record_id = c.record_id
                             CROSS JOIN LATERAL (
-                                SELECT min(crm._sla_due($5, $6, c.running_since, c.target * v / 100 - c.elapsed)) AS due_at
-                                FROM unnest($7 || 100) AS v WHERE v > e.level AND c.state = ''running'') AS n
+                                -- A breach is told even of a clock that was stopped before anybody was.
+                                SELECT CASE WHEN c.state <> ''ended'' AND c.breached_at IS NOT NULL AND e.level < 100 THEN c.breached_at
+                                            WHEN c.state = ''running'' THEN
+                                                (SELECT min(crm._sla_due($5, $6, c.running_since, c.target * v / 100 - c.elapsed)) FROM unnest($7 || 100) AS v WHERE v > e.level)
+                                       END AS due_at) AS n
                             WHERE c.policy_id = $1 AND ($2 IS NULL OR c.record_id = ANY ($2))),
                         gone AS (
                             DELETE FROM %2$s.reminder AS r USING next AS n WHERE r.escalation_id = n.id AND n.due_at IS NULL)
@@ -183,7 +186,7 @@ DECLARE
 BEGIN
     EXECUTE format('SELECT c.*, e.level, p.name, p.calendar, p.warn_percent, p.audience, p.breach_audience
                     FROM %1$s.escalation AS e
-                    JOIN %1$s.sla_clock AS c ON c.id = e.sla_clock_id AND c.state = ''running''
+                    JOIN %1$s.sla_clock AS c ON c.id = e.sla_clock_id AND (c.state = ''running'' OR c.state <> ''ended'' AND c.breached_at IS NOT NULL AND e.level < 100)
                     JOIN %1$s.sla_policy AS p ON p.id = c.policy_id AND p.active
                     WHERE e.id = $1 FOR UPDATE OF e, c', workspace)
     INTO c USING escalation_id;
@@ -192,12 +195,13 @@ BEGIN
     END IF;
     -- A record that changed unnoticed, by replication say, may be answered by now.
     EXECUTE format('SELECT s.state, s.owner_id FROM (%s) AS s WHERE s.record_id = $1', crm._sla_query(workspace, c.policy_id)) INTO s USING c.record_id;
-    IF s.state IS DISTINCT FROM 'running' THEN
+    IF s.state IS NULL OR c.state = 'running' AND s.state <> 'running' THEN
         RETURN;
     END IF;
     SELECT max(v), array_agg(v ORDER BY v) INTO share, skipped
     FROM unnest(c.warn_percent || 100) AS v
-    WHERE v > c.level AND crm._sla_due(workspace, coalesce(c.calendar, ''), c.running_since, c.target * v / 100 - c.elapsed) <= fired_at;
+    WHERE v > c.level
+      AND (c.state <> 'running' OR crm._sla_due(workspace, coalesce(c.calendar, ''), c.running_since, c.target * v / 100 - c.elapsed) <= fired_at);
     IF share IS NULL THEN
         RETURN;
     END IF;
@@ -206,7 +210,7 @@ BEGIN
         EXECUTE format('UPDATE %s.sla_clock AS c SET breached_at = coalesce(c.breached_at, c.due_at) WHERE c.id = $1', workspace) USING c.id;
     END IF;
     title := CASE WHEN share >= 100 THEN format('%s: the time is over', c.name) ELSE format('%s: %s %% of the time is used', c.name, share) END;
-    payload := jsonb_strip_nulls(jsonb_build_object('sla', c.name, 'percent', share, 'due_at', c.due_at, 'owner_id', s.owner_id,
+    payload := jsonb_strip_nulls(jsonb_build_object('sla', c.name, 'percent', share, 'due_at', coalesce(c.breached_at, c.due_at), 'owner_id', s.owner_id,
                    'skipped', nullif(to_jsonb(array_remove(skipped, share)), '[]'), 'urgent', nullif(share >= 100, false)));
     FOREACH member_id IN ARRAY crm._audience(workspace, s.owner_id, CASE WHEN share >= 100 THEN c.breach_audience ELSE c.audience END) LOOP
         RETURN NEXT;
