@@ -104,6 +104,34 @@ SELECT ack_events('tickets', max(id)) FROM read_events('tickets') WHERE title = 
 SELECT count(*) FROM read_events('tickets');
 SELECT acked_id = (SELECT max(id) FROM event) AS past FROM event_lag WHERE name = 'tickets';
 
+-- what attention rules hold back is given once it is released, before the event that released it
+INSERT INTO attention_rule (name, member_id, quiet_from, quiet_to)
+SELECT 'asleep', 1, (crm.now() - interval '1 hour')::time, (crm.now() + interval '1 hour')::time;
+INSERT INTO reminder (member_id, due_at, title) VALUES (1, '2020-07-01', 'h1'), (1, '2020-07-02', 'h2'), (2, '2020-07-03', 'h3');
+SELECT crm.run_due();
+SELECT ack_events('mailer', max(id)) FROM read_events('mailer') WHERE title LIKE 'k%';
+SELECT title, state FROM read_events('mailer');
+SELECT ack_events('mailer', (SELECT max(id) FROM event));
+SELECT events_behind FROM event_lag WHERE name = 'mailer';
+RESET ROLE;
+SELECT crm_test.shift_clock(interval '2 hours') IS NOT NULL AS shifted;
+SET ROLE regress_event_owner;
+INSERT INTO reminder (member_id, due_at, title) VALUES (2, '2020-07-04', 'h4');
+SELECT crm.run_due();
+SELECT title, state, attempt FROM read_events('mailer', 2);
+SELECT title, attempt FROM read_events('mailer', 2);
+SELECT fail_event('mailer', (SELECT id FROM event WHERE title = 'h2'), 'mailbox full');
+SELECT string_agg(title, ' ') FROM read_events('mailer');
+SELECT ack_events('mailer', (SELECT max(id) FROM event));
+SELECT retry_events('mailer', (SELECT id FROM event WHERE title = 'h2'));
+SELECT string_agg(title, ' ') FROM read_events('mailer');
+SELECT ack_events('mailer', (SELECT id FROM event WHERE title = 'h2'));
+SELECT count(*) FROM read_events('mailer');
+RESET ROLE;
+SELECT crm_test.shift_clock(interval '0') IS NOT NULL AS clock;
+SET ROLE regress_event_owner;
+DELETE FROM event WHERE title LIKE 'h%' OR payload ? 'crm_digest';
+
 -- members are given their own events, under names of their own; a service what the owner registered
 UPDATE member SET login_role = 'regress_event_app' WHERE id = 2;
 INSERT INTO event_consumer (name, member_id, whole_feed, kinds) VALUES ('sync', 2, true, '{account}');

@@ -68,6 +68,20 @@ END
 $$;
 COMMENT ON FUNCTION @workspace@.event_consumer_take(text) IS 'The caller''s consumer of this name, locked; NULL if there is none.';
 
+CREATE OR REPLACE FUNCTION @workspace@.event_consumer_open(consumer @workspace@.event_consumer) RETURNS SETOF @workspace@.event
+LANGUAGE sql STABLE
+-- Without a search_path of its own, so that it becomes part of the query that calls it.
+AS $$
+    SELECT e.* FROM @workspace@.event AS e
+    WHERE e.id > consumer.acked_id AND (consumer.member_id IS NULL OR consumer.whole_feed OR e.member_id = consumer.member_id)
+      AND (consumer.kinds IS NULL OR e.kind = ANY (consumer.kinds) OR e.payload ? 'crm_digest')
+      AND e.state NOT IN ('held', 'skipped')
+      AND NOT EXISTS (SELECT FROM @workspace@.event_failure AS f WHERE f.consumer_id = consumer.id AND f.event_id = e.id)
+      AND NOT EXISTS (SELECT FROM @workspace@.event_hold AS h WHERE h.event_id = e.id AND h.shown_at IS NOT NULL AND h.shown_with IS NULL)
+$$;
+COMMENT ON FUNCTION @workspace@.event_consumer_open(@workspace@.event_consumer) IS
+'The events that a consumer is to be given and has not acknowledged. Not those that attention rules hold back: they come with the event that releases them.';
+
 CREATE OR REPLACE FUNCTION @workspace@.read_events(
     consumer text, max integer DEFAULT 100,
     OUT id bigint, OUT reminder_id bigint, OUT member_id bigint, OUT due_at timestamptz, OUT fired_at timestamptz, OUT title text,
@@ -96,11 +110,7 @@ BEGIN
     UPDATE @workspace@.event_failure AS f SET state = 'set aside' WHERE f.consumer_id = c.id AND f.state = 'given';
 
     IF c.attempts >= c.max_attempts THEN
-        SELECT e.id INTO poison FROM @workspace@.event AS e
-        WHERE e.id > c.acked_id AND e.id <= c.delivered_id AND (c.member_id IS NULL OR c.whole_feed OR e.member_id = c.member_id)
-          AND (c.kinds IS NULL OR e.kind = ANY (c.kinds))
-          AND NOT EXISTS (SELECT FROM @workspace@.event_failure AS f WHERE f.consumer_id = c.id AND f.event_id = e.id)
-        ORDER BY e.id LIMIT 1;
+        SELECT e.id INTO poison FROM @workspace@.event_consumer_open(c) AS e WHERE e.id <= c.delivered_id ORDER BY e.id LIMIT 1;
         IF FOUND THEN
             INSERT INTO @workspace@.event_failure (consumer_id, event_id, attempts, reason)
             VALUES (c.id, poison, c.attempts, format('Given %s times and never acknowledged.', c.attempts));
@@ -127,16 +137,19 @@ BEGIN
         END LOOP;
     END IF;
 
-    FOR id, reminder_id, member_id, due_at, fired_at, title, kind, record_id, payload, state IN
-        SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.fired_at, e.title, e.kind, e.record_id, e.payload, e.state
-        FROM @workspace@.event AS e
-        WHERE e.id > c.acked_id AND (c.member_id IS NULL OR c.whole_feed OR e.member_id = c.member_id)
-          AND (c.kinds IS NULL OR e.kind = ANY (c.kinds))
-          AND NOT EXISTS (SELECT FROM @workspace@.event_failure AS f WHERE f.consumer_id = c.id AND f.event_id = e.id)
-        ORDER BY e.id LIMIT room
+    FOR id, reminder_id, member_id, due_at, fired_at, title, kind, record_id, payload, state, last IN
+        -- What was held and is released comes with the event that releases it, just before.
+        SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.fired_at, e.title, e.kind, e.record_id, e.payload, e.state, b.id
+        FROM (SELECT o.* FROM @workspace@.event_consumer_open(c) AS o ORDER BY o.id LIMIT room) AS b
+        CROSS JOIN LATERAL (
+            SELECT b.* UNION ALL
+            SELECT v.* FROM jsonb_array_elements_text(CASE WHEN b.payload ? 'crm_digest' AND jsonb_typeof(b.payload -> 'released') = 'array' THEN b.payload -> 'released' ELSE '[]' END) AS r (id)
+            JOIN @workspace@.event AS v ON v.id = r.id::bigint AND v.member_id = b.member_id AND v.state <> 'held' AND (c.kinds IS NULL OR v.kind = ANY (c.kinds))
+            JOIN @workspace@.event_hold AS h ON h.event_id = v.id AND h.shown_at IS NOT NULL
+            WHERE NOT EXISTS (SELECT FROM @workspace@.event_failure AS f WHERE f.consumer_id = c.id AND f.event_id = v.id)) AS e
+        ORDER BY b.id, e.id
     LOOP
-        attempt := CASE WHEN id <= c.delivered_id THEN greatest(c.attempts, 1) + 1 ELSE 1 END;
-        last := id;
+        attempt := CASE WHEN last <= c.delivered_id THEN greatest(c.attempts, 1) + 1 ELSE 1 END;
         RETURN NEXT;
     END LOOP;
     IF last IS NULL AND room > 0 THEN
@@ -150,7 +163,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @workspace@.read_events(text, integer) IS
-'The next events of a consumer, in order, at most max: first those to be retried, then those after the last one it acknowledged, so they come again until it does. A session that acts for a member is given that member''s events, or what the owner registered in event_consumer; the workspace''s owner is given all. A name that is new begins with the oldest event. attempt is 1 when an event is given for the first time; for one given before, how often the oldest open event has been given, at least 2. With max_attempts, events given twice in vain are given one by one, so that the one at fault is set aside alone. Sessions that read under one name take turns: the second waits for the first one''s transaction. max below 1 is an error (22023), a session that acts for nobody 42501.';
+'The next events of a consumer, in order, at most max: first those to be retried, then those after the last one it acknowledged, so they come again until it does. What attention rules hold back is not given; once released it is given just before the event that released it, beyond max. A session that acts for a member is given that member''s events, or what the owner registered in event_consumer; the workspace''s owner is given all. A name that is new begins with the oldest event. attempt is 1 when an event is given for the first time; for one given before, how often the oldest open event has been given, at least 2. With max_attempts, events given twice in vain are given one by one, so that the one at fault is set aside alone. Sessions that read under one name take turns: the second waits for the first one''s transaction. max below 1 is an error (22023), a session that acts for nobody 42501.';
 
 CREATE OR REPLACE FUNCTION @workspace@.event_consumer_given(consumer text, event_id bigint, OUT taken @workspace@.event_consumer)
 LANGUAGE plpgsql VOLATILE
@@ -184,10 +197,7 @@ DECLARE
 BEGIN
     DELETE FROM @workspace@.event_failure AS f WHERE f.consumer_id = c.id AND f.state = 'given' AND f.event_id <= upto;
     GET DIAGNOSTICS retried = ROW_COUNT;
-    SELECT count(*) INTO acked FROM @workspace@.event AS e
-    WHERE e.id > c.acked_id AND e.id <= upto AND (c.member_id IS NULL OR c.whole_feed OR e.member_id = c.member_id)
-      AND (c.kinds IS NULL OR e.kind = ANY (c.kinds))
-      AND NOT EXISTS (SELECT FROM @workspace@.event_failure AS f WHERE f.consumer_id = c.id AND f.event_id = e.id);
+    SELECT count(*) INTO acked FROM @workspace@.event_consumer_open(c) AS e WHERE e.id <= upto;
     UPDATE @workspace@.event_consumer AS v
     SET acked_id = greatest(v.acked_id, upto), acked_at = crm.now(),
         attempts = CASE WHEN upto <= v.acked_id THEN v.attempts
@@ -219,8 +229,8 @@ BEGIN
     VALUES (c.id, event_id, greatest(c.attempts, 1), reason)
     ON CONFLICT ON CONSTRAINT event_failure_consumer_id_event_id_key
     DO UPDATE SET state = 'set aside', reason = excluded.reason, failed_at = excluded.failed_at;
-    -- The next one has not failed yet.
-    UPDATE @workspace@.event_consumer AS v SET attempts = least(v.attempts, 1) WHERE v.id = c.id AND event_id > c.acked_id;
+    -- The others are not at fault.
+    UPDATE @workspace@.event_consumer AS v SET attempts = least(v.attempts, 1) WHERE v.id = c.id;
 END
 $$;
 COMMENT ON FUNCTION @workspace@.fail_event(text, bigint, text) IS
@@ -264,7 +274,7 @@ BEGIN
         SELECT v.id, v.fired_at, v.state FROM @workspace@.event AS v WHERE v.id <= coalesce(passed, 9223372036854775807) ORDER BY v.id
     LOOP
         EXIT WHEN e.fired_at >= cutoff OR cardinality(gone) >= max_events;
-        CONTINUE WHEN NOT (with_open OR e.state IN ('acknowledged', 'snoozed'))
+        CONTINUE WHEN NOT (with_open OR e.state IN ('acknowledged', 'snoozed', 'skipped'))
             OR EXISTS (SELECT FROM @workspace@.event_failure AS f WHERE f.event_id = e.id);
         gone := gone || e.id;
     END LOOP;
@@ -288,10 +298,7 @@ SELECT c.name, c.member_id, c.kinds, b.events,
 FROM @workspace@.event_consumer AS c
 CROSS JOIN LATERAL (
     SELECT count(*) AS events, min(e.id) AS oldest_id, min(e.fired_at) AS fired_at
-    FROM @workspace@.event AS e
-    WHERE e.id > c.acked_id AND (c.member_id IS NULL OR c.whole_feed OR e.member_id = c.member_id)
-      AND (c.kinds IS NULL OR e.kind = ANY (c.kinds))
-      AND NOT EXISTS (SELECT FROM @workspace@.event_failure AS f WHERE f.consumer_id = c.id AND f.event_id = e.id)) AS b
+    FROM @workspace@.event_consumer_open(c) AS e) AS b
 WHERE c.member_id = crm.member_id(@workspace_literal@::regnamespace)
    OR crm.can_read_all(@workspace_literal@::regnamespace) OR crm._called_by_owner(@workspace_literal@::regnamespace)
 $$;

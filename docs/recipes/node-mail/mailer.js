@@ -19,11 +19,15 @@ const pause = (ms) => new Promise((resolve) => {
 });
 
 async function send(event, member) {
+  const digest = event.payload && event.payload.crm_digest;
+  // It only released others, which came before it.
+  if (digest && !event.payload.items) return;
+  const items = digest ? event.payload.items.map((item) => `* ${item.title}\n`).join('') : '';
   await transport.sendMail({
     from: process.env.MAIL_FROM || 'crm@localhost',
     to: { name: member.name, address: member.email },
     subject: event.title,
-    text: `${event.title}\n\nDue ${event.due_at.toISOString()}.\n`,
+    text: `${event.title}\n\n${items}Due ${event.due_at.toISOString()}.\n`,
     // The same for every attempt, so that whoever gets a mail twice can tell.
     messageId: `<event-${event.id}@${encodeURIComponent(workspace)}.crm.invalid>`,
   });
