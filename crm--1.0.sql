@@ -1691,7 +1691,8 @@ CREATE TABLE @workspace@.duplicate_scan (
     started_at timestamptz NOT NULL,
     finished_at timestamptz NOT NULL,
     basis bigint NOT NULL,
-    seen bigint NOT NULL
+    seen bigint NOT NULL,
+    writer bigint NOT NULL
 );
 CREATE INDEX ON @workspace@.duplicate_scan (kind, id);
 COMMENT ON TABLE @workspace@.duplicate_scan IS 'Scans for duplicates that were done, one row a scan.';
@@ -1710,6 +1711,8 @@ COMMENT ON COLUMN @workspace@.duplicate_scan.finished_at IS 'When everything had
 COMMENT ON COLUMN @workspace@.duplicate_scan.basis IS 'Hash of all that the result rests on: statistics, model, columns, threshold. The next scan compares only changes while it is the same.';
 COMMENT ON COLUMN @workspace@.duplicate_scan.seen IS 'Transactions before this one had ended: the next scan need not look at what they wrote.';
 
+COMMENT ON COLUMN @workspace@.duplicate_scan.writer IS 'The transaction that wrote the pairs found: what others wrote since are decisions.';
+
 $_ddl_$),
 (NULL::integer, 'match', $_ddl_$
 
@@ -1725,7 +1728,7 @@ RETURNS bigint LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT crm.scan_duplicates(@workspace_literal@::regnamespace, kind, threshold, whole) $$;
 COMMENT ON FUNCTION @workspace@.scan_duplicates(text, real, boolean) IS
-'Compares the records of a kind (account, contact, lead) and writes what means the same to duplicate_pair and duplicate_cluster. threshold is the probability from which a pair is reported; NULL takes the default. Returns the number of pairs. For the owner of the workspace.';
+'Compares the records of a kind (account, contact, lead) and writes what means the same to duplicate_pair and duplicate_cluster: all of them the first time, then what changed since, unless whole is true. threshold is the probability from which a pair is reported; NULL takes the default. Returns the number of pairs. For the owner of the workspace.';
 $_ddl_$),
 (1::integer, 'match_model', $_ddl_$
 
@@ -1975,7 +1978,7 @@ COMMENT ON COLUMN @workspace@.merge_log.merged_by IS 'Member who merged; null: n
 COMMENT ON COLUMN @workspace@.merge_log.merged_role IS 'Database role that merged.';
 COMMENT ON COLUMN @workspace@.merge_log.fields IS 'Provenance: for each field that did not simply stay, the strategy, the records its value came from, and a reason if a value could not be taken.';
 COMMENT ON COLUMN @workspace@.merge_log.effects IS 'Rows re-pointed and folded, by table and column, as merge_preview() shows them.';
-COMMENT ON COLUMN @workspace@.merge_log.escalations IS 'Where the records stood under the escalation rules before the merge, and the survivor after it; NULL: under none.';
+COMMENT ON COLUMN @workspace@.merge_log.escalations IS 'Where the records, and what merged activities are about, stood under the escalation rules before and after the merge; NULL: under none.';
 COMMENT ON COLUMN @workspace@.merge_log.run_id IS 'The run of many merges it was part of: the number of the run''s first merge; NULL: none.';
 COMMENT ON COLUMN @workspace@.merge_log.undone_at IS 'When unmerge() undid it; null: it stands.';
 COMMENT ON COLUMN @workspace@.merge_log.undone_by IS 'Member who undid it.';
@@ -2051,6 +2054,14 @@ SET search_path = pg_catalog, pg_temp
 AS $$ SELECT * FROM crm.merge_preview(@workspace_literal@::regnamespace, kind, survivor::text, losers::text[]) $$;
 COMMENT ON FUNCTION @workspace@.merge_preview(text, bigint, bigint[]) IS
 'What merge_records() would do, without doing it: rows to be re-pointed by table and column, those among them to be folded into another because of a unique constraint, and the totals that move with them; then the fields of the survivor that would change.';
+
+CREATE OR REPLACE FUNCTION @workspace@.merge_preview(kind text, survivor text, losers text[],
+    OUT table_name text, OUT column_name text, OUT rows bigint, OUT conflicts bigint, OUT totals jsonb, OUT note text)
+RETURNS SETOF record LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT * FROM crm.merge_preview(@workspace_literal@::regnamespace, kind, survivor, losers) $$;
+COMMENT ON FUNCTION @workspace@.merge_preview(text, text, text[]) IS
+'The same for tables whose primary key is not a number.';
 
 CREATE OR REPLACE FUNCTION @workspace@.unmerge(merge_id bigint,
     OUT table_name text, OUT record jsonb, OUT field text, OUT merged text, OUT kept text, OUT note text)
@@ -2307,6 +2318,14 @@ AS $$ SELECT * FROM crm.preview_record(@workspace_literal@::regnamespace, kind, 
 COMMENT ON FUNCTION @workspace@.preview_record(text, bigint, bigint[]) IS
 'What the record would look like that merge_records() makes, a row a field: its value, the records it comes from, the strategy if it did not simply stay, what each record has, and why a value could not be taken.';
 
+CREATE OR REPLACE FUNCTION @workspace@.preview_record(kind text, survivor text, losers text[],
+    OUT field text, OUT value text, OUT sources text[], OUT strategy text, OUT choices jsonb, OUT refused text)
+RETURNS SETOF record LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT * FROM crm.preview_record(@workspace_literal@::regnamespace, kind, survivor, losers) $$;
+COMMENT ON FUNCTION @workspace@.preview_record(text, text, text[]) IS
+'The same for tables whose primary key is not a number.';
+
 CREATE OR REPLACE FUNCTION @workspace@.preview_cluster(kind text, cluster_id bigint,
     OUT field text, OUT value text, OUT sources text[], OUT strategy text, OUT choices jsonb, OUT refused text)
 RETURNS SETOF record LANGUAGE sql VOLATILE
@@ -2475,6 +2494,7 @@ CREATE TABLE @workspace@.reminder (
 ) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 10000);
 CREATE INDEX reminder_due ON @workspace@.reminder (due_at, id) WHERE failed_at IS NULL;
+CREATE INDEX reminder_set_aside ON @workspace@.reminder (failed_at) WHERE failed_at IS NOT NULL;
 CREATE INDEX ON @workspace@.reminder (member_id, due_at);
 CREATE INDEX ON @workspace@.reminder (kind, record_id) WHERE record_id IS NOT NULL;
 COMMENT ON TABLE @workspace@.reminder IS 'What a member is to be reminded of. A row waits here until it is due; then it becomes a row of event.';
@@ -2529,6 +2549,28 @@ COMMENT ON COLUMN @workspace@.event.payload IS 'As in the reminder.';
 COMMENT ON COLUMN @workspace@.event.state IS 'new, seen, acknowledged, snoozed, held or skipped. new and seen are open: they are in the inbox. held waits for its time or is shown with another event, skipped was too late: event_hold says why.';
 COMMENT ON COLUMN @workspace@.event.handled_at IS 'When it was acknowledged or snoozed.';
 COMMENT ON COLUMN @workspace@.event.snoozed_until IS 'When the reminder made by snoozing it is due.';
+
+-- Where the reminders are to fire: a copy of this row in another database says that
+-- they are not to fire there.
+CREATE TABLE @workspace@.reminder_home (
+    id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    database_id bigint NOT NULL,
+    system_id bigint NOT NULL,
+    table_id bigint NOT NULL,
+    written_xid bigint NOT NULL,
+    adopted_at timestamptz NOT NULL DEFAULT now(),
+    adopted_by text NOT NULL
+);
+COMMENT ON TABLE @workspace@.reminder_home IS 'The database in which the reminders of this workspace fire. After a restore or copy they fire once crm.scheduler_adopt() was called, which leaves one row.';
+COMMENT ON COLUMN @workspace@.reminder_home.id IS 'Identifier.';
+COMMENT ON COLUMN @workspace@.reminder_home.database_id IS 'OID of the database.';
+COMMENT ON COLUMN @workspace@.reminder_home.system_id IS 'System identifier of its cluster.';
+COMMENT ON COLUMN @workspace@.reminder_home.table_id IS 'OID of this table.';
+COMMENT ON COLUMN @workspace@.reminder_home.written_xid IS 'Transaction that wrote this row, equal to its xmin. With table_id it knows a cluster again after pg_upgrade.';
+COMMENT ON COLUMN @workspace@.reminder_home.adopted_at IS 'When the workspace was created or adopted.';
+COMMENT ON COLUMN @workspace@.reminder_home.adopted_by IS 'Who did.';
+INSERT INTO @workspace@.reminder_home (database_id, system_id, table_id, written_xid, adopted_by)
+SELECT h.*, session_user FROM crm._reminder_home((@workspace_literal@ || '.reminder_home')::regclass) AS h;
 
 $_ddl_$),
 (NULL::integer, 'reminder', $_ddl_$
@@ -3191,7 +3233,7 @@ CREATE TABLE @workspace@.attention_rule (
     per_hour integer CONSTRAINT attention_rule_per_hour CHECK (per_hour >= 0),
     per_day integer CONSTRAINT attention_rule_per_day CHECK (per_day >= 0),
     once_within interval CONSTRAINT attention_rule_once_within CHECK (once_within > interval '0' AND once_within <= interval '1 year'),
-    digest_at time[] CONSTRAINT attention_rule_digest_at CHECK (cardinality(digest_at) BETWEEN 1 AND 24 AND array_position(digest_at, NULL) IS NULL),
+    digest_at time[] CONSTRAINT attention_rule_digest_at CHECK (cardinality(digest_at) >= 1 AND cardinality(digest_at) <= 24 AND array_position(digest_at, NULL) IS NULL),
     active boolean NOT NULL DEFAULT true,
     CONSTRAINT attention_rule_whom CHECK (num_nonnulls(member_id, team_id) <= 1),
     CONSTRAINT attention_rule_condition_of_kind CHECK (condition IS NULL OR kind IS NOT NULL),
@@ -3304,17 +3346,22 @@ BEGIN
     WITH RECURSIVE
     carrier AS MATERIALIZED (
         SELECT e.id, e.member_id FROM @workspace@.event AS e WHERE e.id BETWEEN first_id AND last_id AND e.payload ? 'crm_digest'),
+    -- Firing waits for nobody: an event that a person is changing just now is left for later.
+    waited AS MATERIALIZED (
+        SELECT h.event_id, h.member_id, h.reason, e.title, e.kind, e.record_id, e.due_at
+        FROM @workspace@.event_hold AS h
+        JOIN @workspace@.event AS e ON e.id = h.event_id AND e.state = 'held'
+        WHERE h.member_id IN (SELECT c.member_id FROM carrier AS c) AND h.until <= hold_events.fired_at
+        FOR UPDATE OF e SKIP LOCKED),
     released AS MATERIALIZED (
-        SELECT h.event_id, h.member_id, h.reason, max(c.id) AS carrier_id
-        FROM carrier AS c
-        JOIN @workspace@.event_hold AS h ON h.member_id = c.member_id AND h.until <= hold_events.fired_at
-        GROUP BY h.event_id, h.member_id, h.reason),
+        SELECT w.*, (SELECT max(c.id) FROM carrier AS c WHERE c.member_id = w.member_id) AS carrier_id FROM waited AS w),
     candidate AS MATERIALIZED (
         SELECT e.id, e.member_id, e.kind, e.record_id, e.due_at, r.carrier_id,
                r.event_id IS NULL AND coalesce(e.payload @> '{"urgent": true}' OR e.payload ? 'snoozed_event', false) AS urgent
         FROM unnest(candidates) AS u
         JOIN @workspace@.event AS e ON e.id = u
-        LEFT JOIN released AS r ON r.event_id = e.id),
+        LEFT JOIN released AS r ON r.event_id = e.id
+        WHERE e.id BETWEEN first_id AND last_id OR r.event_id IS NOT NULL),
     person AS MATERIALIZED (
         SELECT p.member_id, m.time_zone, w.wall,
                coalesce((SELECT s.shown FROM @workspace@.attention_spent AS s WHERE s.member_id = p.member_id AND s.hour = date_trunc('hour', w.wall)), 0) AS this_hour,
@@ -3402,7 +3449,8 @@ BEGIN
             WHERE e.kind = s.kind AND e.record_id = s.record_id AND e.member_id = s.member_id AND e.id < first_id
               AND e.state <> 'held' AND (h.id IS NULL OR h.shown_at IS NOT NULL)
               AND coalesce(h.shown_at, e.fired_at) > hold_events.fired_at - s.once_within
-            ORDER BY e.state IN ('new', 'seen') DESC, coalesce(h.shown_at, e.fired_at) DESC LIMIT 1) AS l ON true),
+            -- Locked, so that nobody closes it before what is merged with it can be seen.
+            ORDER BY e.state IN ('new', 'seen') DESC, coalesce(h.shown_at, e.fired_at) DESC LIMIT 1 FOR UPDATE OF e SKIP LOCKED) AS l ON true),
     -- Who may be shown something, in the order of what they may still be shown.
     ranked AS MATERIALIZED (
         SELECT t.id, row_number() OVER (PARTITION BY t.member_id ORDER BY t.left_over DESC NULLS FIRST, t.due_at, t.id) AS place
@@ -3450,10 +3498,8 @@ BEGIN
         FROM outcome AS o WHERE o.reason IS NULL AND o.carrier_id IS NOT NULL AND h.event_id = o.event_id),
     -- Digests.
     listed AS MATERIALIZED (
-        SELECT r.carrier_id, r.event_id, e.title, e.kind, e.record_id, e.due_at
-        FROM released AS r
-        JOIN @workspace@.event AS e ON e.id = r.event_id AND e.state = 'held'
-        WHERE r.reason IN ('digest', 'budget')),
+        SELECT r.carrier_id, r.event_id, r.title, r.kind, r.record_id, r.due_at
+        FROM released AS r WHERE r.reason IN ('digest', 'budget')),
     listed_held AS (
         UPDATE @workspace@.event_hold AS h SET until = NULL, shown_at = hold_events.fired_at, shown_with = l.carrier_id
         FROM listed AS l WHERE h.event_id = l.event_id),
@@ -3489,7 +3535,7 @@ BEGIN
     SELECT p.member_id, n.until, 'Reminders that were held', '{"crm_digest": true}'
     FROM person AS p
     CROSS JOIN LATERAL (
-        SELECT min(u.until) AS until
+        SELECT CASE WHEN min(u.until) <= hold_events.fired_at THEN hold_events.fired_at + interval '10 s' ELSE min(u.until) END AS until
         FROM (SELECT o.until FROM outcome AS o WHERE o.member_id = p.member_id AND o.reason IS NOT NULL
               UNION ALL
               SELECT h.until FROM @workspace@.event_hold AS h
@@ -3727,6 +3773,78 @@ $$;
 COMMENT ON FUNCTION @workspace@.delegate_events(bigint, bigint, timestamptz) IS
 'Called by hold_events() for a batch of events: gives those of members who are away, or have left, to who stands in, and those about followed records to their followers. Returns the last event of the batch, copies included.';
 $_ddl_$),
+(NULL::integer, 'agenda', $_ddl_$
+
+CREATE OR REPLACE VIEW @workspace@.agenda WITH (security_invoker) AS
+SELECT i.member_id, m.name AS member,
+       CASE WHEN i.at < crm.now() THEN 'overdue'
+            WHEN w.wall::date = t.today::date THEN 'today'
+            WHEN date_trunc('week', w.wall) = date_trunc('week', t.today) THEN 'this week'
+            WHEN date_trunc('week', w.wall) = date_trunc('week', t.today) + interval '7 days' THEN 'next week'
+            ELSE 'later' END AS period,
+       i.at, i.source, i.source_id, i.title, i.kind, i.record_id
+FROM (SELECT a.owner_id AS member_id, a.due_at AS at, 'activity' AS source, a.id AS source_id, a.subject AS title,
+             CASE WHEN a.opportunity_id IS NOT NULL THEN 'opportunity' WHEN a.lead_id IS NOT NULL THEN 'lead'
+                  WHEN a.contact_id IS NOT NULL THEN 'contact' WHEN a.account_id IS NOT NULL THEN 'account' END AS kind,
+             coalesce(a.opportunity_id, a.lead_id, a.contact_id, a.account_id) AS record_id
+      FROM @workspace@.activity AS a
+      WHERE a.completed_at IS NULL AND a.due_at IS NOT NULL AND a.owner_id IS NOT NULL
+      UNION ALL
+      SELECT r.member_id, r.due_at, 'reminder', r.id, r.title, r.kind, r.record_id
+      FROM @workspace@.reminder AS r
+      WHERE r.escalation_id IS NULL AND r.kind IS DISTINCT FROM 'activity' AND NOT coalesce(r.payload ? 'crm_digest', false)
+      UNION ALL
+      SELECT e.member_id, e.due_at, 'event', e.id, e.title, e.kind, e.record_id
+      FROM @workspace@.event AS e
+      WHERE e.state IN ('new', 'seen') AND e.kind IS DISTINCT FROM 'activity') AS i
+JOIN @workspace@.member AS m ON m.id = i.member_id
+CROSS JOIN LATERAL crm._wall_clock(i.at, m.time_zone) AS w (wall)
+CROSS JOIN LATERAL crm._wall_clock(crm.now(), m.time_zone) AS t (today);
+COMMENT ON VIEW @workspace@.agenda IS 'What members have to do: open activities with a date, reminders to come, and the open events of the inbox, of the reader and everyone below. A reminder or event about an activity is that activity.';
+COMMENT ON COLUMN @workspace@.agenda.member_id IS 'Who has to do it.';
+COMMENT ON COLUMN @workspace@.agenda.member IS 'That member''s name.';
+COMMENT ON COLUMN @workspace@.agenda.period IS 'overdue, today, this week, next week or later, on the clock of the member''s time zone; weeks begin on Monday.';
+COMMENT ON COLUMN @workspace@.agenda.at IS 'When it is, or was, due.';
+COMMENT ON COLUMN @workspace@.agenda.source IS 'activity, reminder or event.';
+COMMENT ON COLUMN @workspace@.agenda.source_id IS 'Its id in that table.';
+COMMENT ON COLUMN @workspace@.agenda.title IS 'What it is about, in a line.';
+COMMENT ON COLUMN @workspace@.agenda.kind IS 'Kind of the record it is about; NULL: none.';
+COMMENT ON COLUMN @workspace@.agenda.record_id IS 'The record it is about.';
+
+CREATE OR REPLACE VIEW @workspace@.follow_up WITH (security_invoker) AS
+SELECT r.kind, r.record_id, r.name, r.owner_id, m.name AS owner, r.last_at, LEAST(r.planned_at, n.due_at) AS next_at,
+       coalesce(LEAST(r.planned_at, n.due_at) < crm.now(), false) AS overdue
+FROM (SELECT 'account' AS kind, a.id AS record_id, a.name, a.owner_id, f.*
+      FROM @workspace@.account AS a
+      CROSS JOIN LATERAL (SELECT max(x.completed_at), min(x.due_at) FILTER (WHERE x.completed_at IS NULL) FROM @workspace@.activity AS x WHERE x.account_id = a.id) AS f (last_at, planned_at)
+      UNION ALL
+      SELECT 'contact', c.id, coalesce(c.full_name, concat_ws(' ', c.given_name, c.family_name)), c.owner_id, f.*
+      FROM @workspace@.contact AS c
+      CROSS JOIN LATERAL (SELECT max(x.completed_at), min(x.due_at) FILTER (WHERE x.completed_at IS NULL) FROM @workspace@.activity AS x WHERE x.contact_id = c.id) AS f
+      UNION ALL
+      SELECT 'lead', l.id, coalesce(l.company, l.full_name, concat_ws(' ', l.given_name, l.family_name)), l.owner_id, f.*
+      FROM @workspace@.lead AS l
+      CROSS JOIN LATERAL (SELECT max(x.completed_at), min(x.due_at) FILTER (WHERE x.completed_at IS NULL) FROM @workspace@.activity AS x WHERE x.lead_id = l.id) AS f
+      WHERE l.converted_at IS NULL
+        AND NOT EXISTS (SELECT FROM @workspace@.stage AS s WHERE s.pipeline = l.pipeline AND s.name = l.stage AND s.type <> 'open')
+      UNION ALL
+      SELECT 'opportunity', o.id, o.name, o.owner_id, f.*
+      FROM @workspace@.opportunity AS o
+      CROSS JOIN LATERAL (SELECT max(x.completed_at), min(x.due_at) FILTER (WHERE x.completed_at IS NULL) FROM @workspace@.activity AS x WHERE x.opportunity_id = o.id) AS f
+      WHERE o.closed_at IS NULL) AS r
+LEFT JOIN @workspace@.member AS m ON m.id = r.owner_id
+CROSS JOIN LATERAL (SELECT min(p.due_at) AS due_at FROM @workspace@.reminder AS p
+                    WHERE p.kind = r.kind AND p.record_id = r.record_id AND p.escalation_id IS NULL) AS n;
+COMMENT ON VIEW @workspace@.follow_up IS 'When each open record was last followed up, and when it will be next: its next planned activity, or a reminder about it that the reader may see.';
+COMMENT ON COLUMN @workspace@.follow_up.kind IS 'account, contact, lead or opportunity.';
+COMMENT ON COLUMN @workspace@.follow_up.record_id IS 'The record; converted and closed ones are left out.';
+COMMENT ON COLUMN @workspace@.follow_up.name IS 'What it is called.';
+COMMENT ON COLUMN @workspace@.follow_up.owner_id IS 'Who is responsible; NULL: nobody.';
+COMMENT ON COLUMN @workspace@.follow_up.owner IS 'That member''s name.';
+COMMENT ON COLUMN @workspace@.follow_up.last_at IS 'When an activity for it was last completed; NULL: never.';
+COMMENT ON COLUMN @workspace@.follow_up.next_at IS 'When something is planned for it next, or should have been done; NULL: nothing is.';
+COMMENT ON COLUMN @workspace@.follow_up.overdue IS 'True: that time is past.';
+$_ddl_$),
 (1::integer, 'event', $_ddl_$
 
 CREATE TABLE @workspace@.event_consumer (
@@ -3798,6 +3916,20 @@ END
 $$;
 COMMENT ON FUNCTION @workspace@.event_consumer_take(text) IS 'The caller''s consumer of this name, locked; NULL if there is none.';
 
+CREATE OR REPLACE FUNCTION @workspace@.event_consumer_open(consumer @workspace@.event_consumer) RETURNS SETOF @workspace@.event
+LANGUAGE sql STABLE
+-- Without a search_path of its own, so that it becomes part of the query that calls it.
+AS $$
+    SELECT e.* FROM @workspace@.event AS e
+    WHERE e.id > consumer.acked_id AND (consumer.member_id IS NULL OR consumer.whole_feed OR e.member_id = consumer.member_id)
+      AND (consumer.kinds IS NULL OR e.kind = ANY (consumer.kinds) OR e.payload ? 'crm_digest')
+      AND e.state NOT IN ('held', 'skipped')
+      AND NOT EXISTS (SELECT FROM @workspace@.event_failure AS f WHERE f.consumer_id = consumer.id AND f.event_id = e.id)
+      AND NOT EXISTS (SELECT FROM @workspace@.event_hold AS h WHERE h.event_id = e.id AND h.shown_at IS NOT NULL AND h.shown_with IS NULL)
+$$;
+COMMENT ON FUNCTION @workspace@.event_consumer_open(@workspace@.event_consumer) IS
+'The events that a consumer is to be given and has not acknowledged. Not those that attention rules hold back: they come with the event that releases them.';
+
 CREATE OR REPLACE FUNCTION @workspace@.read_events(
     consumer text, max integer DEFAULT 100,
     OUT id bigint, OUT reminder_id bigint, OUT member_id bigint, OUT due_at timestamptz, OUT fired_at timestamptz, OUT title text,
@@ -3826,11 +3958,7 @@ BEGIN
     UPDATE @workspace@.event_failure AS f SET state = 'set aside' WHERE f.consumer_id = c.id AND f.state = 'given';
 
     IF c.attempts >= c.max_attempts THEN
-        SELECT e.id INTO poison FROM @workspace@.event AS e
-        WHERE e.id > c.acked_id AND e.id <= c.delivered_id AND (c.member_id IS NULL OR c.whole_feed OR e.member_id = c.member_id)
-          AND (c.kinds IS NULL OR e.kind = ANY (c.kinds))
-          AND NOT EXISTS (SELECT FROM @workspace@.event_failure AS f WHERE f.consumer_id = c.id AND f.event_id = e.id)
-        ORDER BY e.id LIMIT 1;
+        SELECT e.id INTO poison FROM @workspace@.event_consumer_open(c) AS e WHERE e.id <= c.delivered_id ORDER BY e.id LIMIT 1;
         IF FOUND THEN
             INSERT INTO @workspace@.event_failure (consumer_id, event_id, attempts, reason)
             VALUES (c.id, poison, c.attempts, format('Given %s times and never acknowledged.', c.attempts));
@@ -3857,16 +3985,19 @@ BEGIN
         END LOOP;
     END IF;
 
-    FOR id, reminder_id, member_id, due_at, fired_at, title, kind, record_id, payload, state IN
-        SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.fired_at, e.title, e.kind, e.record_id, e.payload, e.state
-        FROM @workspace@.event AS e
-        WHERE e.id > c.acked_id AND (c.member_id IS NULL OR c.whole_feed OR e.member_id = c.member_id)
-          AND (c.kinds IS NULL OR e.kind = ANY (c.kinds))
-          AND NOT EXISTS (SELECT FROM @workspace@.event_failure AS f WHERE f.consumer_id = c.id AND f.event_id = e.id)
-        ORDER BY e.id LIMIT room
+    FOR id, reminder_id, member_id, due_at, fired_at, title, kind, record_id, payload, state, last IN
+        -- What was held and is released comes with the event that releases it, just before.
+        SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.fired_at, e.title, e.kind, e.record_id, e.payload, e.state, b.id
+        FROM (SELECT o.* FROM @workspace@.event_consumer_open(c) AS o ORDER BY o.id LIMIT room) AS b
+        CROSS JOIN LATERAL (
+            SELECT b.* UNION ALL
+            SELECT v.* FROM jsonb_array_elements_text(CASE WHEN b.payload ? 'crm_digest' AND jsonb_typeof(b.payload -> 'released') = 'array' THEN b.payload -> 'released' ELSE '[]' END) AS r (id)
+            JOIN @workspace@.event AS v ON v.id = r.id::bigint AND v.member_id = b.member_id AND v.state <> 'held' AND (c.kinds IS NULL OR v.kind = ANY (c.kinds))
+            JOIN @workspace@.event_hold AS h ON h.event_id = v.id AND h.shown_at IS NOT NULL
+            WHERE NOT EXISTS (SELECT FROM @workspace@.event_failure AS f WHERE f.consumer_id = c.id AND f.event_id = v.id)) AS e
+        ORDER BY b.id, e.id
     LOOP
-        attempt := CASE WHEN id <= c.delivered_id THEN greatest(c.attempts, 1) + 1 ELSE 1 END;
-        last := id;
+        attempt := CASE WHEN last <= c.delivered_id THEN greatest(c.attempts, 1) + 1 ELSE 1 END;
         RETURN NEXT;
     END LOOP;
     IF last IS NULL AND room > 0 THEN
@@ -3880,7 +4011,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @workspace@.read_events(text, integer) IS
-'The next events of a consumer, in order, at most max: first those to be retried, then those after the last one it acknowledged, so they come again until it does. A session that acts for a member is given that member''s events, or what the owner registered in event_consumer; the workspace''s owner is given all. A name that is new begins with the oldest event. attempt is 1 when an event is given for the first time; for one given before, how often the oldest open event has been given, at least 2. With max_attempts, events given twice in vain are given one by one, so that the one at fault is set aside alone. Sessions that read under one name take turns: the second waits for the first one''s transaction. max below 1 is an error (22023), a session that acts for nobody 42501.';
+'The next events of a consumer, in order, at most max: first those to be retried, then those after the last one it acknowledged, so they come again until it does. What attention rules hold back is not given; once released it is given just before the event that released it, beyond max. A session that acts for a member is given that member''s events, or what the owner registered in event_consumer; the workspace''s owner is given all. A name that is new begins with the oldest event. attempt is 1 when an event is given for the first time; for one given before, how often the oldest open event has been given, at least 2. With max_attempts, events given twice in vain are given one by one, so that the one at fault is set aside alone. Sessions that read under one name take turns: the second waits for the first one''s transaction. max below 1 is an error (22023), a session that acts for nobody 42501.';
 
 CREATE OR REPLACE FUNCTION @workspace@.event_consumer_given(consumer text, event_id bigint, OUT taken @workspace@.event_consumer)
 LANGUAGE plpgsql VOLATILE
@@ -3914,10 +4045,7 @@ DECLARE
 BEGIN
     DELETE FROM @workspace@.event_failure AS f WHERE f.consumer_id = c.id AND f.state = 'given' AND f.event_id <= upto;
     GET DIAGNOSTICS retried = ROW_COUNT;
-    SELECT count(*) INTO acked FROM @workspace@.event AS e
-    WHERE e.id > c.acked_id AND e.id <= upto AND (c.member_id IS NULL OR c.whole_feed OR e.member_id = c.member_id)
-      AND (c.kinds IS NULL OR e.kind = ANY (c.kinds))
-      AND NOT EXISTS (SELECT FROM @workspace@.event_failure AS f WHERE f.consumer_id = c.id AND f.event_id = e.id);
+    SELECT count(*) INTO acked FROM @workspace@.event_consumer_open(c) AS e WHERE e.id <= upto;
     UPDATE @workspace@.event_consumer AS v
     SET acked_id = greatest(v.acked_id, upto), acked_at = crm.now(),
         attempts = CASE WHEN upto <= v.acked_id THEN v.attempts
@@ -3949,8 +4077,8 @@ BEGIN
     VALUES (c.id, event_id, greatest(c.attempts, 1), reason)
     ON CONFLICT ON CONSTRAINT event_failure_consumer_id_event_id_key
     DO UPDATE SET state = 'set aside', reason = excluded.reason, failed_at = excluded.failed_at;
-    -- The next one has not failed yet.
-    UPDATE @workspace@.event_consumer AS v SET attempts = least(v.attempts, 1) WHERE v.id = c.id AND event_id > c.acked_id;
+    -- The others are not at fault.
+    UPDATE @workspace@.event_consumer AS v SET attempts = least(v.attempts, 1) WHERE v.id = c.id;
 END
 $$;
 COMMENT ON FUNCTION @workspace@.fail_event(text, bigint, text) IS
@@ -3994,7 +4122,7 @@ BEGIN
         SELECT v.id, v.fired_at, v.state FROM @workspace@.event AS v WHERE v.id <= coalesce(passed, 9223372036854775807) ORDER BY v.id
     LOOP
         EXIT WHEN e.fired_at >= cutoff OR cardinality(gone) >= max_events;
-        CONTINUE WHEN NOT (with_open OR e.state IN ('acknowledged', 'snoozed'))
+        CONTINUE WHEN NOT (with_open OR e.state IN ('acknowledged', 'snoozed', 'skipped'))
             OR EXISTS (SELECT FROM @workspace@.event_failure AS f WHERE f.event_id = e.id);
         gone := gone || e.id;
     END LOOP;
@@ -4018,10 +4146,7 @@ SELECT c.name, c.member_id, c.kinds, b.events,
 FROM @workspace@.event_consumer AS c
 CROSS JOIN LATERAL (
     SELECT count(*) AS events, min(e.id) AS oldest_id, min(e.fired_at) AS fired_at
-    FROM @workspace@.event AS e
-    WHERE e.id > c.acked_id AND (c.member_id IS NULL OR c.whole_feed OR e.member_id = c.member_id)
-      AND (c.kinds IS NULL OR e.kind = ANY (c.kinds))
-      AND NOT EXISTS (SELECT FROM @workspace@.event_failure AS f WHERE f.consumer_id = c.id AND f.event_id = e.id)) AS b
+    FROM @workspace@.event_consumer_open(c) AS e) AS b
 WHERE c.member_id = crm.member_id(@workspace_literal@::regnamespace)
    OR crm.can_read_all(@workspace_literal@::regnamespace) OR crm._called_by_owner(@workspace_literal@::regnamespace)
 $$;
@@ -6125,7 +6250,7 @@ END
 $$;
 
 COMMENT ON FUNCTION crm.scan_duplicates(regnamespace, text, real, boolean) IS
-'Compares the records of a kind and writes pairs and clusters that mean the same to duplicate_pair and duplicate_cluster of the workspace; decisions made about them stay, pairs told apart (not_duplicate) never meet in one cluster, and pairs said to be the same (duplicate) are in one. threshold is the probability (between 0 and 1) from which a pair is reported; NULL takes the default, 0.5. The whole table is compared, whatever whole says. Returns the number of pairs. Works with up to max_parallel_maintenance_workers workers and at most crm.scan_memory of memory; crm.scan_progress() shows how far it is. The caller must be a member of the role that owns the workspace. Errors: 55P03 while another scan of the kind runs, 53400 when crm.scan_memory does not suffice.';
+'Compares the records of a kind and writes pairs and clusters that mean the same to duplicate_pair and duplicate_cluster of the workspace; decisions made about them stay, pairs told apart (not_duplicate) never meet in one cluster, and pairs said to be the same (duplicate) are in one. threshold is the probability (between 0 and 1) from which a pair is reported; NULL takes the default, 0.5. The first scan reads the whole table; later ones only rows that changed since, unless whole is true, what the scores rest on is other than it was (threshold, statistics, model, columns), or more than a tenth of the rows changed since the last scan of the whole table. Returns the number of pairs. Works with up to max_parallel_maintenance_workers workers and at most crm.scan_memory of memory; crm.scan_progress() shows how far it is. The caller must be a member of the role that owns the workspace. Errors: 55P03 while another scan of the kind runs, 53400 when crm.scan_memory does not suffice.';
 
 CREATE FUNCTION crm.scan_progress(OUT pid integer, OUT workspace regnamespace, OUT kind text, OUT phase text, OUT done bigint, OUT total bigint, OUT workers integer, OUT started_at timestamptz)
 RETURNS SETOF record LANGUAGE C VOLATILE STRICT
@@ -6875,32 +7000,26 @@ $$;
 COMMENT ON FUNCTION crm._survivorship(regclass, text[], jsonb[], text[], jsonb, jsonb) IS
 'The survivor''s new values and where they come from. Takes the table, its key columns, images of the records (the survivor first), their ids, the rows of merge_rule that apply, and the systems each record is known in. Typed comparisons run as the caller, the table''s owner.';
 
-CREATE FUNCTION crm._merge_escalations(workspace regnamespace, kind text, ids text[]) RETURNS jsonb
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    result jsonb;
-BEGIN
-    EXECUTE format('SELECT jsonb_agg(jsonb_build_object(''escalation'', to_jsonb(e), ''reminder'', to_jsonb(r)) ORDER BY e.id)
-                    FROM %1$s.escalation AS e
-                    LEFT JOIN %1$s.reminder AS r ON r.escalation_id = e.id
-                    WHERE e.kind = $1 AND e.record_id::text = ANY ($2)', workspace)
-    INTO result USING kind, ids;
-    RETURN result;
-END
-$$;
-
-COMMENT ON FUNCTION crm._merge_escalations(regnamespace, text, text[]) IS
-'Where records stand under the escalation rules: their escalations and the reminders that wait for the next step. NULL: nowhere.';
-
 CREATE FUNCTION crm._merge_begin_escalations(workspace regnamespace, kind text, survivor text, losers text[]) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    result jsonb := crm._merge_escalations(workspace, kind, losers || survivor);
+    result jsonb;
+    about text := '';
 BEGIN
+    -- Activities that are merged may begin the clocks of what they are about anew.
+    IF kind = 'activity' THEN
+        SELECT coalesce(string_agg(format(' OR e.kind = %L AND e.record_id IN (SELECT a.%I FROM %s.activity AS a WHERE a.id::text = ANY ($2))',
+                                          left(c.attname, -3), c.attname, workspace), ''), '') INTO about
+        FROM pg_attribute AS c
+        WHERE c.attrelid = format('%s.activity', workspace)::regclass AND c.attname ~ '_id$' AND NOT c.attisdropped;
+    END IF;
+    EXECUTE format('SELECT jsonb_agg(jsonb_build_object(''escalation'', to_jsonb(e), ''reminder'', to_jsonb(r)) ORDER BY e.id)
+                    FROM %1$s.escalation AS e
+                    LEFT JOIN %1$s.reminder AS r ON r.escalation_id = e.id
+                    WHERE e.kind = $1 AND e.record_id::text = ANY ($2)%2$s', workspace, about)
+    INTO result USING kind, losers || survivor;
     -- With the records they end; their reminders are not to be taken along first.
     IF result IS NOT NULL THEN
         EXECUTE format('DELETE FROM %s.escalation AS e WHERE e.kind = $1 AND e.record_id::text = ANY ($2)', workspace) USING kind, losers;
@@ -6910,9 +7029,28 @@ END
 $$;
 
 COMMENT ON FUNCTION crm._merge_begin_escalations(regnamespace, text, text, text[]) IS
-'Ends the escalations of records that a merge removes; returns where they and the survivor stood.';
+'Ends the escalations of records that a merge removes; returns where they and all others stood that the merge may change, with the reminders that wait for the next step. NULL: nowhere.';
 
-CREATE FUNCTION crm._unmerge_escalations(workspace regnamespace, survivor text, escalations jsonb) RETURNS void
+CREATE FUNCTION crm._merge_end_escalations(workspace regnamespace, before jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    result jsonb;
+BEGIN
+    EXECUTE format('SELECT jsonb_build_object(''before'', $1, ''after'', coalesce(jsonb_agg(to_jsonb(e)), ''[]''))
+                    FROM %s.escalation AS e
+                    WHERE (e.rule_id, e.record_id) IN (SELECT (b.value #>> ''{escalation,rule_id}'')::bigint, (b.value #>> ''{escalation,record_id}'')::bigint
+                                                       FROM jsonb_array_elements($1) AS b)', workspace)
+    INTO result USING before;
+    RETURN result;
+END
+$$;
+
+COMMENT ON FUNCTION crm._merge_end_escalations(regnamespace, jsonb) IS
+'What merge_log keeps of escalations: where they stood before the merge and after it.';
+
+CREATE FUNCTION crm._unmerge_escalations(workspace regnamespace, escalations jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -6922,14 +7060,14 @@ BEGIN
     -- Unless somebody acted meanwhile, time goes on from where it stood.
     FOR item IN EXECUTE format(
         'SELECT now.id, b.value -> ''escalation'' AS escalation, nullif(b.value -> ''reminder'', ''null'') AS reminder
-         FROM jsonb_array_elements($2 -> ''before'') AS b
+         FROM jsonb_array_elements($1 -> ''before'') AS b
          JOIN %1$s.escalation AS now ON now.rule_id = (b.value #>> ''{escalation,rule_id}'')::bigint
                                     AND now.record_id = (b.value #>> ''{escalation,record_id}'')::bigint
-         LEFT JOIN jsonb_path_query($2, ''$.after[*].escalation'') AS a (value)
-           ON now.record_id::text = $1 AND a.value -> ''rule_id'' = b.value #> ''{escalation,rule_id}''
+         LEFT JOIN jsonb_array_elements($1 -> ''after'') AS a
+           ON a.value -> ''rule_id'' = b.value #> ''{escalation,rule_id}'' AND a.value -> ''record_id'' = b.value #> ''{escalation,record_id}''
          WHERE CASE WHEN a.value IS NOT NULL THEN a.value = to_jsonb(now)
                     ELSE now.clock_at <= (b.value #>> ''{escalation,clock_at}'')::timestamptz END
-         ORDER BY now.id', workspace) USING survivor, escalations
+         ORDER BY now.id', workspace) USING escalations
     LOOP
         EXECUTE format('DELETE FROM %s.escalation AS e WHERE e.id = $1', workspace) USING item.id;
         EXECUTE format('INSERT INTO %1$s.escalation SELECT e.* FROM jsonb_populate_record(NULL::%1$s.escalation, $1) AS e', workspace)
@@ -6942,7 +7080,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION crm._unmerge_escalations(regnamespace, text, jsonb) IS
+COMMENT ON FUNCTION crm._unmerge_escalations(regnamespace, jsonb) IS
 'Puts escalations back to where _merge_begin_escalations() found them, but for those that began anew since.';
 
 CREATE FUNCTION crm._merge_cluster(workspace regnamespace, kind text, cluster_id bigint, threshold real, run_id bigint,
@@ -7425,11 +7563,13 @@ BEGIN
     USING pair_id, CASE decision WHEN 'not_duplicate' THEN 'not_duplicate' WHEN 'ignore' THEN 'ignored' ELSE 'open' END,
           CASE decision WHEN 'later' THEN coalesce(later_until, clock_timestamp() + interval '7 days') END;
     GET DIAGNOSTICS changed = ROW_COUNT;
-    IF changed = 0 AND pair.state <> 'merged' THEN
-        RAISE EXCEPTION 'permission denied to decide about pair %', pair_id
-            USING ERRCODE = 'insufficient_privilege',
-                  DETAIL = format('You may not change both %s %s and %s.', pair.kind, pair.left_id, pair.right_id);
-    ELSIF changed = 0 THEN
+    IF changed = 0 THEN
+        EXECUTE format('SELECT p.state FROM %s.duplicate_pair AS p WHERE p.id = $1', workspace) INTO pair.state USING pair_id;
+        IF pair.state IS NOT NULL AND pair.state <> 'merged' THEN
+            RAISE EXCEPTION 'permission denied to decide about pair %', pair_id
+                USING ERRCODE = 'insufficient_privilege',
+                      DETAIL = format('You may not change both %s %s and %s.', pair.kind, pair.left_id, pair.right_id);
+        END IF;
         RAISE EXCEPTION 'pair % has been merged', pair_id
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'unmerge() tells its records apart again.';
     END IF;
@@ -7652,15 +7792,75 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT AS 'MODULE_PATHNAME', 'crm_scheduler_
 COMMENT ON FUNCTION crm.scheduler_start() IS
 'Starts the scheduler of this cluster if crm is not in shared_preload_libraries, and returns "started" or "already running". Lasts until the server restarts; also tells a running scheduler to look at this database now.';
 
+CREATE FUNCTION crm.scheduler_accept_clock() RETURNS boolean
+LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT AS 'MODULE_PATHNAME', 'crm_scheduler_accept_clock';
+
+COMMENT ON FUNCTION crm.scheduler_accept_clock() IS
+'Says that the system''s time is right after it was set forward by more than 15 minutes, so that firing goes on before crm.clock_hold has passed. Returns whether a step was held. For superusers and members of pg_signal_backend.';
+
+CREATE FUNCTION crm._reminder_home(
+    relation regclass, OUT database_id bigint, OUT system_id bigint, OUT table_id bigint, OUT written_xid bigint)
+LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT AS 'MODULE_PATHNAME', 'crm_reminder_home';
+
+COMMENT ON FUNCTION crm._reminder_home(regclass) IS
+'What a workspace''s table reminder_home holds if its reminders are to fire in this database. The row must be written by the statement that calls this.';
+
+CREATE FUNCTION crm._reminder_at_home(workspace regnamespace) RETURNS boolean
+LANGUAGE C STABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'crm_reminder_at_home_sql';
+
+COMMENT ON FUNCTION crm._reminder_at_home(regnamespace) IS
+'Whether a workspace''s reminders may fire in this database. False after it was restored or copied from another one, until it is adopted.';
+
+CREATE FUNCTION crm.scheduler_adopt(workspace regnamespace DEFAULT NULL, catch_up text DEFAULT 'fire') RETURNS SETOF regnamespace
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    w regnamespace;
+BEGIN
+    IF catch_up IS NULL OR catch_up NOT IN ('fire', 'skip') THEN
+        RAISE EXCEPTION 'unrecognized way to catch up: "%"', catch_up
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Use fire or skip.';
+    END IF;
+    IF workspace IS NOT NULL AND NOT pg_has_role((SELECT n.nspowner FROM pg_namespace AS n WHERE n.oid = workspace), 'USAGE') THEN
+        RAISE EXCEPTION 'must be owner of workspace %', workspace
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    FOR w IN
+        SELECT c.relnamespace::regnamespace
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE c.relname = 'reminder_home' AND c.relkind = 'r' AND c.relnamespace = coalesce(workspace::oid, c.relnamespace)
+          AND crm.is_workspace(c.relnamespace::regnamespace) AND pg_has_role(n.nspowner, 'USAGE')
+        ORDER BY n.nspname
+    LOOP
+        CONTINUE WHEN crm._reminder_at_home(w);
+        IF catch_up = 'skip' THEN
+            EXECUTE format($sql$
+                UPDATE %s.reminder AS r SET failed_at = crm.now(), failure = 'skipped: it was due before the workspace was adopted here'
+                WHERE r.due_at <= crm.now() AND r.failed_at IS NULL$sql$, w);
+        END IF;
+        EXECUTE format('DELETE FROM %s.reminder_home', w);
+        EXECUTE format('INSERT INTO %s.reminder_home (database_id, system_id, table_id, written_xid, adopted_by) '
+                       'SELECT h.*, session_user FROM crm._reminder_home(%L) AS h', w, w || '.reminder_home');
+        RETURN NEXT w;
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION crm.scheduler_adopt(regnamespace, text) IS
+'Lets the reminders of a workspace that was restored or copied from another database fire in this one; NULL: of all workspaces of which the caller has the owner''s rights. catch_up says what becomes of reminders that are due already: fire them, or skip them, which sets them aside (failed_at) with everything else they hold. Returns the workspaces adopted; one that is at home already is left alone. Only for a workspace''s owner (42501).';
+
 CREATE FUNCTION crm.scheduler_status(
-    OUT database name, OUT state text, OUT pid integer, OUT next_due timestamptz, OUT fired bigint, OUT batches bigint,
-    OUT wakeups bigint, OUT max_lateness interval, OUT lateness bigint[], OUT errors bigint, OUT error_at timestamptz,
-    OUT error text, OUT mode text, OUT launcher_pid integer)
+    OUT database name, OUT state text, OUT reason text, OUT pid integer, OUT next_due timestamptz, OUT backlog bigint,
+    OUT oldest_due timestamptz, OUT set_aside bigint, OUT fired bigint, OUT batches bigint, OUT wakeups bigint,
+    OUT p50 interval, OUT p95 interval, OUT p99 interval, OUT max_lateness interval, OUT lateness bigint[],
+    OUT errors bigint, OUT error_at timestamptz, OUT error text, OUT mode text, OUT launcher_pid integer)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT AS 'MODULE_PATHNAME', 'crm_scheduler_status';
 
 COMMENT ON FUNCTION crm.scheduler_status() IS
-'The scheduler, one row a database it knows; other databases than the current one are shown to members of pg_read_all_stats only. state: off (no launcher runs, or crm.scheduler is off), idle (no worker is connected; the launcher starts one before next_due), starting, running, stopping (a command needs the database without connections), backing off (the last worker failed). next_due: least due time known to the last worker. Counters start with the server. lateness[n] counts events written less than 2^(n-1) ms after they were due and not counted before, the last element all others. mode: preloaded, or dynamic if the scheduler does not outlive a restart of the server.';
+'The scheduler, one row a database it knows; other databases than the current one are shown to members of pg_read_all_stats only. state, which reason explains: off, running, starting, idle (no worker is connected; the launcher starts one before next_due), waiting (for a free worker process), stopping (a command needs the database without connections), held (the clock was set far forward), quarantined (restored or copied from another database), backing off (the last worker failed). next_due: least due time the last worker knew. backlog, oldest_due, set_aside: reminders that are due and have not fired, the due time of the first of them, and those set aside by a failure; counted when asked, for the current database only, others have NULL. Counters start with the server. p50, p95, p99: upper bounds of lateness from the histogram. lateness[n] counts events written less than 2^(n-1) ms after they were due and not counted before, the last element all others. mode: preloaded, or dynamic if the scheduler does not outlive a restart of the server.';
 
 ---------------------------------------------------------------------
 -- escalation
@@ -8120,8 +8320,11 @@ BEGIN
                             JOIN %2$s.escalation AS e ON e.sla_clock_id = c.id
                             LEFT JOIN scope AS s ON s.record_id = c.record_id
                             CROSS JOIN LATERAL (
-                                SELECT min(crm._sla_due($5, $6, c.running_since, c.target * v / 100 - c.elapsed)) AS due_at
-                                FROM unnest($7 || 100) AS v WHERE v > e.level AND c.state = ''running'') AS n
+                                -- A breach is told even of a clock that was stopped before anybody was.
+                                SELECT CASE WHEN c.state <> ''ended'' AND c.breached_at IS NOT NULL AND e.level < 100 THEN c.breached_at
+                                            WHEN c.state = ''running'' THEN
+                                                (SELECT min(crm._sla_due($5, $6, c.running_since, c.target * v / 100 - c.elapsed)) FROM unnest($7 || 100) AS v WHERE v > e.level)
+                                       END AS due_at) AS n
                             WHERE c.policy_id = $1 AND ($2 IS NULL OR c.record_id = ANY ($2))),
                         gone AS (
                             DELETE FROM %2$s.reminder AS r USING next AS n WHERE r.escalation_id = n.id AND n.due_at IS NULL)
@@ -8174,7 +8377,7 @@ DECLARE
 BEGIN
     EXECUTE format('SELECT c.*, e.level, p.name, p.calendar, p.warn_percent, p.audience, p.breach_audience
                     FROM %1$s.escalation AS e
-                    JOIN %1$s.sla_clock AS c ON c.id = e.sla_clock_id AND c.state = ''running''
+                    JOIN %1$s.sla_clock AS c ON c.id = e.sla_clock_id AND (c.state = ''running'' OR c.state <> ''ended'' AND c.breached_at IS NOT NULL AND e.level < 100)
                     JOIN %1$s.sla_policy AS p ON p.id = c.policy_id AND p.active
                     WHERE e.id = $1 FOR UPDATE OF e, c', workspace)
     INTO c USING escalation_id;
@@ -8183,12 +8386,13 @@ BEGIN
     END IF;
     -- A record that changed unnoticed, by replication say, may be answered by now.
     EXECUTE format('SELECT s.state, s.owner_id FROM (%s) AS s WHERE s.record_id = $1', crm._sla_query(workspace, c.policy_id)) INTO s USING c.record_id;
-    IF s.state IS DISTINCT FROM 'running' THEN
+    IF s.state IS NULL OR c.state = 'running' AND s.state <> 'running' THEN
         RETURN;
     END IF;
     SELECT max(v), array_agg(v ORDER BY v) INTO share, skipped
     FROM unnest(c.warn_percent || 100) AS v
-    WHERE v > c.level AND crm._sla_due(workspace, coalesce(c.calendar, ''), c.running_since, c.target * v / 100 - c.elapsed) <= fired_at;
+    WHERE v > c.level
+      AND (c.state <> 'running' OR crm._sla_due(workspace, coalesce(c.calendar, ''), c.running_since, c.target * v / 100 - c.elapsed) <= fired_at);
     IF share IS NULL THEN
         RETURN;
     END IF;
@@ -8197,7 +8401,7 @@ BEGIN
         EXECUTE format('UPDATE %s.sla_clock AS c SET breached_at = coalesce(c.breached_at, c.due_at) WHERE c.id = $1', workspace) USING c.id;
     END IF;
     title := CASE WHEN share >= 100 THEN format('%s: the time is over', c.name) ELSE format('%s: %s %% of the time is used', c.name, share) END;
-    payload := jsonb_strip_nulls(jsonb_build_object('sla', c.name, 'percent', share, 'due_at', c.due_at, 'owner_id', s.owner_id,
+    payload := jsonb_strip_nulls(jsonb_build_object('sla', c.name, 'percent', share, 'due_at', coalesce(c.breached_at, c.due_at), 'owner_id', s.owner_id,
                    'skipped', nullif(to_jsonb(array_remove(skipped, share)), '[]'), 'urgent', nullif(share >= 100, false)));
     FOREACH member_id IN ARRAY crm._audience(workspace, s.owner_id, CASE WHEN share >= 100 THEN c.breach_audience ELSE c.audience END) LOOP
         RETURN NEXT;
@@ -8349,8 +8553,8 @@ SELECT CASE reason
     WHEN 'quiet hours' THEN CASE WHEN detail ? 'calendar' THEN format('it came outside the working time of calendar %s', detail ->> 'calendar')
                                  ELSE format('it came in quiet hours, %s to %s (%s)', detail ->> 'from', detail ->> 'to', detail ->> 'time_zone') END
     WHEN 'digest' THEN 'it is for digests'
-    WHEN 'budget' THEN CASE WHEN detail ? 'per_day' THEN format('the %s events of that day had been shown', detail ->> 'per_day')
-                            ELSE format('the %s events of that hour had been shown', detail ->> 'per_hour') END
+    WHEN 'budget' THEN CASE WHEN detail ? 'per_day' THEN format('the budget of %s a day was used up', detail ->> 'per_day')
+                            ELSE format('the budget of %s an hour was used up', detail ->> 'per_hour') END
     WHEN 'frequency' THEN format('another about the same record was handled less than %s before', detail ->> 'once_within')
     WHEN 'merged' THEN 'that one is about the same record'
     WHEN 'delegated' THEN coalesce(detail ->> 'why', 'someone stands in')
@@ -8946,6 +9150,11 @@ FROM pg_proc AS p
 WHERE p.pronamespace = workspace
   AND p.prosecdef
   AND NOT EXISTS (SELECT FROM unnest(p.proconfig) AS c WHERE c LIKE 'search_path=%')
+UNION ALL
+SELECT 'error', 'quarantine',
+       'no reminder fires: the workspace was restored or copied from another database',
+       format('If its reminders are to fire here, run SELECT crm.scheduler_adopt(%L).', workspace::regnamespace)
+WHERE NOT crm._reminder_at_home(workspace)
 $$;
 
 COMMENT ON FUNCTION crm._doctor_workspace(oid) IS
@@ -9109,6 +9318,7 @@ SELECT * FROM (VALUES
     ('toolkit', '_scope_records', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', 'now', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', '_sla_elapsed', 'EXECUTE', 'EXECUTE', NULL),
+    ('toolkit', '_wall_clock', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', '_why_not', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', '_event_items', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', '_when', 'EXECUTE', 'EXECUTE', NULL),
@@ -9162,6 +9372,8 @@ SELECT * FROM (VALUES
     ('table', 'sla_policy', 'SELECT', 'SELECT', NULL),
     ('table', 'sla_clock', 'SELECT', 'SELECT', NULL),
     ('table', 'sla_status', 'SELECT', 'SELECT', NULL),
+    ('table', 'agenda', 'SELECT', 'SELECT', NULL),
+    ('table', 'follow_up', 'SELECT', 'SELECT', NULL),
     ('table', 'absence', 'SELECT, INSERT, UPDATE, DELETE', 'SELECT', NULL),
     ('table', 'follower', 'SELECT', 'SELECT', NULL),
     ('table', 'event_hold', 'SELECT', 'SELECT', NULL),
