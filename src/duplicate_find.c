@@ -187,7 +187,7 @@ crm_duplicate_search_add(DuplicateSearch *search, const MatchValue values[MATCH_
 	r->id = id;
 	/* Above 0, as the table of rules sees to; the log-odds. */
 	r->least = threshold < 1 ? (float) -log2(1.0 / threshold - 1.0) : CERTAIN_BITS;
-	r->record = crm_match_record(values, search->scratch, MATCH_TO_FIND, &keys, &nkeys);
+	r->record = crm_match_record(values, search->scratch, &keys, &nkeys);
 	r->found = NULL;
 	r->nfound = 0;
 	crm_match_weigh(r->record, search->stats);
@@ -331,7 +331,7 @@ crm_search_score(DuplicateSearch *search, SearchRecord *r, TupleTableSlot *slot)
 	if (id == r->id)
 		return;
 	crm_match_slot_values(search->rules->columns, slot, values);
-	other = crm_match_record(values, search->scratch, MATCH_TO_COMPARE, NULL, NULL);
+	other = crm_match_record(values, search->scratch, NULL, NULL);
 	crm_match_weigh(other, search->stats);
 	if (crm_match_bits(&search->scorer, r->record, other, r->least) < r->least)
 		return;

@@ -160,16 +160,10 @@ typedef struct MatchScratch MatchScratch;
 extern MatchScratch *crm_match_scratch(void);
 
 /* What the keys of a record are wanted for. */
-typedef enum MatchPurpose
-{
-	MATCH_TO_COMPARE, /* none are; it is quicker */
-	MATCH_TO_SCAN,	  /* a scan compares whom they bring together */
-	MATCH_TO_FIND	  /* an index has them: fewer */
-} MatchPurpose;
-
-/* The features of a record, palloc'd in the current context.  *keys points into the scratch. */
+/* The features of a record, palloc'd in the current context.  *keys points into the scratch;
+ * without keys (NULL) it is quicker. */
 extern MatchRecord *crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *scratch,
-									 MatchPurpose purpose, const MatchKey **keys, int *nkeys);
+									 const MatchKey **keys, int *nkeys);
 extern uint32 crm_match_hash(int key_class, const void *data, size_t len);
 
 /* Role of a name such as "family_name"; -1 if there is none. */

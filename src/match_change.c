@@ -253,7 +253,7 @@ crm_batch_fetch(ChangeBatch *batch, uint64 code, int64 *id)
 	if (null)
 		return NULL;
 	crm_match_slot_values(batch->columns, batch->slot, values);
-	record = crm_match_record(values, batch->scratch, MATCH_TO_COMPARE, NULL, NULL);
+	record = crm_match_record(values, batch->scratch, NULL, NULL);
 	crm_match_weigh_counts(record, batch->scan->shared->rows, batch->counts);
 	return record;
 }
@@ -406,7 +406,7 @@ crm_scan_changed(MatchScan *scan)
 		changed[nchanged++] = id;
 		MemoryContextSwitchTo(batch->context);
 		crm_match_slot_values(batch->columns, slot, values);
-		record = crm_match_record(values, batch->scratch, MATCH_TO_FIND, &keys, &nkeys);
+		record = crm_match_record(values, batch->scratch, &keys, &nkeys);
 		crm_match_weigh_counts(record, shared->rows, batch->counts);
 		MemoryContextSwitchTo(job);
 		crm_batch_add(batch, id, record, keys, nkeys);
@@ -706,7 +706,7 @@ crm_change_fetch(MatchScan *scan, ChangeSet *set)
 			if (!null && crm_match_value(value, columns->type[i], &text))
 				values[columns->role[i]] = text;
 		}
-		record = crm_match_record(values, scratch, MATCH_TO_COMPARE, NULL, NULL);
+		record = crm_match_record(values, scratch, NULL, NULL);
 		crm_match_weigh_counts(record, scan->shared->rows, counts);
 		set->entry[crm_change_find(set, id)].number = crm_scan_keep(scan, id, record);
 		MemoryContextSwitchTo(old);

@@ -49,7 +49,7 @@ crm_json_record(Jsonb *json, const MatchColumns *columns, MatchScratch *scratch,
 	MatchRecord *record;
 
 	crm_match_json_values(json, columns, values);
-	record = crm_match_record(values, scratch, MATCH_TO_COMPARE, NULL, NULL);
+	record = crm_match_record(values, scratch, NULL, NULL);
 	crm_match_weigh(record, stats);
 	return record;
 }
@@ -145,7 +145,7 @@ crm_fetch_records(Oid relid, const MatchColumns *columns, Datum keys, const Matc
 			if (!isnull && crm_match_value(datum, columns->type[c], &value))
 				values[columns->role[c]] = value;
 		}
-		record = crm_match_record(values, scratch, MATCH_TO_COMPARE, NULL, NULL);
+		record = crm_match_record(values, scratch, NULL, NULL);
 		crm_match_weigh(record, stats);
 		result[i].key = MemoryContextStrdup(caller, SPI_getvalue(rows->vals[i], rows->tupdesc, 1));
 		result[i].record = MemoryContextAlloc(caller, record->size);

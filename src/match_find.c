@@ -350,8 +350,7 @@ crm_find_matches(PG_FUNCTION_ARGS)
 
 	plan = crm_find_plan(relid);
 	crm_match_json_values(json, plan->columns, values);
-	record =
-		crm_match_record(values, crm_match_scratch(), MATCH_TO_FIND, &query.keys, &query.nkeys);
+	record = crm_match_record(values, crm_match_scratch(), &query.keys, &query.nkeys);
 	stats = crm_match_stats(relid);
 	crm_match_weigh(record, stats);
 	crm_match_scorer(&scorer, crm_match_model(relid), crm_match_rows(stats));

@@ -175,7 +175,7 @@ crm_read_sample(Learner *learner, Relation rel, const MatchColumns *columns, int
 		if (hash <= limit)
 		{
 			crm_match_slot_values(columns, slot, values);
-			record = crm_match_record(values, scratch, MATCH_TO_COMPARE, NULL, NULL);
+			record = crm_match_record(values, scratch, NULL, NULL);
 			copy = MemoryContextAlloc(learner->context, record->size);
 			memcpy(copy, record, record->size);
 			learner->row[learner->nrows].hash = hash;

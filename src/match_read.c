@@ -158,7 +158,7 @@ crm_scan_read(MatchScan *scan)
 		if (!isnull)
 		{
 			crm_match_slot_values(columns, slot, values);
-			record = crm_match_record(values, scratch, MATCH_TO_SCAN, &keys, &nkeys);
+			record = crm_match_record(values, scratch, &keys, &nkeys);
 			crm_scan_add_keys(scan, crm_scan_keep(scan, id, record), keys, nkeys);
 			crm_match_count_record(counts, record, NULL, 0);
 			if (++rows % 1000 == 0)

@@ -31,7 +31,7 @@ struct MatchScratch
 	char text[MATCH_NTEXTS][MATCH_TEXT_MAX];
 	MatchKey key[MATCH_MAX_KEYS];
 	int nkeys;
-	MatchPurpose purpose;
+	bool want_keys;
 	char buffer[CRM_NAME_MAX_TEXT + MATCH_MAX_VALUE];
 };
 
@@ -87,7 +87,7 @@ crm_add_part_key(MatchScratch *s, uint32 hash, int default_bits, int strength, i
 {
 	MatchKey *key;
 
-	if (hash == 0 || s->purpose == MATCH_TO_COMPARE || s->nkeys == MATCH_MAX_KEYS)
+	if (hash == 0 || !s->want_keys || s->nkeys == MATCH_MAX_KEYS)
 		return;
 	key = &s->key[s->nkeys++];
 	key->hash = hash;
@@ -236,19 +236,6 @@ crm_token_grams(MatchScratch *s, const CrmName *name, GramSink *sink, bool wide)
 				int bits = Max(crm_token_bits(token), crm_token_bits(last[0]));
 
 				crm_add_gram(sink, joined, crm_join_tokens(joined, last[0], token, NULL), bits);
-				if (wide && s->purpose == MATCH_TO_SCAN && run > 1)
-				{
-					crm_add_key(s,
-								crm_match_hash(KEY_NAME_WIDE, joined,
-											   crm_join_tokens(joined, last[1], last[0], token)),
-								GRAM_BITS_WIDE, MATCH_KEY_PIECE);
-					joined[0] = '*';
-					crm_add_key(
-						s,
-						crm_match_hash(KEY_NAME_WIDE, joined,
-									   1 + crm_join_tokens(joined + 1, last[1], token, NULL)),
-						GRAM_BITS_CORE, MATCH_KEY_PIECE);
-				}
 			}
 			run++;
 		}
@@ -258,29 +245,11 @@ crm_token_grams(MatchScratch *s, const CrmName *name, GramSink *sink, bool wide)
 				crm_add_gram(sink, token->text, token->len, GRAM_BITS_INDUSTRY);
 			else
 				crm_word_grams(sink, token);
-			if (wide && s->purpose == MATCH_TO_SCAN)
-			{
-				crm_add_key(s, crm_match_hash(KEY_NAME_WIDE, token->text, token->len),
-							token->kind == CRM_NAME_CORE ? GRAM_BITS_CORE : GRAM_BITS_INDUSTRY,
-							MATCH_KEY_PIECE);
-				if (last[0] != NULL)
-				{
-					/* Words change places, so their pair has no order. */
-					uint32 a = crm_match_hash(KEY_NAME_WIDE, token->text, token->len);
-					uint32 b = crm_match_hash(KEY_NAME_WIDE, last[0]->text, last[0]->len);
-
-					crm_add_key(s, crm_hash_pair(KEY_NAME_WIDE, Min(a, b), Max(a, b)),
-								GRAM_BITS_WIDE, MATCH_KEY_PIECE);
-				}
-			}
 			run = 0;
 		}
 		last[1] = last[0];
 		last[0] = token;
 	}
-	/* A short name may be picked from a longer one, 浦发银行 from 浦东发展银行. */
-	if (wide && s->purpose == MATCH_TO_SCAN && sink->n <= 5)
-		crm_picked_keys(s, name);
 	/* One Han character stands alone; elsewhere its pairs say more. */
 	if (sink->n == 0 && last[0] != NULL)
 		crm_add_gram(sink, last[0]->text, last[0]->len, GRAM_BITS_CORE);
@@ -346,14 +315,13 @@ crm_add_ends(MatchScratch *s, const CrmNameToken *a, const CrmNameToken *b)
 }
 
 /*
- * The keys by which an index finds a name.  An entry of an index costs some
- * microseconds, so there are fewer than a scan compares by: words of business
- * are not cut into pieces where the name has others, and syllables around a
- * missing one are kept only for those others.  Neighbouring syllables count
- * in any order, because they are often swapped.
+ * The keys of a name.  An entry of an index costs some microseconds, so words of
+ * business are not cut into pieces where the name has others, and syllables
+ * around a missing one are kept only for those others.  Neighbouring syllables
+ * count in any order, because they are often swapped.
  */
 static void
-crm_name_index_keys(MatchScratch *s, const CrmName *name)
+crm_name_keys(MatchScratch *s, const CrmName *name)
 {
 	const CrmNameToken *last[2] = {NULL, NULL}; /* the tokens before, nearest first */
 	int run = 0;								/* Han tokens in a row */
@@ -756,7 +724,7 @@ crm_company(MatchScratch *s, const MatchValue *value)
 	CrmName *name = crm_name_parse_into(value->data, value->len, &s->name);
 	GramSink sink = {s->name_gram, s->name_gram_bits, 0, KEY_NAME_GRAM};
 	int branch_start = name->ntokens;
-	size_t all = 0, core = 0, branch = 0;
+	size_t all = 0, core = 0, branch = 0, n;
 	char *all_text = s->buffer, *core_text = (char *) s->other.text;
 	char branch_text[256];
 
@@ -814,24 +782,20 @@ crm_company(MatchScratch *s, const MatchValue *value)
 	crm_token_grams(s, name, &sink, true);
 	crm_sort_grams(&sink);
 	s->head.nname = (uint16) sink.n;
-	if (s->purpose == MATCH_TO_FIND)
-		crm_name_index_keys(s, name);
-	for (int i = 0; i < sink.n && s->purpose == MATCH_TO_SCAN; i++)
-		crm_add_key(s, sink.gram[i], sink.bits[i] / MATCH_BITS_SCALE, MATCH_KEY_PIECE);
-	if (s->purpose == MATCH_TO_FIND)
-	{
-		/* Of equal names what distinguishes them is equal, too; spaces are often misplaced. */
-		size_t n =
-			core > 0 ? crm_without_spaces(core_text, core) : crm_without_spaces(all_text, all);
-
-		if (n > 0)
-			crm_add_key(s, crm_match_hash(KEY_NAME_WIDE, core > 0 ? core_text : all_text, n),
-						item_default_bits[ITEM_CORE], MATCH_KEY_IDENTIFIER);
+	if (!s->want_keys)
 		return;
+
+	crm_name_keys(s, name);
+	if (core == 0)
+	{
+		core_text = all_text;
+		core = all;
 	}
-	crm_add_key(s, s->head.item[ITEM_COMPANY], item_default_bits[ITEM_COMPANY],
-				MATCH_KEY_IDENTIFIER);
-	crm_add_key(s, s->head.item[ITEM_CORE], item_default_bits[ITEM_CORE], MATCH_KEY_IDENTIFIER);
+	/* Of equal names what distinguishes them is equal, too; spaces are often misplaced. */
+	n = crm_without_spaces(core_text, core);
+	if (n > 0)
+		crm_add_key(s, crm_match_hash(KEY_NAME_WIDE, core_text, n), item_default_bits[ITEM_CORE],
+					MATCH_KEY_IDENTIFIER);
 }
 
 /* A person's words: what is left when titles are taken away, joined without spaces. */
@@ -929,7 +893,7 @@ crm_person(MatchScratch *s, const MatchValue values[MATCH_NROLES], bool has_comp
 	if (ngiven > 1 || han)
 		crm_add_key(s, s->head.item[ITEM_PERSON], item_default_bits[ITEM_PERSON],
 					MATCH_KEY_IDENTIFIER);
-	if (has_company || s->purpose == MATCH_TO_COMPARE)
+	if (has_company || !s->want_keys)
 		return;
 
 	/* Every form with one letter left out: two names one slip apart share one. */
@@ -1169,15 +1133,15 @@ crm_pack(const MatchScratch *s)
 }
 
 MatchRecord *
-crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *s, MatchPurpose purpose,
-				 const MatchKey **keys, int *nkeys)
+crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *s, const MatchKey **keys,
+				 int *nkeys)
 {
 	bool has_company = values[MATCH_COMPANY].data != NULL;
 	int n = 0;
 
 	memset(&s->head, 0, sizeof(s->head));
 	s->nkeys = 0;
-	s->purpose = purpose;
+	s->want_keys = keys != NULL;
 	for (int i = 0; i < MATCH_NITEMS; i++)
 		s->head.item_bits[i] = item_default_bits[i] * MATCH_BITS_SCALE;
 	crm_address(s, values);
@@ -1185,7 +1149,7 @@ crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *s, MatchPu
 		crm_company(s, &values[MATCH_COMPANY]);
 	crm_person(s, values, has_company);
 	crm_identifiers(s, values);
-	if (purpose == MATCH_TO_COMPARE)
+	if (keys == NULL)
 		return crm_pack(s);
 
 	crm_index_keys(s, has_company);

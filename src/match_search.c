@@ -354,7 +354,7 @@ crm_search_record(MatchSearch *search, TupleTableSlot *slot, uint32 roles)
 		if (!isnull && crm_match_value(datum, columns->type[c], &value))
 			values[columns->role[c]] = value;
 	}
-	record = crm_match_record(values, search->scratch, MATCH_TO_COMPARE, NULL, NULL);
+	record = crm_match_record(values, search->scratch, NULL, NULL);
 	crm_match_weigh(record, search->stats);
 	return record;
 }

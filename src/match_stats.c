@@ -278,16 +278,18 @@ crm_match_count_record(MatchCounts *counts, const MatchRecord *record, const Mat
 					   int nkeys)
 {
 	/* Items that are keys too are counted with the keys. */
-	static const MatchItem others[] = {ITEM_BRANCH,		 ITEM_LOCAL_PART, ITEM_STREET,
-									   ITEM_HOUSE,		 ITEM_CITY,		  ITEM_REGION,
-									   ITEM_POSTCODE,	 ITEM_COUNTRY,	  ITEM_GIVEN_NAME,
-									   ITEM_FAMILY_NAME, ITEM_BIRTH_DATE};
+	static const MatchItem others[] = {
+		ITEM_COMPANY,	 ITEM_CORE,		   ITEM_BRANCH,	   ITEM_LOCAL_PART, ITEM_STREET,
+		ITEM_HOUSE,		 ITEM_CITY,		   ITEM_REGION,	   ITEM_POSTCODE,	ITEM_COUNTRY,
+		ITEM_GIVEN_NAME, ITEM_FAMILY_NAME, ITEM_BIRTH_DATE};
 
 	for (int i = 0; i < nkeys; i++)
 		crm_counts_add(counts, keys[i].hash);
 	for (int i = 0; i < (int) lengthof(others); i++)
 		if (record->item[others[i]] != 0)
 			crm_counts_add(counts, record->item[others[i]]);
+	for (int i = 0; i < record->nname; i++)
+		crm_counts_add(counts, MATCH_NAME_GRAMS(record)[i]);
 	for (int i = 0; i < record->nstreet; i++)
 		crm_counts_add(counts, MATCH_STREET_GRAMS(record)[i]);
 }
@@ -326,7 +328,7 @@ crm_analyze_matching(PG_FUNCTION_ARGS)
 
 		CHECK_FOR_INTERRUPTS();
 		crm_match_slot_values(columns, slot, value);
-		record = crm_match_record(value, scratch, MATCH_TO_SCAN, &keys, &nkeys);
+		record = crm_match_record(value, scratch, &keys, &nkeys);
 		crm_match_count_record(counts, record, keys, nkeys);
 		rows++;
 		MemoryContextSwitchTo(old);
