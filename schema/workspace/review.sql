@@ -25,7 +25,7 @@ INSERT INTO @workspace@.setting (name, value) VALUES ('duplicate_rate_warning', 
 
 -- @repeatable
 
-CREATE OR REPLACE TRIGGER duplicate_decision BEFORE UPDATE ON @workspace@.duplicate_pair
+CREATE OR REPLACE TRIGGER duplicate_decision BEFORE UPDATE OF state, decided_by, decided_at ON @workspace@.duplicate_pair
     FOR EACH ROW EXECUTE FUNCTION crm.duplicate_decision();
 
 SELECT crm._create_review(@workspace_literal@::regnamespace);
