@@ -50,6 +50,7 @@
 /* A batch takes about so long, so that what becomes due meanwhile need not wait longer. */
 #define CRM_BATCH_TARGET (25 * INT64CONST(1000))
 #define CRM_MIN_BATCH	 100
+#define CRM_FIRST_BATCH	 1000
 /* Reminders locked by another transaction, and workspaces that another one fires. */
 #define CRM_MIN_RETRY (50 * INT64CONST(1000))
 #define CRM_MAX_RETRY USECS_PER_SEC
@@ -80,6 +81,7 @@ typedef struct CrmWork
 	CrmLine live;
 	CrmLine backlog;	  /* pending.until is DT_NOBEGIN if there is none */
 	int64 batch;		  /* reminders to fire at once; lowered to find the one that fails */
+	int64 fits;			  /* reminders that fit into a batch, by the time that the last ones took */
 	int64 batch_ticks;	  /* what the last batch took, but for its commit */
 	TimestampTz fired_at; /* time of the last batch */
 	int64 retry_at;		  /* nothing of the workspace before this, in ticks */
@@ -290,7 +292,8 @@ crm_refresh_works(void)
 			work->live.pending.until = DT_NOEND;
 			work->backlog.pending.until = DT_NOBEGIN;
 			crm_look_from(&work->live, DT_NOBEGIN);
-			work->batch = crm_batch_size;
+			work->fits = CRM_FIRST_BATCH;
+			work->batch = Min(CRM_FIRST_BATCH, crm_batch_size);
 			crm_works = lappend(crm_works, work);
 			MemoryContextSwitchTo(old);
 		}
@@ -523,11 +526,13 @@ crm_work_once(CrmWork *work, CrmLine *line)
 	else if (line == &work->backlog && !fired.busy && !fired.more)
 		work->backlog.pending.until = DT_NOBEGIN;
 
-	if (fired.count >= work->batch && work->batch_ticks > CRM_BATCH_TARGET)
-		work->batch = Max(work->batch * CRM_BATCH_TARGET / work->batch_ticks, CRM_MIN_BATCH);
-	else
-		work->batch = work->batch * 4;
-	work->batch = Min(work->batch, crm_batch_size);
+	if (fired.count >= CRM_MIN_BATCH)
+	{
+		int64 fits = fired.count * CRM_BATCH_TARGET / Max(work->batch_ticks, 1);
+
+		work->fits = Max(Min(fits, work->fits * 2), CRM_MIN_BATCH);
+	}
+	work->batch = Min(Min(work->batch * 4, work->fits), crm_batch_size);
 }
 
 /* True if this database has prepared transactions. */
