@@ -87,6 +87,7 @@ my %values = (
 	'crm.email' => [map { "'$_'::crm.email" } 'a@b.example', '"x y"@münchen.example'],
 	'crm.phone' => [map { "'$_'::crm.phone" } '+8613800138000', '+49301234567'],
 	'crm.uscc' => [q{'91350100M000100Y43'::crm.uscc}],
+	'sales.event_consumer' => [q{NULL::sales.event_consumer}, q{ROW(1, 'x', 1, false, ARRAY['account', NULL], 3, 0, 9223372036854775807, -1, NULL, 'infinity')::sales.event_consumer}],
 	'"any"' => [q{'x'::text}, q{NULL::text}, q{repeat('x', 1000000)}, '1', q{'2000-01-01'::date}],
 	'anyelement' => [q{'x'::text}, '1'],
 );
