@@ -1,5 +1,6 @@
 # A scan for duplicates that is killed or cancelled, in the middle of reading or of
 # writing, has not happened; the next one does all of it.  Others see how far it is.
+# A hundred thousand rows of one name and telephone number do not hold it up.
 use strict;
 use warnings FATAL => 'all';
 
@@ -121,5 +122,18 @@ is($node->safe_psql('postgres', 'SELECT rows_read FROM sales.duplicate_scan ORDE
 my $changed = $node->safe_psql('postgres', $result);
 $node->safe_psql('postgres', q{SELECT sales.scan_duplicates('account', whole => true)});
 is($node->safe_psql('postgres', $result), $changed, 'and comes to the same as everything');
+
+# A crowd says nothing about who is who, and is told; the two who share something else are found.
+$node->safe_psql('postgres', q{
+	ALTER TABLE sales.contact DISABLE TRIGGER USER;
+	INSERT INTO sales.contact (full_name, phone) SELECT 'Jo Public', '+442079460018' FROM generate_series(1, 100000);
+	INSERT INTO sales.contact (id, full_name, phone, email) VALUES (200001, 'Zoe Unusual', '+442079460018', 'zoe@unusual.example.org'), (200002, 'Zoë Unusual', '+442079460018', 'zoe@unusual.example.org');
+});
+my $timeout = $PostgreSQL::Test::Utils::timeout_default * 1000;
+is($node->safe_psql('postgres', "SET statement_timeout = $timeout; SELECT sales.scan_duplicates('contact')"), '1', 'a crowd of equal rows is scanned');
+is($node->safe_psql('postgres', q{SELECT string_agg(record_id::text, ',' ORDER BY record_id) FROM sales.duplicate_cluster WHERE kind = 'contact'}), '200001,200002', 'with the right result');
+is($node->safe_psql('postgres', q{SELECT crowded_keys > 0 FROM sales.duplicate_scan WHERE kind = 'contact' ORDER BY id DESC LIMIT 1}), 't', 'and it is said that keys were left out');
+$node->safe_psql('postgres', q{UPDATE sales.contact SET phone = '+442079460019' WHERE id <= 500});
+is($node->safe_psql('postgres', "SET statement_timeout = $timeout; SELECT sales.scan_duplicates('contact')"), '1', 'also what changes in it');
 
 done_testing();
