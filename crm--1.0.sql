@@ -3580,15 +3580,18 @@ CREATE OR REPLACE FUNCTION @workspace@.event_closed() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    closed bigint[];
 BEGIN
     -- What a person closed while it was held waits no longer.
     UPDATE @workspace@.event_hold AS h SET until = NULL
-    FROM changed AS c WHERE h.event_id = c.id AND h.until IS NOT NULL AND c.state <> 'held';
-    IF EXISTS (SELECT FROM changed AS c JOIN @workspace@.event_hold AS h ON h.shown_with = c.id WHERE c.state IN ('acknowledged', 'snoozed')) THEN
+    WHERE h.event_id = ANY (ARRAY(SELECT c.id FROM changed AS c WHERE c.state <> 'held')) AND h.until IS NOT NULL;
+    closed := ARRAY(SELECT c.id FROM changed AS c WHERE c.state IN ('acknowledged', 'snoozed'));
+    IF EXISTS (SELECT FROM @workspace@.event_hold AS h WHERE h.shown_with = ANY (closed)) THEN
         UPDATE @workspace@.event AS e SET state = c.state, handled_at = c.handled_at, snoozed_until = c.snoozed_until
-        FROM changed AS c
-        JOIN @workspace@.event_hold AS h ON h.shown_with = c.id
-        WHERE e.id = h.event_id AND e.state = 'held' AND c.state IN ('acknowledged', 'snoozed');
+        FROM @workspace@.event_hold AS h
+        JOIN changed AS c ON c.id = h.shown_with
+        WHERE e.id = h.event_id AND e.state = 'held' AND h.shown_with = ANY (closed);
     END IF;
     RETURN NULL;
 END
