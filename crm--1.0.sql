@@ -3793,11 +3793,11 @@ FROM (SELECT a.owner_id AS member_id, a.due_at AS at, 'activity' AS source, a.id
       FROM @workspace@.activity AS a
       WHERE a.completed_at IS NULL AND a.due_at IS NOT NULL AND a.owner_id IS NOT NULL
       UNION ALL
-      SELECT r.member_id, r.due_at, 'reminder', r.id, r.title, r.kind, r.record_id
+      SELECT r.member_id, r.due_at, 'reminder' AS source, r.id, r.title, r.kind, r.record_id
       FROM @workspace@.reminder AS r
       WHERE r.escalation_id IS NULL AND r.kind IS DISTINCT FROM 'activity' AND NOT coalesce(r.payload ? 'crm_digest', false)
       UNION ALL
-      SELECT e.member_id, e.due_at, 'event', e.id, e.title, e.kind, e.record_id
+      SELECT e.member_id, e.due_at, 'event' AS source, e.id, e.title, e.kind, e.record_id
       FROM @workspace@.event AS e
       WHERE e.state IN ('new', 'seen') AND e.kind IS DISTINCT FROM 'activity') AS i
 JOIN @workspace@.member AS m ON m.id = i.member_id
@@ -3821,17 +3821,17 @@ FROM (SELECT 'account' AS kind, a.id AS record_id, a.name, a.owner_id, f.*
       FROM @workspace@.account AS a
       CROSS JOIN LATERAL (SELECT max(x.completed_at), min(x.due_at) FILTER (WHERE x.completed_at IS NULL) FROM @workspace@.activity AS x WHERE x.account_id = a.id) AS f (last_at, planned_at)
       UNION ALL
-      SELECT 'contact', c.id, coalesce(c.full_name, concat_ws(' ', c.given_name, c.family_name)), c.owner_id, f.*
+      SELECT 'contact' AS kind, c.id, coalesce(c.full_name, concat_ws(' ', c.given_name, c.family_name)) AS name, c.owner_id, f.*
       FROM @workspace@.contact AS c
       CROSS JOIN LATERAL (SELECT max(x.completed_at), min(x.due_at) FILTER (WHERE x.completed_at IS NULL) FROM @workspace@.activity AS x WHERE x.contact_id = c.id) AS f
       UNION ALL
-      SELECT 'lead', l.id, coalesce(l.company, l.full_name, concat_ws(' ', l.given_name, l.family_name)), l.owner_id, f.*
+      SELECT 'lead' AS kind, l.id, coalesce(l.company, l.full_name, concat_ws(' ', l.given_name, l.family_name)), l.owner_id, f.*
       FROM @workspace@.lead AS l
       CROSS JOIN LATERAL (SELECT max(x.completed_at), min(x.due_at) FILTER (WHERE x.completed_at IS NULL) FROM @workspace@.activity AS x WHERE x.lead_id = l.id) AS f
       WHERE l.converted_at IS NULL
         AND NOT EXISTS (SELECT FROM @workspace@.stage AS s WHERE s.pipeline = l.pipeline AND s.name = l.stage AND s.type <> 'open')
       UNION ALL
-      SELECT 'opportunity', o.id, o.name, o.owner_id, f.*
+      SELECT 'opportunity' AS kind, o.id, o.name, o.owner_id, f.*
       FROM @workspace@.opportunity AS o
       CROSS JOIN LATERAL (SELECT max(x.completed_at), min(x.due_at) FILTER (WHERE x.completed_at IS NULL) FROM @workspace@.activity AS x WHERE x.opportunity_id = o.id) AS f
       WHERE o.closed_at IS NULL) AS r
@@ -4187,8 +4187,9 @@ $_ddl_$),
 (NULL::integer, 'icalendar', $_ddl_$
 
 CREATE OR REPLACE TRIGGER crm_touch BEFORE UPDATE ON @workspace@.reminder FOR EACH ROW
-    WHEN (new.escalation_id IS NULL AND (new.due_at, new.title, new.recurrence, new.time_zone, new.starts_at)
-              IS DISTINCT FROM (old.due_at, old.title, old.recurrence, old.time_zone, old.starts_at))
+    WHEN (new.escalation_id IS NULL
+          AND (new.due_at IS DISTINCT FROM old.due_at OR new.title IS DISTINCT FROM old.title OR new.recurrence IS DISTINCT FROM old.recurrence
+               OR new.time_zone IS DISTINCT FROM old.time_zone OR new.starts_at IS DISTINCT FROM old.starts_at))
     EXECUTE FUNCTION crm.touch();
 
 CREATE OR REPLACE FUNCTION @workspace@.calendar_feed(member_id bigint DEFAULT NULL) RETURNS text

@@ -51,6 +51,7 @@ SELECT pairs, right_pairs, f1, threshold BETWEEN 0.5 AND 0.9 AS sensible FROM re
 -- ... in arrays, with a version that is not in use, and with labels that are wrong, missing, or of records that are gone
 SELECT pairs, right_pairs, "precision", recall, f1 FROM crm.match_eval('regress_match_learn.contact', '{1,2,3,4,5,999999}', '{1001,1002,1003,1104,1105,1}', '{t,t,f,f,NULL,t}', 1) WHERE proposed;
 SELECT * FROM crm.match_eval('regress_match_learn.contact', '{}', '{}', '{}');
+SELECT * FROM crm.match_eval('regress_match_learn.contact', '{1}', NULL, '{t}');
 SELECT threshold, recall, f1 FROM crm.match_eval('regress_match_learn.contact', '{1}', '{2}', '{f}') WHERE threshold::text IN ('0.5');
 -- a version changes what is found
 INSERT INTO regress_match_learn.match_model (relation, version, field, level, weight) VALUES ('contact', 7, 'phone', 'different', -100);

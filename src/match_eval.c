@@ -167,15 +167,21 @@ PG_FUNCTION_INFO_V1(crm_match_bits_of);
 Datum
 crm_match_bits_of(PG_FUNCTION_ARGS)
 {
-	Oid relid = PG_GETARG_OID(0);
-	MatchColumns *columns = crm_readable_columns(relid);
-	MatchStats *stats = crm_match_stats(relid);
+	Oid relid;
+	MatchColumns *columns;
+	MatchStats *stats;
 	MatchScorer scorer;
 	KeyedRecord *known;
 	Datum *side[2], *bits;
 	bool *null[2], *unknown;
 	int nside[2], n, dims[1], lbs[1] = {1};
 
+	for (int i = 0; i < 4; i++)
+		if (PG_ARGISNULL(i))
+			PG_RETURN_NULL();
+	relid = PG_GETARG_OID(0);
+	columns = crm_readable_columns(relid);
+	stats = crm_match_stats(relid);
 	for (int i = 0; i < 2; i++)
 		deconstruct_array(PG_GETARG_ARRAYTYPE_P(2 + i), TEXTOID, -1, false, TYPALIGN_INT, &side[i],
 						  &null[i], &nside[i]);

@@ -10,8 +10,9 @@ COMMENT ON COLUMN @workspace@.reminder.row_version IS 'Starts at 1 and grows by 
 -- @repeatable
 
 CREATE OR REPLACE TRIGGER crm_touch BEFORE UPDATE ON @workspace@.reminder FOR EACH ROW
-    WHEN (new.escalation_id IS NULL AND (new.due_at, new.title, new.recurrence, new.time_zone, new.starts_at)
-              IS DISTINCT FROM (old.due_at, old.title, old.recurrence, old.time_zone, old.starts_at))
+    WHEN (new.escalation_id IS NULL
+          AND (new.due_at IS DISTINCT FROM old.due_at OR new.title IS DISTINCT FROM old.title OR new.recurrence IS DISTINCT FROM old.recurrence
+               OR new.time_zone IS DISTINCT FROM old.time_zone OR new.starts_at IS DISTINCT FROM old.starts_at))
     EXECUTE FUNCTION crm.touch();
 
 CREATE OR REPLACE FUNCTION @workspace@.calendar_feed(member_id bigint DEFAULT NULL) RETURNS text
