@@ -96,7 +96,7 @@ PG_FUNCTION_INFO_V1(crm_reminder_home);
 Datum
 crm_reminder_home(PG_FUNCTION_ARGS)
 {
-	Oid relid = PG_GETARG_OID(0);
+	Relation rel = crm_table_open(PG_GETARG_OID(0), AccessShareLock);
 	TupleDesc desc;
 	Datum values[4];
 	bool nulls[4] = {0};
@@ -105,10 +105,11 @@ crm_reminder_home(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 	values[0] = Int64GetDatum(MyDatabaseId);
 	values[1] = Int64GetDatum((int64) GetSystemIdentifier());
-	values[2] = Int64GetDatum(relid);
+	values[2] = Int64GetDatum(RelationGetRelid(rel));
 	values[3] = Int64GetDatum(GetCurrentTransactionId());
 	/* Workers look again, and are started if there is none. */
-	CacheInvalidateRelcacheByRelid(relid);
+	CacheInvalidateRelcache(rel);
+	table_close(rel, NoLock);
 	crm_wake_at_commit(DT_NOBEGIN);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
