@@ -43,9 +43,13 @@ crm_counts_alloc(MemoryContext context, uint32 limit, uint32 size)
 }
 
 MatchCounts *
-crm_counts_create(MemoryContext context, uint32 limit)
+crm_counts_create(MemoryContext context, uint32 limit, Size expected)
 {
-	return crm_counts_alloc(context, limit, 1024);
+	uint32 size = 1024;
+
+	while (size - size / 4 <= expected && size < PG_UINT32_MAX / 4)
+		size *= 2;
+	return crm_counts_alloc(context, limit, size);
 }
 
 static inline CountEntry *

@@ -16,8 +16,12 @@ typedef struct MatchCount
 	uint32 count;
 } MatchCount;
 
-/* Above limit entries, those that occurred once are forgotten: what counts is what is common. */
-extern MatchCounts *crm_counts_create(MemoryContext context, uint32 limit);
+/*
+ * Above limit entries, those that occurred once are forgotten: what counts is what is common.
+ * Room is made for expected entries.  Who adds the list of another table says how many come: a
+ * list has the order of its table, and piles up in one that is too small.
+ */
+extern MatchCounts *crm_counts_create(MemoryContext context, uint32 limit, Size expected);
 extern void crm_counts_add(MatchCounts *counts, uint32 hash);
 extern void crm_counts_add_many(MatchCounts *counts, uint32 hash, uint32 n);
 extern uint32 crm_counts_get(const MatchCounts *counts, uint32 hash);

@@ -209,7 +209,7 @@ crm_weigh_sample(Learner *learner, Oid relid)
 		crm_match_scorer(&learner->scorer, &crm_default_match_model, crm_match_rows(stats));
 		return;
 	}
-	counts = crm_counts_create(learner->context, 4 * 1024 * 1024);
+	counts = crm_counts_create(learner->context, 4 * 1024 * 1024, 0);
 	for (int i = 0; i < learner->nrows; i++)
 	{
 		MatchRecord *record = learner->row[i].record;

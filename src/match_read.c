@@ -136,7 +136,7 @@ crm_scan_read(MatchScan *scan)
 	const MatchColumns *columns = crm_match_columns(rel, false);
 	AttrNumber id_column = crm_scan_id_column(rel);
 	MatchScratch *scratch = crm_match_scratch();
-	MatchCounts *counts = crm_counts_create(CurrentMemoryContext, PG_UINT32_MAX / 4);
+	MatchCounts *counts = crm_counts_create(CurrentMemoryContext, PG_UINT32_MAX / 4, 0);
 	MemoryContext row_context =
 		AllocSetContextCreate(CurrentMemoryContext, "crm match row", ALLOCSET_DEFAULT_SIZES);
 	TableScanDesc heap = scan->heap != NULL ? table_beginscan_parallel(rel, scan->heap)
@@ -243,10 +243,14 @@ void
 crm_scan_learn(MatchScan *scan)
 {
 	ScanShared *shared = scan->shared;
-	MatchCounts *rest = crm_counts_create(CurrentMemoryContext, PG_UINT32_MAX / 4);
+	MatchCounts *rest;
 	MatchCount *list, *all;
 	uint32 n, total, used = 0, next = 0;
+	Size expected = 0;
 
+	for (int i = 0; i < SCAN_MAX_PARTS; i++)
+		expected += shared->part[i].ncounts;
+	rest = crm_counts_create(CurrentMemoryContext, PG_UINT32_MAX / 4, expected);
 	for (int i = 0; i < SCAN_MAX_PARTS; i++)
 	{
 		ScanPart *part = &shared->part[i];

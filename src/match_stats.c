@@ -305,7 +305,7 @@ crm_analyze_matching(PG_FUNCTION_ARGS)
 	Oid relid = PG_GETARG_OID(0);
 	Relation rel = crm_table_open(relid, AccessShareLock);
 	MatchColumns *columns = crm_match_columns(rel, false);
-	MatchCounts *counts = crm_counts_create(CurrentMemoryContext, 4 * 1024 * 1024);
+	MatchCounts *counts = crm_counts_create(CurrentMemoryContext, 4 * 1024 * 1024, 0);
 	MatchScratch *scratch = crm_match_scratch();
 	MemoryContext row_context =
 		AllocSetContextCreate(CurrentMemoryContext, "crm analyze matching", ALLOCSET_DEFAULT_SIZES);
