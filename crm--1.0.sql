@@ -2290,7 +2290,7 @@ COMMENT ON COLUMN @workspace@.duplicate_review.reasons IS 'Why they may be the s
 COMMENT ON COLUMN @workspace@.duplicate_review.cluster_id IS 'The open cluster the left record is in, for preview_cluster() and merge_cluster(); NULL: none.';
 COMMENT ON COLUMN @workspace@.duplicate_review.may_decide IS 'True if the reader may change both records.';
 COMMENT ON COLUMN @workspace@.duplicate_review.created_at IS 'When the pair was found.';
-COMMENT ON COLUMN @workspace@.duplicate_review.decision IS 'To be set: merge, not_duplicate, ignore or later. NULL when read.';
+COMMENT ON COLUMN @workspace@.duplicate_review.decision IS 'To be set: merge, duplicate, not_duplicate, ignore or later. NULL when read.';
 COMMENT ON COLUMN @workspace@.duplicate_review.survivor_id IS 'To be set with merge: the record that stays; NULL: the one with more fields filled. NULL when read.';
 COMMENT ON COLUMN @workspace@.duplicate_review.later_until IS 'To be set with later: when the pair shows again; NULL: in 7 days. NULL when read.';
 CREATE OR REPLACE TRIGGER review_decision INSTEAD OF UPDATE ON @workspace@.duplicate_review
@@ -7542,10 +7542,10 @@ BEGIN
     IF workspace IS NULL OR pair_id IS NULL OR decision IS NULL THEN
         RAISE EXCEPTION 'workspace, pair and decision must not be null' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    IF decision NOT IN ('merge', 'not_duplicate', 'ignore', 'later', 'open') THEN
+    IF decision NOT IN ('merge', 'duplicate', 'not_duplicate', 'ignore', 'later', 'open') THEN
         RAISE EXCEPTION 'unrecognized decision: "%"', decision
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Decisions are merge, not_duplicate, ignore, later and open.';
+                  HINT = 'Decisions are merge, duplicate, not_duplicate, ignore, later and open.';
     END IF;
     EXECUTE format('SELECT p.kind, p.left_id, p.right_id, p.state FROM %s.duplicate_pair AS p WHERE p.id = $1', workspace) INTO pair USING pair_id;
     IF pair.kind IS NULL THEN
@@ -7564,7 +7564,7 @@ BEGIN
                                  ARRAY[CASE survivor WHEN pair.left_id THEN pair.right_id ELSE pair.left_id END]::text[], false);
     END IF;
     EXECUTE format('UPDATE %s.duplicate_pair AS p SET state = $2, later_until = $3 WHERE p.id = $1 AND p.state <> ''merged''', workspace)
-    USING pair_id, CASE decision WHEN 'not_duplicate' THEN 'not_duplicate' WHEN 'ignore' THEN 'ignored' ELSE 'open' END,
+    USING pair_id, CASE WHEN decision IN ('duplicate', 'not_duplicate') THEN decision WHEN decision = 'ignore' THEN 'ignored' ELSE 'open' END,
           CASE decision WHEN 'later' THEN coalesce(later_until, clock_timestamp() + interval '7 days') END;
     GET DIAGNOSTICS changed = ROW_COUNT;
     IF changed = 0 THEN
@@ -7582,7 +7582,7 @@ END
 $$;
 
 COMMENT ON FUNCTION crm.decide_pair(regnamespace, bigint, text, bigint, timestamptz) IS
-'Decides about a pair of duplicate_pair: merge (into survivor, or the fullest), not_duplicate, ignore, later (hidden until later_until, or for 7 days) or open (undecided again). Returns the number of the merge, NULL for other decisions and for a pair that is merged already. The caller must be allowed to change both records.';
+'Decides about a pair of duplicate_pair: merge (into survivor, or the fullest), duplicate (the same, to be merged some other time), not_duplicate, ignore, later (hidden until later_until, or for 7 days) or open (undecided again). Returns the number of the merge, NULL for other decisions and for a pair that is merged already. The caller must be allowed to change both records.';
 
 CREATE FUNCTION crm.review_decision() RETURNS trigger
 LANGUAGE plpgsql

@@ -47,6 +47,10 @@ SELECT regress_review.decide_pair(:tailspin, 'ignore');
 SELECT pair_id AS fabrikam FROM regress_review.duplicate_review WHERE left_id = 6 \gset
 SELECT regress_review.decide_pair(:fabrikam, 'perhaps');
 SELECT regress_review.decide_pair(:fabrikam, NULL);
+-- the same, to be merged some other time; taken back
+UPDATE regress_review.duplicate_review SET decision = 'duplicate' WHERE pair_id = :fabrikam;
+SELECT state, decided_by IS NOT NULL AS decided FROM regress_review.duplicate_pair WHERE id = :fabrikam;
+SELECT regress_review.decide_pair(:fabrikam, 'open');
 SELECT regress_review.decide_pair(0, 'merge');
 SELECT regress_review.decide_pair(:fabrikam, 'merge', 10);
 UPDATE regress_review.duplicate_pair SET state = 'merged' WHERE id = :fabrikam;

@@ -138,10 +138,10 @@ BEGIN
     IF workspace IS NULL OR pair_id IS NULL OR decision IS NULL THEN
         RAISE EXCEPTION 'workspace, pair and decision must not be null' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    IF decision NOT IN ('merge', 'not_duplicate', 'ignore', 'later', 'open') THEN
+    IF decision NOT IN ('merge', 'duplicate', 'not_duplicate', 'ignore', 'later', 'open') THEN
         RAISE EXCEPTION 'unrecognized decision: "%"', decision
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Decisions are merge, not_duplicate, ignore, later and open.';
+                  HINT = 'Decisions are merge, duplicate, not_duplicate, ignore, later and open.';
     END IF;
     EXECUTE format('SELECT p.kind, p.left_id, p.right_id, p.state FROM %s.duplicate_pair AS p WHERE p.id = $1', workspace) INTO pair USING pair_id;
     IF pair.kind IS NULL THEN
@@ -160,7 +160,7 @@ BEGIN
                                  ARRAY[CASE survivor WHEN pair.left_id THEN pair.right_id ELSE pair.left_id END]::text[], false);
     END IF;
     EXECUTE format('UPDATE %s.duplicate_pair AS p SET state = $2, later_until = $3 WHERE p.id = $1 AND p.state <> ''merged''', workspace)
-    USING pair_id, CASE decision WHEN 'not_duplicate' THEN 'not_duplicate' WHEN 'ignore' THEN 'ignored' ELSE 'open' END,
+    USING pair_id, CASE WHEN decision IN ('duplicate', 'not_duplicate') THEN decision WHEN decision = 'ignore' THEN 'ignored' ELSE 'open' END,
           CASE decision WHEN 'later' THEN coalesce(later_until, clock_timestamp() + interval '7 days') END;
     GET DIAGNOSTICS changed = ROW_COUNT;
     IF changed = 0 THEN
@@ -178,7 +178,7 @@ END
 $$;
 
 COMMENT ON FUNCTION crm.decide_pair(regnamespace, bigint, text, bigint, timestamptz) IS
-'Decides about a pair of duplicate_pair: merge (into survivor, or the fullest), not_duplicate, ignore, later (hidden until later_until, or for 7 days) or open (undecided again). Returns the number of the merge, NULL for other decisions and for a pair that is merged already. The caller must be allowed to change both records.';
+'Decides about a pair of duplicate_pair: merge (into survivor, or the fullest), duplicate (the same, to be merged some other time), not_duplicate, ignore, later (hidden until later_until, or for 7 days) or open (undecided again). Returns the number of the merge, NULL for other decisions and for a pair that is merged already. The caller must be allowed to change both records.';
 
 CREATE FUNCTION crm.review_decision() RETURNS trigger
 LANGUAGE plpgsql

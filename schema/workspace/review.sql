@@ -42,7 +42,7 @@ COMMENT ON COLUMN @workspace@.duplicate_review.reasons IS 'Why they may be the s
 COMMENT ON COLUMN @workspace@.duplicate_review.cluster_id IS 'The open cluster the left record is in, for preview_cluster() and merge_cluster(); NULL: none.';
 COMMENT ON COLUMN @workspace@.duplicate_review.may_decide IS 'True if the reader may change both records.';
 COMMENT ON COLUMN @workspace@.duplicate_review.created_at IS 'When the pair was found.';
-COMMENT ON COLUMN @workspace@.duplicate_review.decision IS 'To be set: merge, not_duplicate, ignore or later. NULL when read.';
+COMMENT ON COLUMN @workspace@.duplicate_review.decision IS 'To be set: merge, duplicate, not_duplicate, ignore or later. NULL when read.';
 COMMENT ON COLUMN @workspace@.duplicate_review.survivor_id IS 'To be set with merge: the record that stays; NULL: the one with more fields filled. NULL when read.';
 COMMENT ON COLUMN @workspace@.duplicate_review.later_until IS 'To be set with later: when the pair shows again; NULL: in 7 days. NULL when read.';
 CREATE OR REPLACE TRIGGER review_decision INSTEAD OF UPDATE ON @workspace@.duplicate_review
