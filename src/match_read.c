@@ -257,9 +257,12 @@ crm_scan_learn(MatchScan *scan)
 		const MatchCount *count = crm_scan_get(scan, part->counts);
 
 		for (uint32 j = 0; j < part->ncounts; j++)
+		{
+			if (j % 65536 == 0)
+				CHECK_FOR_INTERRUPTS();
 			crm_counts_add_many(rest, count[j].hash, count[j].count);
+		}
 		crm_scan_free(scan, &part->counts, sizeof(MatchCount) * (Size) part->ncounts);
-		CHECK_FOR_INTERRUPTS();
 	}
 	list = crm_counts_list(rest, 2, &n);
 	qsort(list, n, sizeof(MatchCount), crm_cmp_count);
