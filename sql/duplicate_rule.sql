@@ -324,7 +324,8 @@ INSERT INTO duplicate_rule (kind, name, action) VALUES ('supplier', 'once', 'blo
 INSERT INTO regress_duplicate_rule_own.supplier VALUES (1, 'Hermanos García S.A.', '+34 91 123 45 67');
 -- fails: a twin
 INSERT INTO regress_duplicate_rule_own.supplier VALUES (2, 'Hermanos Garcia', '+34 91 123 45 67');
--- a statement of many rows is searched in parts: its twins are found across them
+-- a statement of many rows is searched in parts, more than memory has room for: its twins are found across them
+SET work_mem = '64kB';
 \set VERBOSITY default
 DO $$
 DECLARE
@@ -338,6 +339,7 @@ EXCEPTION WHEN SQLSTATE 'RMD01' THEN
     RAISE WARNING '%: row %', message, split_part(detail, E'\n', -1)::jsonb #>> '{0,row}';
 END
 $$;
+RESET work_mem;
 -- thousands share a telephone number, and no one is anyone's twin; fails: one who is
 INSERT INTO regress_duplicate_rule_own.supplier SELECT i, 'S ' || md5(i::text), '+1 212 555 7001' FROM generate_series(100, 2600) AS i;
 \set VERBOSITY terse

@@ -81,6 +81,7 @@ typedef struct CheckState
 	TupleTableSlot *new_slot;
 	int old_pointer;
 	int new_pointer;
+	MemoryContext slot_context; /* a row of a spilled transition table lives as long as its slot */
 	ExprContext *econtext;
 	ExprState *condition[MAX_DUPLICATE_RULES];
 	uint64 *applies; /* a row's rules, a bit each */
@@ -324,16 +325,22 @@ static bool
 crm_check_next(CheckState *state)
 {
 	TriggerData *trigdata = state->trigdata;
+	MemoryContext old = MemoryContextSwitchTo(state->slot_context);
+	bool more = true;
 
 	CHECK_FOR_INTERRUPTS();
 	if (trigdata->tg_oldtable != NULL)
 	{
 		tuplestore_select_read_pointer(trigdata->tg_oldtable, state->old_pointer);
-		if (!tuplestore_gettupleslot(trigdata->tg_oldtable, true, false, state->old_slot))
-			return false;
+		more = tuplestore_gettupleslot(trigdata->tg_oldtable, true, false, state->old_slot);
 	}
-	tuplestore_select_read_pointer(trigdata->tg_newtable, state->new_pointer);
-	return tuplestore_gettupleslot(trigdata->tg_newtable, true, false, state->new_slot);
+	if (more)
+	{
+		tuplestore_select_read_pointer(trigdata->tg_newtable, state->new_pointer);
+		more = tuplestore_gettupleslot(trigdata->tg_newtable, true, false, state->new_slot);
+	}
+	MemoryContextSwitchTo(old);
+	return more;
 }
 
 static void
@@ -629,6 +636,7 @@ crm_check_statement(CheckState *state)
 		state->old_slot = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsVirtual);
 		ExecStoreAllNullTuple(state->old_slot);
 	}
+	state->slot_context = CurrentMemoryContext;
 	state->econtext = CreateStandaloneExprContext();
 	crm_check_rewind(state);
 	if (crm_check_prepare(state))
