@@ -76,7 +76,9 @@ typedef enum MatchKeyClass
 	KEY_NAME_WIDE,
 	KEY_STREET_GRAM,
 	KEY_PERSON_VARIANT,
-	KEY_PAIR
+	KEY_PAIR,
+	KEY_NAME_WHOLE,
+	KEY_BIRTH_DATE
 } MatchKeyClass;
 
 /* Text kept for comparisons by edit distance. */
@@ -153,6 +155,8 @@ typedef struct MatchKey
 #define MATCH_KEY_PIECE		 0 /* a piece of a name: others share it by chance */
 #define MATCH_KEY_VARIANT	 1 /* a whole name up to a slip */
 #define MATCH_KEY_IDENTIFIER 2 /* an identifier or a conjunction: evidence by itself */
+
+#define MATCH_HASH_IS_PIECE(hash) (((hash) &1) == 0)
 
 /* Where match_record.c works; about 40 kB, kept by callers that handle many records. */
 typedef struct MatchScratch MatchScratch;

@@ -18,12 +18,12 @@
 #define HASH_BITS	24 /* of a key within its partition */
 #define DIGIT_BITS	12
 #define DIGITS		(1 << DIGIT_BITS)
-#define KEY_HASH(k) ((uint32) ((k) >> 33))
+#define KEY_HASH(k) ((uint32) ((k) >> 32))
 
 int
-crm_scan_key_weight(bool identifier, uint32 count)
+crm_scan_key_weight(uint32 hash, uint32 count)
 {
-	if (identifier)
+	if (!MATCH_HASH_IS_PIECE(hash))
 		return count <= SCAN_IDENTIFIER ? 2 : 0;
 	return count <= SCAN_RARE ? 2 : count <= SCAN_PIECE ? 1 : 0;
 }
@@ -32,7 +32,7 @@ crm_scan_key_weight(bool identifier, uint32 count)
 static uint64 *
 crm_sort_keys(uint64 *from, uint64 *to, Size n, uint32 *start)
 {
-	for (int shift = 33; shift < 33 + HASH_BITS; shift += DIGIT_BITS)
+	for (int shift = 32; shift < 32 + HASH_BITS; shift += DIGIT_BITS)
 	{
 		uint64 *swap = from;
 
@@ -101,12 +101,11 @@ crm_scan_sort_partition(MatchScan *scan, uint32 partition, const MatchCounts *kn
 	{
 		Size j = i + 1;
 		uint32 hash = KEY_HASH(sorted[i]);
-		bool identifier = (sorted[i] >> 32) & 1;
 		uint32 size, count;
 		int w;
 
 		while (j < n && KEY_HASH(sorted[j]) == hash)
-			identifier |= (sorted[j++] >> 32) & 1;
+			j++;
 		size = (uint32) (j - i);
 		hash |= partition << HASH_BITS;
 		if (size > 1 && shared->learn)
@@ -115,9 +114,9 @@ crm_scan_sort_partition(MatchScan *scan, uint32 partition, const MatchCounts *kn
 			counts[ncounts++].count = size;
 		}
 		count = known != NULL ? crm_counts_get(known, hash) : size;
-		w = crm_scan_key_weight(identifier, count);
+		w = crm_scan_key_weight(hash, count);
 		if (w == 0 || size > SCAN_CROWD)
-			scan->part->crowded += identifier;
+			scan->part->crowded += !MATCH_HASH_IS_PIECE(hash);
 		else if (size > 1)
 		{
 			start[nblocks] = nmembers;
@@ -385,12 +384,6 @@ crm_cmp_edge_ids(const void *a, const void *b, void *arg)
 	return id[x->b] < id[y->b] ? -1 : id[x->b] > id[y->b];
 }
 
-void
-crm_edge_sort(const MatchScan *scan, MatchEdge *edge, uint32 n)
-{
-	qsort_arg(edge, n, sizeof(MatchEdge), crm_cmp_edge_ids, scan->id);
-}
-
 /*
  * The edges of all participants, each once, from the lower id to the higher, by
  * ids ascending.
@@ -427,7 +420,7 @@ crm_scan_collect(MatchScan *scan, uint32 *nedges)
 			edge[i].a = edge[i].b;
 			edge[i].b = swap;
 		}
-	crm_edge_sort(scan, edge, (uint32) total);
+	qsort_arg(edge, total, sizeof(MatchEdge), crm_cmp_edge_ids, scan->id);
 	for (Size i = 0; i < total; i++)
 		if (n == 0 || crm_cmp_edge_ids(&edge[n - 1], &edge[i], scan->id) != 0)
 			edge[n++] = edge[i];

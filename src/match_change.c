@@ -323,8 +323,7 @@ crm_batch_add(ChangeBatch *batch, int64 id, MatchRecord *record, const MatchKey 
 	}
 	for (int i = 0; i < nkeys; i++)
 	{
-		int w = crm_scan_key_weight(keys[i].strength > MATCH_KEY_PIECE,
-									crm_counts_get(batch->counts, keys[i].hash));
+		int w = crm_scan_key_weight(keys[i].hash, crm_counts_get(batch->counts, keys[i].hash));
 
 		if (w == 0)
 			continue;
@@ -334,16 +333,25 @@ crm_batch_add(ChangeBatch *batch, int64 id, MatchRecord *record, const MatchKey 
 	batch->first_key[r + 1] = batch->nkeys;
 }
 
-/* Notes that a row of this id exists. */
-static inline void
-crm_scan_see(WatchedId *watched, uint32 mask, int64 id)
+/* The place of an id among the watched; it may be a free one. */
+static inline WatchedId *
+crm_watched(WatchedId *watched, uint32 mask, int64 id)
 {
 	uint32 i = crm_hash64((uint64) id) & mask;
 
-	while (watched[i].state != WATCH_FREE && watched[i].id != id)
+	while (watched[i].state != 0 && watched[i].id != id)
 		i = (i + 1) & mask;
-	if (watched[i].state == WATCH_MISSING)
-		watched[i].state = WATCH_SEEN;
+	return &watched[i];
+}
+
+/*
+ * Was a row written since the last scan?  A row frozen long ago may have any
+ * number, so those of the future count as no more than they are.
+ */
+static inline bool
+crm_scan_is_new(const ScanShared *shared, TransactionId xmin)
+{
+	return (uint32) (xmin - shared->since) < (uint32) (shared->next_xid - shared->since);
 }
 
 /* The job SCAN_CHANGED. */
@@ -382,6 +390,7 @@ crm_scan_changed(MatchScan *scan)
 		TransactionId xmin;
 		MatchValue values[MATCH_NROLES] = {0};
 		MatchRecord *record;
+		WatchedId *entry;
 		const MatchKey *keys;
 		int nkeys;
 
@@ -392,9 +401,13 @@ crm_scan_changed(MatchScan *scan)
 		}
 		if (null)
 			continue;
-		crm_scan_see(watched, shared->watch_mask, id);
+		entry = crm_watched(watched, shared->watch_mask, id);
+		if (entry->state == WATCH_USED)
+			entry->state = WATCH_USED | WATCH_SEEN;
 		xmin = DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &null));
-		if (!TransactionIdIsNormal(xmin) || TransactionIdPrecedes(xmin, shared->since))
+		if ((entry->state & WATCH_AGAIN) != 0)
+			entry->state |= WATCH_SEEN;
+		else if (!crm_scan_is_new(shared, xmin))
 			continue;
 		if (pg_atomic_add_fetch_u32(&shared->next, 1) > shared->pieces)
 			break; /* more than is worth it */
@@ -508,12 +521,14 @@ crm_change_watch(MatchScan *scan, const KnownResult *known)
 				   : n < 2 * (Size) known->npairs
 					   ? known->pair[n - known->npairs].right
 					   : known->member[n - 2 * (Size) known->npairs].record;
-		uint32 i = crm_hash64((uint64) id) & (size - 1);
+		WatchedId *entry = crm_watched(watched, size - 1, id);
 
-		while (watched[i].state != WATCH_FREE && watched[i].id != id)
-			i = (i + 1) & (size - 1);
-		watched[i].id = id;
-		watched[i].state = WATCH_MISSING;
+		entry->id = id;
+		entry->state |= WATCH_USED;
+		/* Somebody took a decision back: what is known of the two may be old. */
+		if (n < known->npairs && known->pair[n].changed &&
+			(known->pair[n].state == PAIR_OPEN || known->pair[n].state == PAIR_IGNORED))
+			entry->state |= WATCH_AGAIN;
 	}
 }
 
@@ -523,13 +538,6 @@ crm_change_holds(const KnownPair *pair, float4 threshold)
 {
 	return pair->state == PAIR_SAME ||
 		   ((pair->state == PAIR_OPEN || pair->state == PAIR_IGNORED) && pair->score >= threshold);
-}
-
-/* A decision that was taken back, of a pair whose score was never known. */
-static bool
-crm_change_reopened(const KnownPair *pair, float4 threshold)
-{
-	return pair->changed && pair->state == PAIR_OPEN && pair->score < threshold;
 }
 
 /* What the job found out about records: which changed, which are gone, which have features. */
@@ -556,7 +564,7 @@ crm_change_collect(MatchScan *scan, const KnownResult *known)
 			set->entry[crm_change_find(set, changed[j])].changed = true;
 	}
 	for (uint32 i = 0; i <= shared->watch_mask; i++)
-		if (watched[i].state == WATCH_MISSING)
+		if (watched[i].state != 0 && (watched[i].state & WATCH_SEEN) == 0)
 		{
 			IdEntry *entry = &set->entry[crm_change_find(set, watched[i].id)];
 
@@ -635,7 +643,7 @@ crm_change_components(MatchScan *scan, ChangeSet *set, const KnownResult *known,
 			seed[nseeds++] = a;
 			seed[nseeds++] = b;
 		}
-		if ((crm_change_holds(pair, threshold) || crm_change_reopened(pair, threshold)) &&
+		if (crm_change_holds(pair, threshold) &&
 			(!changed || (pair->state == PAIR_SAME && !set->entry[a].gone && !set->entry[b].gone)))
 			crm_change_join(set, a, b);
 	}
@@ -713,37 +721,6 @@ crm_change_fetch(MatchScan *scan, ChangeSet *set)
 		MemoryContextReset(row_context);
 	}
 	SPI_freetuptable(SPI_tuptable);
-}
-
-/* Pairs that are open again are compared like those found. */
-MatchEdge *
-crm_change_reopen(MatchScan *scan, ChangeSet *set, const KnownResult *known, MatchEdge *found,
-				  uint32 *nfound)
-{
-	float threshold = scan->shared->threshold;
-	float4 probability = (float4) crm_match_probability(threshold);
-	EdgeList list = {found, *nfound, *nfound};
-
-	for (uint32 i = 0; i < known->npairs; i++)
-	{
-		const KnownPair *pair = &known->pair[i];
-		const IdEntry *a, *b;
-		float bits;
-
-		if (!crm_change_reopened(pair, probability))
-			continue;
-		a = &set->entry[crm_change_find(set, pair->left)];
-		b = &set->entry[crm_change_find(set, pair->right)];
-		if (a->changed || b->changed || a->number == SCAN_NO_RECORD || b->number == SCAN_NO_RECORD)
-			continue;
-		bits = crm_scan_bits(scan, a->number, b->number, threshold);
-		if (bits >= threshold)
-			crm_edge_add(&list, a->number, b->number, bits);
-	}
-	if (list.n > *nfound)
-		crm_edge_sort(scan, list.edge, list.n);
-	*nfound = list.n;
-	return list.edge;
 }
 
 /* Edges of the components made anew: what was found now, and what of the known pairs holds. */

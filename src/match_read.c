@@ -121,8 +121,7 @@ crm_scan_add_keys(MatchScan *scan, uint32 number, const MatchKey *keys, int nkey
 			part->keys[p] = ref;
 			reader->keys[p] = chunk;
 		}
-		chunk->key[chunk->n++] = (uint64) (keys[i].hash & 0xFFFFFF) << 33 |
-								 (uint64) (keys[i].strength > MATCH_KEY_PIECE) << 32 | number;
+		chunk->key[chunk->n++] = (uint64) (keys[i].hash & 0xFFFFFF) << 32 | number;
 		part->nkeys[p]++;
 	}
 }

@@ -51,8 +51,8 @@ static const uint8 item_default_bits[MATCH_NITEMS] = {
 #define GRAM_BITS_WIDE	   11
 #define GRAM_BITS_PAIR	   14
 
-uint32
-crm_match_hash(int key_class, const void *data, size_t len)
+static uint32
+crm_hash(int key_class, const void *data, size_t len)
 {
 	const unsigned char *p = data;
 	uint64 h = UINT64CONST(0x9E3779B97F4A7C15) * (uint64) (key_class + 1);
@@ -66,6 +66,27 @@ crm_match_hash(int key_class, const void *data, size_t len)
 	result = (uint32) h;
 	/* 0 says "blank". */
 	return result != 0 ? result : 1;
+}
+
+/*
+ * Whether a key is evidence by itself has to be the same for all who share it,
+ * so its hash says it: those of pieces are even.
+ */
+uint32
+crm_match_hash(int key_class, const void *data, size_t len)
+{
+	uint32 hash = crm_hash(key_class, data, len);
+
+	switch (key_class)
+	{
+		case KEY_NAME_GRAM:
+		case KEY_NAME_WIDE:
+		case KEY_STREET_GRAM:
+		case KEY_BIRTH_DATE:
+			return hash > 1 ? hash & ~1u : 2;
+		default:
+			return hash | 1;
+	}
 }
 
 static uint32
@@ -89,6 +110,7 @@ crm_add_part_key(MatchScratch *s, uint32 hash, int default_bits, int strength, i
 
 	if (hash == 0 || !s->want_keys || s->nkeys == MATCH_MAX_KEYS)
 		return;
+	Assert(MATCH_HASH_IS_PIECE(hash) == (strength == MATCH_KEY_PIECE));
 	key = &s->key[s->nkeys++];
 	key->hash = hash;
 	key->default_bits = (uint8) (default_bits * MATCH_BITS_SCALE);
@@ -365,7 +387,7 @@ crm_name_keys(MatchScratch *s, const CrmName *name)
 			crm_add_key(s, crm_match_hash(KEY_NAME_WIDE, token->text, token->len),
 						token->kind == CRM_NAME_CORE ? GRAM_BITS_CORE : GRAM_BITS_INDUSTRY,
 						MATCH_KEY_PIECE);
-			if (!core || token->kind == CRM_NAME_CORE)
+			if ((!core || token->kind == CRM_NAME_CORE) && token->len > 2)
 				crm_add_word_pieces(s, token);
 			if (last[0] != NULL)
 			{
@@ -512,9 +534,9 @@ crm_business(const CrmName *name)
 
 		if (crm_is_venue(token))
 		{
-			result |= UINT64CONST(1) << (crm_match_hash(KEY_NAME_WIDE, token->text,
-														Min(token->len, VENUE_LETTERS)) &
-										 63);
+			result |= UINT64CONST(1)
+					  << (crm_hash(KEY_NAME_WIDE, token->text, Min(token->len, VENUE_LETTERS)) &
+						  63);
 			continue;
 		}
 		if (token->kind != CRM_NAME_INDUSTRY)
@@ -522,14 +544,12 @@ crm_business(const CrmName *name)
 		if (token->script == CRM_SCRIPT_HAN)
 		{
 			if (token->simplified != 0x4E1A)
-				result |=
-					UINT64CONST(1)
-					<< (crm_match_hash(KEY_NAME_WIDE, &token->simplified, sizeof(uint32)) & 63);
+				result |= UINT64CONST(1)
+						  << (crm_hash(KEY_NAME_WIDE, &token->simplified, sizeof(uint32)) & 63);
 		}
 		else if (token->len > LINKING_WORD && !crm_token_is(token, "company") &&
 				 !crm_token_is(token, "limited"))
-			result |= UINT64CONST(1)
-					  << (crm_match_hash(KEY_NAME_WIDE, token->text, token->len) & 63);
+			result |= UINT64CONST(1) << (crm_hash(KEY_NAME_WIDE, token->text, token->len) & 63);
 	}
 	return result;
 }
@@ -538,8 +558,7 @@ crm_business(const CrmName *name)
 static char
 crm_han_byte(const CrmNameToken *token)
 {
-	return (char) (0x80 |
-				   (crm_match_hash(KEY_NAME_GRAM, &token->simplified, sizeof(uint32)) & 0x7F));
+	return (char) (0x80 | (crm_hash(KEY_NAME_GRAM, &token->simplified, sizeof(uint32)) & 0x7F));
 }
 
 static size_t
@@ -609,6 +628,7 @@ crm_name_text(MatchScratch *s, const CrmName *name)
 #define ACRONYM_LEAST 3
 #define ACRONYM_MOST  6
 #define READING_LEAST 4 /* letters */
+#define READING_MOST  5 /* syllables: longer words are not spelt as one */
 
 /*
  * What else a name is known by: the initials of its words, or in Han the
@@ -621,7 +641,7 @@ crm_alias_keys(MatchScratch *s, const CrmName *name, int end)
 	char initials[1 + MATCH_TEXT_MAX] = "@";
 	char *roman = s->text[TEXT_ROMAN];
 	size_t n = 0;
-	int words = 0, han = 0;
+	int words = 0, han = 0, syllables = 0;
 
 	for (int i = 0; i < end; i++)
 	{
@@ -634,6 +654,7 @@ crm_alias_keys(MatchScratch *s, const CrmName *name, int end)
 			{
 				memcpy(roman + n, token->text, token->len);
 				n += token->len;
+				syllables++;
 			}
 		}
 		else if (token->kind != CRM_NAME_LEGAL_FORM &&
@@ -645,7 +666,7 @@ crm_alias_keys(MatchScratch *s, const CrmName *name, int end)
 	{
 		s->head.flags |= MATCH_HAS_HAN;
 		s->head.text_len[TEXT_ROMAN] = (uint8) n;
-		if (n >= READING_LEAST)
+		if (n >= READING_LEAST && syllables <= READING_MOST)
 			crm_add_key(s, crm_match_hash(KEY_NAME_WIDE, roman, n), GRAM_BITS_CORE,
 						MATCH_KEY_PIECE);
 		return;
@@ -703,8 +724,7 @@ crm_branch_text(MatchScratch *s, const CrmName *name, int branch_start)
 		if (number != 0)
 			out[n++] = (char) number;
 		else if (token->script == CRM_SCRIPT_HAN)
-			out[n++] =
-				(char) (0x80 | (crm_match_hash(KEY_NAME_GRAM, token->text, token->len) & 0x7F));
+			out[n++] = (char) (0x80 | (crm_hash(KEY_NAME_GRAM, token->text, token->len) & 0x7F));
 		else
 			for (int j = 0; j < token->len && n < MATCH_TEXT_MAX; j++)
 				out[n++] = token->text[j];
@@ -794,7 +814,7 @@ crm_company(MatchScratch *s, const MatchValue *value)
 	/* Of equal names what distinguishes them is equal, too; spaces are often misplaced. */
 	n = crm_without_spaces(core_text, core);
 	if (n > 0)
-		crm_add_key(s, crm_match_hash(KEY_NAME_WIDE, core_text, n), item_default_bits[ITEM_CORE],
+		crm_add_key(s, crm_match_hash(KEY_NAME_WHOLE, core_text, n), item_default_bits[ITEM_CORE],
 					MATCH_KEY_IDENTIFIER);
 }
 
@@ -1100,7 +1120,7 @@ crm_index_keys(MatchScratch *s, bool has_company)
 		crm_add_key(s, crm_hash_pair(KEY_PAIR, item[ITEM_LOCAL_PART], 0), GRAM_BITS_WIDE,
 					MATCH_KEY_VARIANT);
 	if (item[ITEM_BIRTH_DATE] != 0)
-		crm_add_key(s, crm_hash_pair(KEY_PAIR, item[ITEM_BIRTH_DATE], 0), GRAM_BITS_WIDE,
+		crm_add_key(s, crm_hash_pair(KEY_BIRTH_DATE, item[ITEM_BIRTH_DATE], 0), GRAM_BITS_WIDE,
 					MATCH_KEY_PIECE);
 }
 

@@ -39,7 +39,7 @@
 #include "workspace.h"
 
 #define DEFAULT_BITS  0.0 /* log-odds from which a pair is reported */
-#define BASIS_VERSION 1	  /* of what is compared and how; counts up when that changes */
+#define BASIS_VERSION 2	  /* of what is compared and how; counts up when that changes */
 #define MOST_CHANGED  0.1 /* of the rows; with more, a full scan is quicker */
 #define OLD_XID		  (UINT64CONST(1) << 30)
 
@@ -458,6 +458,7 @@ crm_task_changed(ScanTask *task, const LastScan *last)
 	uint32 *cluster;
 
 	shared->since = (TransactionId) last->seen;
+	shared->next_xid = XidFromFullTransactionId(ReadNextFullTransactionId());
 	shared->last_writer = last->writer;
 	shared->rows = task->statistics_rows;
 	crm_read_statistics(task, true);
@@ -485,7 +486,6 @@ crm_task_changed(ScanTask *task, const LastScan *last)
 	crm_change_components(scan, set, known, found, nfound);
 	crm_change_fetch(scan, set);
 	crm_scan_index(scan);
-	found = crm_change_reopen(scan, set, known, found, &nfound);
 	crm_task_explain(scan, known, found, nfound);
 	crm_scan_end(scan);
 

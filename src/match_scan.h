@@ -77,7 +77,7 @@ typedef struct KeyChunk
 {
 	ScanRef next;
 	uint32 n;
-	uint64 key[1022]; /* the hash without its top 8 bits << 33 | identifier << 32 | record */
+	uint64 key[1022]; /* the hash without its top 8 bits << 32 | record */
 } KeyChunk;
 
 /* What one participant has made of the job. */
@@ -120,6 +120,7 @@ typedef struct ScanShared
 	bool learn;				   /* frequencies from the table itself */
 	bool changed;			   /* only what changed */
 	TransactionId since;	   /* ... and was written by this or a later transaction */
+	TransactionId next_xid;	   /* no transaction with a row to be seen has this or a later one */
 	TransactionId last_writer; /* of what the last scan wrote to duplicate_pair */
 	TransactionId writer;	   /* the same of this one; 0 = it wrote nothing */
 	int progress;			   /* slot */
@@ -195,12 +196,9 @@ typedef struct MatchScan
 } MatchScan;
 
 /* A record of a known pair, in a hash table: does its row still exist? */
-typedef enum WatchState
-{
-	WATCH_FREE, /* no record's place */
-	WATCH_MISSING,
-	WATCH_SEEN
-} WatchState;
+#define WATCH_USED	0x01 /* a record's place */
+#define WATCH_SEEN	0x02
+#define WATCH_AGAIN 0x04 /* to be looked up as if it had changed */
 
 typedef struct WatchedId
 {
@@ -241,7 +239,7 @@ extern AttrNumber crm_scan_id_column(Relation rel);
 #define SCAN_RARE		4	/* so few share it that it counts as an identifier */
 
 /* What sharing a key counts that so many rows have; 0 if it is too common. */
-extern int crm_scan_key_weight(bool identifier, uint32 count);
+extern int crm_scan_key_weight(uint32 hash, uint32 count);
 extern void crm_scan_sort(MatchScan *scan);
 extern void crm_scan_layout(MatchScan *scan);
 extern void crm_scan_link_blocks(MatchScan *scan);
@@ -258,7 +256,6 @@ typedef struct EdgeList
 } EdgeList;
 
 extern void crm_edge_add(EdgeList *list, uint32 a, uint32 b, float bits);
-extern void crm_edge_sort(const MatchScan *scan, MatchEdge *edge, uint32 n); /* by ids */
 extern void crm_edge_share(MatchScan *scan, EdgeList *list);
 
 static inline MatchRecord *
@@ -351,8 +348,6 @@ extern void crm_change_unify(MatchScan *scan, ChangeSet *set, MatchEdge *edge, u
 extern void crm_change_components(MatchScan *scan, ChangeSet *set, const KnownResult *known,
 								  const MatchEdge *edge, uint32 nedges);
 extern void crm_change_fetch(MatchScan *scan, ChangeSet *set);
-extern MatchEdge *crm_change_reopen(MatchScan *scan, ChangeSet *set, const KnownResult *known,
-									MatchEdge *found, uint32 *nfound);
 extern MatchEdge *crm_change_edges(MatchScan *scan, ChangeSet *set, const KnownResult *known,
 								   const MatchEdge *found, uint32 nfound, uint32 *nedges);
 /* For ScanResult.touched: the record changed, or its component is made anew. */

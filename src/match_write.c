@@ -220,23 +220,21 @@ crm_bigints(Datum *values, uint32 n)
 		construct_array(values, (int) n, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
-/* DELETE of rows by their id, in chunks. */
+/* A statement on rows by their id, in chunks. */
 static void
-crm_delete_rows(const char *schema, const char *table, Datum *ids, uint32 n)
+crm_change_rows(const char *statement, const char *schema, int expected, Datum *ids, uint32 n)
 {
 	Oid types[1] = {INT8ARRAYOID};
 	SPIPlanPtr plan;
 
 	if (n == 0)
 		return;
-	plan = crm_plan(psprintf("DELETE FROM %s.%s AS d WHERE d.id OPERATOR(pg_catalog.=) ANY ($1)",
-							 quote_identifier(schema), table),
-					1, types);
+	plan = crm_plan(psprintf(statement, quote_identifier(schema)), 1, types);
 	for (uint32 i = 0; i < n; i += WRITE_ROWS)
 	{
 		Datum args[1] = {crm_bigints(ids + i, Min(WRITE_ROWS, n - i))};
 
-		crm_run(plan, args, SPI_OK_DELETE);
+		crm_run(plan, args, expected);
 		pfree(DatumGetPointer(args[0]));
 	}
 }
@@ -369,8 +367,9 @@ crm_write_pairs(MatchScan *scan, const ScanResult *result, const KnownResult *kn
 				const MatchEdge *found, uint32 nfound)
 {
 	Datum *gone = palloc_extended(sizeof(Datum) * Max((Size) known->npairs, 1), MCXT_ALLOC_HUGE);
+	Datum *unlike = palloc_extended(sizeof(Datum) * Max((Size) known->npairs, 1), MCXT_ALLOC_HUGE);
 	float4 threshold = (float4) crm_match_probability(scan->shared->threshold);
-	uint32 ngone = 0, next = 0;
+	uint32 ngone = 0, nunlike = 0, next = 0;
 
 	crm_insert_pairs(scan, result, known->npairs > 0);
 	/* Both are by ids ascending. */
@@ -382,16 +381,26 @@ crm_write_pairs(MatchScan *scan, const ScanResult *result, const KnownResult *kn
 			   (scan->id[found[next].a] < pair->left ||
 				(scan->id[found[next].a] == pair->left && scan->id[found[next].b] < pair->right)))
 			next++;
-		if (pair->state != PAIR_OPEN ||
-			(next < nfound && scan->id[found[next].a] == pair->left &&
+		if ((next < nfound && scan->id[found[next].a] == pair->left &&
 			 scan->id[found[next].b] == pair->right) ||
 			(result->touched != NULL && pair->score >= threshold &&
 			 !result->touched(result->arg, pair->left) &&
 			 !result->touched(result->arg, pair->right)))
 			continue;
-		gone[ngone++] = Int64GetDatum(pair->id);
+		if (pair->state == PAIR_OPEN)
+			gone[ngone++] = Int64GetDatum(pair->id);
+		else if ((pair->state == PAIR_IGNORED || pair->state == PAIR_SAME) && pair->score != 0)
+			unlike[nunlike++] = Int64GetDatum(pair->id);
 	}
-	crm_delete_rows(result->schema, "duplicate_pair", gone, ngone);
+	crm_change_rows("DELETE FROM %s.duplicate_pair AS p WHERE p.id OPERATOR(pg_catalog.=) ANY ($1)",
+					result->schema, SPI_OK_DELETE, gone, ngone);
+	/* What people said of the two stays. */
+	if (nunlike > 0)
+		scan->shared->writer = GetCurrentTransactionId();
+	crm_change_rows("UPDATE %s.duplicate_pair AS p SET score = 0, reasons = '[]' "
+					"WHERE p.id OPERATOR(pg_catalog.=) ANY ($1)",
+					result->schema, SPI_OK_UPDATE, unlike, nunlike);
+	pfree(unlike);
 	pfree(gone);
 }
 
@@ -511,7 +520,9 @@ crm_write_clusters(MatchScan *scan, const ScanResult *result, const KnownResult 
 		f = fend;
 		k = kend;
 	}
-	crm_delete_rows(result->schema, "duplicate_cluster", gone, ngone);
+	crm_change_rows(
+		"DELETE FROM %s.duplicate_cluster AS c WHERE c.id OPERATOR(pg_catalog.=) ANY ($1)",
+		result->schema, SPI_OK_DELETE, gone, ngone);
 	rows.statement = psprintf("INSERT INTO %s.duplicate_cluster AS c (kind, cluster_id, record_id) "
 							  "SELECT $1, f.* FROM unnest($2, $3) AS f",
 							  quote_identifier(result->schema));

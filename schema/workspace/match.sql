@@ -38,7 +38,7 @@ COMMENT ON COLUMN @workspace@.duplicate_pair.id IS 'Identifier.';
 COMMENT ON COLUMN @workspace@.duplicate_pair.kind IS 'Kind of both records: account, contact, lead or the name of another table of the workspace.';
 COMMENT ON COLUMN @workspace@.duplicate_pair.left_id IS 'The record with the lower id.';
 COMMENT ON COLUMN @workspace@.duplicate_pair.right_id IS 'The record with the higher id.';
-COMMENT ON COLUMN @workspace@.duplicate_pair.score IS 'Probability, 0 to 1, that both mean the same.';
+COMMENT ON COLUMN @workspace@.duplicate_pair.score IS 'Probability, 0 to 1, that both mean the same; 0 if the last scan did not find them alike.';
 COMMENT ON COLUMN @workspace@.duplicate_pair.reasons IS 'Array of {field, level, weight}; the weights, in bits, add up to the log-odds of the score.';
 COMMENT ON COLUMN @workspace@.duplicate_pair.state IS 'open: not decided; duplicate: the same, in one cluster whatever the score; merged; not_duplicate: never again in one cluster; ignored: not to be shown.';
 COMMENT ON COLUMN @workspace@.duplicate_pair.decided_by IS 'Who decided.';

@@ -1,0 +1,129 @@
+# A scan of what changed leaves exactly what a scan of the whole table leaves: random
+# customers whose names are made of few words, so that a name of one is a word of
+# others, random changes and decisions, one seed after the other.
+#
+# CRM_SEED repeats a run; CRM_ROUNDS (default 12) says how many tables.
+use strict;
+use warnings FATAL => 'all';
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $seed = $ENV{CRM_SEED} // (time() ^ $$) & 0x7fffffff;
+my $rounds = $ENV{CRM_ROUNDS} // 12;
+diag("CRM_SEED=$seed CRM_ROUNDS=$rounds");
+srand($seed);
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init;
+$node->append_conf('postgresql.conf', "fsync = off\nautovacuum = off\nmin_parallel_table_scan_size = 0");
+$node->start;
+$node->safe_psql('postgres', q{
+	CREATE EXTENSION crm CASCADE;
+	SELECT crm.create_workspace('sales');
+	ALTER TABLE sales.account DISABLE TRIGGER USER;
+	ALTER TABLE sales.contact DISABLE TRIGGER USER;
+	CREATE FUNCTION result() RETURNS SETOF text LANGUAGE sql AS $$
+	SELECT format('%s %s-%s %s %s %s', kind, left_id, right_id, state, score, reasons) FROM sales.duplicate_pair
+	UNION ALL SELECT format('%s %s: %s %s', kind, cluster_id, record_id, state) FROM sales.duplicate_cluster
+	UNION ALL (SELECT format('%s: %s pairs, %s records in clusters', kind, pairs, clustered) FROM sales.duplicate_scan ORDER BY id DESC LIMIT 1) $$;
+	CREATE TABLE before (line text);
+});
+
+sub pick { return $_[ int(rand(@_)) ]; }
+sub chance { return rand() < $_[0]; }
+sub literal { my $v = shift; return defined $v ? "'$v'" : 'NULL'; }
+
+my @words = qw(huawei sanrui mangual swida pelikan zenith acme orion);
+my @business = ('', '', ' Trading', ' Foods', ' & Sons', ' 88');
+my @form = ('', ' Ltd', ' GmbH', ' Inc');
+my @han = ('华为', '三瑞', '叁瑞', '伟测', '北方华为', '三瑞伟测');
+my @han_business = ('', '', '科技', '贸易', '餐饮管理');
+my @han_form = ('', '有限公司', '集团', '有限公司城西分公司');
+
+sub company
+{
+	return pick('', '上海', '南京') . pick(@han) . pick(@han_business) . pick(@han_form) if chance(0.4);
+	return ucfirst(pick(@words)) . (chance(0.5) ? ' ' . ucfirst(pick(@words)) : '') . pick(@business) . pick(@form);
+}
+
+sub account
+{
+	my $id = shift;
+	return '(' . join(', ', $id, literal(company()), literal(chance(0.2) ? '030 9' . (100000 + int(rand(60))) : undef),
+		literal(chance(0.3) ? 'info@' . pick(@words) . int(rand(12)) . '.example.com' : undef),
+		literal(chance(0.1) ? '9132010477126' . (10000 + int(rand(20))) : undef),
+		literal(chance(0.3) ? pick('High Street', 'Park Loop', '瞻园路') . ' ' . int(rand(9)) : undef), literal(pick(undef, 'Berlin', 'Juneau', '南京'))) . ')';
+}
+
+my @given = qw(Robert Bob Tara Jo Ann Anne);
+my @family = qw(Allen Alan Swida Roberts Nash);
+
+sub contact
+{
+	my $id = shift;
+	return '(' . join(', ', $id, literal(chance(0.8) ? pick(@given) . pick('', '', 'a') : undef), literal(pick(@family) . pick('', '', 's')),
+		literal(chance(0.5) ? '19' . (60 + int(rand(20))) . '-05-24' : undef),
+		literal(chance(0.2) ? '030 9' . (100000 + int(rand(60))) : undef), literal(pick(undef, 'Berlin', 'Juneau'))) . ')';
+}
+
+my %insert = (
+	account => [ 'INSERT INTO sales.account (id, name, phone, email, uscc, street, city) VALUES ', \&account ],
+	contact => [ 'INSERT INTO sales.contact (id, given_name, family_name, birth_date, phone, city) VALUES ', \&contact ]);
+
+sub rows
+{
+	my ($kind, @ids) = @_;
+	my ($statement, $row) = @{ $insert{$kind} };
+	return $statement . join(', ', map { $row->($_) } @ids) . ";\n";
+}
+
+# New rows, rows with other values, rows that are gone; what people decide, and take back.
+sub changes
+{
+	my ($kind, $n, $new) = @_;
+	my %ids = map { 1 + int(rand($n)) => 1 } 1 .. 1 + int(rand($n / 25));
+	my @ids = sort { $a <=> $b } keys %ids;
+	my @back = grep { chance(0.7) } @ids;
+	my $sql = "BEGIN;\nDELETE FROM sales.$kind WHERE id IN (" . join(', ', @ids) . ");\n";
+	$sql .= rows($kind, @back) if @back;
+	$sql .= rows($kind, $new .. $new + int(rand(8)));
+	my $some = "kind = '$kind' AND left_id % 40 = " . int(rand(40));
+	$sql .= pick('', "UPDATE sales.duplicate_pair SET state = 'not_duplicate' WHERE $some;\n",
+		"UPDATE sales.duplicate_pair SET state = 'ignored' WHERE $some;\n",
+		"UPDATE sales.duplicate_pair SET state = 'duplicate' WHERE $some;\n",
+		"UPDATE sales.duplicate_pair SET state = 'open' WHERE kind = '$kind';\n");
+	$sql .= "COMMIT;\n";
+	$sql .= pick('', '', "VACUUM sales.$kind;\n", "VACUUM FREEZE sales.$kind;\n", "UPDATE sales.$kind SET region = 'x' WHERE id % 30 = 3;\n");
+	return $sql;
+}
+
+my $different = 0;
+for my $round (1 .. $rounds)
+{
+	my $n = 200 + int(rand(600));
+	my $kind = chance(0.75) ? 'account' : 'contact';
+	my $threshold = pick(0.5, 0.01, 0.0001);
+	my $workers = pick(0, 0, 1, 2);
+	my $setup = "TRUNCATE sales.$kind CASCADE; TRUNCATE sales.duplicate_pair, sales.duplicate_cluster, sales.duplicate_scan, sales.match_statistics;\n";
+	my $settings = "SET max_parallel_maintenance_workers = $workers;\n";
+
+	$node->safe_psql('postgres', "$settings$setup" . rows($kind, 1 .. $n) . "SELECT sales.scan_duplicates('$kind', $threshold)");
+	for my $step (1 .. 3)
+	{
+		my $sql = changes($kind, $n, 10000 * $step);
+		$node->safe_psql('postgres', $sql);
+		$node->safe_psql('postgres', "${settings}SELECT sales.scan_duplicates('$kind', $threshold)");
+		last if $node->safe_psql('postgres', 'SELECT whole FROM sales.duplicate_scan ORDER BY id DESC LIMIT 1') eq 't';
+		my $differ = $node->safe_psql('postgres', "TRUNCATE before; INSERT INTO before SELECT result();
+			${settings}DO \$\$BEGIN PERFORM sales.scan_duplicates('$kind', $threshold, true); END\$\$;
+			(SELECT '- ' || line FROM before EXCEPT SELECT '- ' || result()) UNION ALL (SELECT '+ ' || result() EXCEPT SELECT '+ ' || line FROM before) LIMIT 5");
+		next if $differ eq '';
+		diag("round $round, step $step, $kind, $n rows, threshold $threshold:\n$differ");
+		$different++;
+	}
+}
+is($different, 0, "changes of $rounds tables: the same as whole scans");
+
+done_testing();
