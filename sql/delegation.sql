@@ -145,6 +145,16 @@ SELECT title, state, reason FROM what;
 SELECT title, due_at FROM reminder;
 SELECT fire('2027-06-11 09:00+00');
 SELECT title, state FROM what WHERE title = 'stand-up';
+-- days were missed, and today's is not too late: that one is told
+SELECT fire('2027-06-15 09:05+00');
+SELECT e.title, e.state, e.due_at, e.missed, date_trunc('minute', e.fired_at - e.due_at) AS late FROM event AS e WHERE e.title = 'stand-up' ORDER BY e.id DESC LIMIT 1;
+-- who stands in is told, too, how many were missed
+DELETE FROM reminder; DELETE FROM event;
+INSERT INTO reminder (member_id, due_at, title, recurrence) VALUES (2, '2027-06-16 09:00+00', 'report', 'FREQ=DAILY');
+INSERT INTO absence (member_id, delegate_id, starts_at, ends_at) VALUES (2, 3, '2027-06-18', '2027-06-20');
+SELECT fire('2027-06-18 10:00+00');
+SELECT member_id, title, missed FROM event ORDER BY id;
+DELETE FROM reminder; DELETE FROM event; DELETE FROM absence;
 -- fails
 \set VERBOSITY terse
 INSERT INTO reminder (member_id, due_at, title, catch_up) VALUES (2, now(), 'x', 'skip');

@@ -105,7 +105,7 @@ INSERT INTO reminder (member_id, due_at, title, recurrence) VALUES (1, '2020-01-
 SELECT time_zone, starts_at, occurs_at FROM reminder;
 SELECT crm.run_due();
 SELECT due_at::time AS due, due_at > crm.now() AND due_at <= crm.now() + interval '1 day' AS next_is_tomorrow, occurs_at = due_at AS planned FROM reminder;
-SELECT due_at, title FROM event;
+SELECT due_at, title, missed = fired_at::date - due_at::date - (fired_at::time < due_at::time)::int AS missed_counted FROM event;
 DELETE FROM reminder;
 DELETE FROM event;
 INSERT INTO reminder (member_id, due_at, title, recurrence, catch_up) VALUES (1, '2020-01-01 01:00+00', 'five times, each', 'FREQ=DAILY;COUNT=5', 'all');
@@ -125,6 +125,18 @@ SELECT due_at, occurs_at, starts_at FROM reminder;
 -- an ordinary reminder among them
 INSERT INTO reminder (member_id, due_at, title) VALUES (1, '2020-01-01', 'once');
 SELECT crm.run_due();
+-- once says how many it stands for, up to a bound; on time it stands for itself
+DELETE FROM event;
+DELETE FROM reminder;
+INSERT INTO reminder (member_id, due_at, title, recurrence) VALUES
+    (1, '2020-01-01 01:00+00', 'daily', 'FREQ=DAILY;COUNT=5'),
+    (1, '2020-01-01 01:00+00', 'every second', 'FREQ=SECONDLY'),
+    (1, date_trunc('second', crm.now()) - interval '1 s', 'just now', 'FREQ=DAILY');
+SELECT crm.run_due();
+SELECT title, missed, fired_at - due_at < interval '1 minute' AS on_time FROM event ORDER BY id;
+SELECT title, late = fired_at - due_at AS says_how_late, missed, attempt FROM read_events('mailer');
+SELECT (why_not(id)).detail -> 'missed' AS missed, (why_not(id)).detail -> 'late' = to_jsonb(fired_at - due_at) AS says_how_late FROM event WHERE title = 'daily';
+DELETE FROM reminder;
 -- fails: rules and zones are checked when they are written
 INSERT INTO reminder (member_id, due_at, title, recurrence) VALUES (1, now(), 'bad', 'FREQ=SOMETIMES');
 INSERT INTO reminder (member_id, due_at, title, recurrence, time_zone) VALUES (1, now(), 'bad', 'FREQ=DAILY', 'Nowhere');

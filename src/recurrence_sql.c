@@ -138,3 +138,27 @@ crm_occurrences(PG_FUNCTION_ARGS)
 	}
 	return (Datum) 0;
 }
+
+/* What is counted of the occurrences that were missed. */
+#define CRM_MAX_MISSED 10000
+
+/* crm._count_occurrences(rule, starts_at, time_zone, after, upto) */
+PG_FUNCTION_INFO_V1(crm_count_occurrences);
+Datum
+crm_count_occurrences(PG_FUNCTION_ARGS)
+{
+	CrmRule *rule = palloc(sizeof(CrmRule));
+	Timestamp start = PG_GETARG_TIMESTAMP(1);
+	pg_tz *tz = crm_time_zone(text_to_cstring(PG_GETARG_TEXT_PP(2)));
+	TimestampTz after = PG_GETARG_TIMESTAMPTZ(3);
+	TimestampTz upto = PG_GETARG_TIMESTAMPTZ(4);
+	CrmRuleIterator *it;
+	int count = 0;
+
+	crm_rule_of(PG_GETARG_TEXT_PP(0), rule);
+	crm_check_start(start);
+	it = crm_rule_begin_at(rule, start, tz, after);
+	while (count < CRM_MAX_MISSED && crm_next_instant(it, tz, after, &after) && after <= upto)
+		count++;
+	PG_RETURN_INT32(count);
+}

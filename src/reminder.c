@@ -122,8 +122,16 @@ crm_prepare_fire(const char *schema, const char *which, int nargs, Oid *types)
 	appendStringInfo(
 		&sql,
 		"WITH due AS MATERIALIZED ("
-		"SELECT r.ctid AS tid, r.id, r.member_id, r.due_at, r.title, r.kind, r.record_id, "
+		"SELECT r.ctid AS tid, r.id, r.member_id, r.title, r.kind, r.record_id, "
 		"r.payload, r.escalation_id,"
+		/* Told to skip what is too late, it still is told of an occurrence that is not. */
+		" CASE WHEN r.recurrence IS NOT NULL AND r.max_late IS NOT NULL THEN GREATEST(r.due_at, "
+		"(SELECT n.at FROM crm.next_occurrence(r.recurrence, r.starts_at, r.time_zone, "
+		"$1 OPERATOR(pg_catalog.-) r.max_late) AS n (at) WHERE n.at OPERATOR(pg_catalog.<=) $1))"
+		" ELSE r.due_at END AS due_at,"
+		" CASE WHEN r.recurrence IS NOT NULL AND r.catch_up OPERATOR(pg_catalog.<>) 'all' THEN "
+		"crm._count_occurrences(r.recurrence, r.starts_at, r.time_zone, r.occurs_at, $1) ELSE 0 "
+		"END AS missed,"
 		" CASE WHEN r.escalation_id IS NOT NULL THEN %1$s.escalation_next(r.escalation_id, $1)"
 		" WHEN r.recurrence IS NOT NULL THEN crm.next_occurrence(r.recurrence, r.starts_at, "
 		"r.time_zone,"
@@ -139,10 +147,11 @@ crm_prepare_fire(const char *schema, const char *which, int nargs, Oid *types)
 		"due.*), "
 		"fired AS (SELECT * FROM gone UNION ALL SELECT * FROM moved) "
 		"INSERT INTO %1$s.event (reminder_id, member_id, due_at, fired_at, title, kind, record_id, "
-		"payload)"
-		" SELECT f.id, f.member_id, f.due_at, $1, f.title, f.kind, f.record_id, f.payload"
+		"payload, missed)"
+		" SELECT f.id, f.member_id, f.due_at, $1, f.title, f.kind, f.record_id, f.payload, "
+		"f.missed"
 		" FROM fired AS f WHERE f.escalation_id IS NULL UNION ALL"
-		" SELECT f.id, e.member_id, f.due_at, $1, e.title, f.kind, f.record_id, e.payload"
+		" SELECT f.id, e.member_id, f.due_at, $1, e.title, f.kind, f.record_id, e.payload, 0"
 		" FROM fired AS f CROSS JOIN LATERAL %1$s.escalate(f.escalation_id, $1) AS e"
 		" WHERE f.escalation_id IS NOT NULL"
 		" ORDER BY 3, 1 RETURNING due_at, id",

@@ -199,7 +199,7 @@ BEGIN
         WHEN e.shown_with IS NOT NULL THEN format('It is shown with event %s: %s.', e.shown_with, crm._hold_reason(e.reason, e.detail))
         ELSE 'It was held by an application.' END;
     detail := jsonb_strip_nulls(jsonb_build_object('event', e.id, 'reminder', e.reminder_id, 'member', e.member_id, 'state', e.state, 'due_at', e.due_at, 'fired_at', e.fired_at,
-                  'late', e.fired_at - e.due_at, 'held_for', e.reason, 'held_at', e.held_at, 'until', e.until, 'shown_at', e.shown_at, 'shown_with', e.shown_with,
+                  'late', e.fired_at - e.due_at, 'missed', nullif(e.missed, 0), 'held_for', e.reason, 'held_at', e.held_at, 'until', e.until, 'shown_at', e.shown_at, 'shown_with', e.shown_with,
                   'handled_at', e.handled_at, 'snoozed_until', e.snoozed_until)) || coalesce(e.detail, '{}');
 END
 $$;

@@ -15,3 +15,9 @@ LANGUAGE C STABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'crm_occurrences';
 
 COMMENT ON FUNCTION crm.occurrences(text, timestamp, text, timestamptz, integer) IS
 'The first max (0 to 100000) occurrences of a recurrence rule after an instant, as crm.next_occurrence() finds them one by one.';
+
+CREATE FUNCTION crm._count_occurrences(rule text, starts_at timestamp, time_zone text, after timestamptz, upto timestamptz) RETURNS integer
+LANGUAGE C STABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'crm_count_occurrences';
+
+COMMENT ON FUNCTION crm._count_occurrences(text, timestamp, text, timestamptz, timestamptz) IS
+'How many occurrences of a recurrence rule lie after one instant and not after another; 10000 if there are more.';

@@ -384,7 +384,8 @@ CREATE OR REPLACE TRIGGER closed AFTER UPDATE ON @workspace@.event
 CREATE OR REPLACE VIEW @workspace@.inbox WITH (security_invoker) AS
 SELECT e.id, e.due_at, e.fired_at, e.title, e.kind, e.record_id, e.payload, e.state,
     e.fired_at - e.due_at AS late,
-    coalesce(crm._event_items(@workspace_literal@::regnamespace, e.id), e.payload -> 'items') AS items
+    coalesce(crm._event_items(@workspace_literal@::regnamespace, e.id), e.payload -> 'items') AS items,
+    e.missed
 FROM @workspace@.event AS e
 WHERE e.member_id = (SELECT @workspace@.me()) AND e.state IN ('new', 'seen');
 COMMENT ON VIEW @workspace@.inbox IS 'The open events of the member this session acts for.';
@@ -398,6 +399,7 @@ COMMENT ON COLUMN @workspace@.inbox.payload IS 'What else the reminder carried.'
 COMMENT ON COLUMN @workspace@.inbox.state IS 'State of the event.';
 COMMENT ON COLUMN @workspace@.inbox.late IS 'How long after it was due it fired.';
 COMMENT ON COLUMN @workspace@.inbox.items IS 'The events that are shown with it: what a digest lists, or what was merged with it; closing it closes them. NULL: none.';
+COMMENT ON COLUMN @workspace@.inbox.missed IS 'How many more occurrences of the reminder, missed while nothing fired, it stands for.';
 
 CREATE OR REPLACE FUNCTION @workspace@.why_not(event_id bigint DEFAULT NULL, reminder_id bigint DEFAULT NULL, OUT reason text, OUT detail jsonb)
 LANGUAGE sql STABLE

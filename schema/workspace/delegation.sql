@@ -75,7 +75,7 @@ BEGIN
     END IF;
     PERFORM set_config('plan_cache_mode', CASE WHEN last_id - first_id < 200 THEN 'force_generic_plan' ELSE 'force_custom_plan' END, true);
     WITH batch AS MATERIALIZED (
-        SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.title, e.kind, e.record_id, e.payload
+        SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.title, e.kind, e.record_id, e.payload, e.missed
         FROM @workspace@.event AS e
         WHERE e.id BETWEEN first_id AND last_id AND e.state = 'new' AND NOT coalesce(e.payload ? 'crm_digest', false)),
     away AS MATERIALIZED (
@@ -112,10 +112,10 @@ BEGIN
            OR EXISTS (SELECT FROM @workspace@.share AS s WHERE s.kind = f.kind AND s.record_id = f.record_id)
               AND EXISTS (SELECT FROM crm._access_path(@workspace_literal@::regnamespace, f.member_id, f.kind, f.record_id, o.owner_id))),
     copied AS (
-        INSERT INTO @workspace@.event (reminder_id, member_id, due_at, fired_at, title, kind, record_id, payload)
-        SELECT n.reminder_id, n.member_id, n.due_at, delegate_events.fired_at, n.title, n.kind, n.record_id,
+        INSERT INTO @workspace@.event (reminder_id, member_id, due_at, fired_at, title, kind, record_id, missed, payload)
+        SELECT n.reminder_id, n.member_id, n.due_at, delegate_events.fired_at, n.title, n.kind, n.record_id, n.missed,
                CASE WHEN n.payload IS NULL OR jsonb_typeof(n.payload) = 'object' THEN coalesce(n.payload, '{}') || n.mark ELSE n.payload END
-        FROM (SELECT DISTINCT ON (b.reminder_id, w.member_id) b.id, b.reminder_id, w.member_id, b.due_at, b.title, b.kind, b.record_id, b.payload, w.mark
+        FROM (SELECT DISTINCT ON (b.reminder_id, w.member_id) b.id, b.reminder_id, w.member_id, b.due_at, b.title, b.kind, b.record_id, b.payload, b.missed, w.mark
               FROM wanted AS w JOIN batch AS b ON b.id = w.event_id
               -- Who is told anyway is not told twice.
               WHERE NOT EXISTS (SELECT FROM batch AS o WHERE o.reminder_id = b.reminder_id AND o.member_id = w.member_id)

@@ -85,7 +85,8 @@ COMMENT ON FUNCTION @workspace@.event_consumer_open(@workspace@.event_consumer) 
 CREATE OR REPLACE FUNCTION @workspace@.read_events(
     consumer text, max integer DEFAULT 100,
     OUT id bigint, OUT reminder_id bigint, OUT member_id bigint, OUT due_at timestamptz, OUT fired_at timestamptz, OUT title text,
-    OUT kind text, OUT record_id bigint, OUT payload jsonb, OUT state text, OUT attempt integer)
+    OUT kind text, OUT record_id bigint, OUT payload jsonb, OUT state text, OUT attempt integer,
+    OUT late interval, OUT missed integer)
 RETURNS SETOF record LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER ROWS 100
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -122,24 +123,25 @@ BEGIN
     IF c.max_attempts IS NOT NULL AND c.attempts >= 2 THEN
         room := 1;
     ELSE
-        FOR id, reminder_id, member_id, due_at, fired_at, title, kind, record_id, payload, state, attempt IN
+        FOR id, reminder_id, member_id, due_at, fired_at, title, kind, record_id, payload, state, missed, attempt IN
             WITH again AS (
                 UPDATE @workspace@.event_failure AS f SET state = 'given', attempts = f.attempts + 1
                 WHERE f.id IN (SELECT w.id FROM @workspace@.event_failure AS w JOIN @workspace@.event AS v ON v.id = w.event_id
                                WHERE w.consumer_id = c.id AND w.state = 'retry' AND w.event_id <= c.acked_id
                                ORDER BY w.event_id LIMIT max)
                 RETURNING f.event_id, f.attempts)
-            SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.fired_at, e.title, e.kind, e.record_id, e.payload, e.state, a.attempts
+            SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.fired_at, e.title, e.kind, e.record_id, e.payload, e.state, e.missed, a.attempts
             FROM again AS a JOIN @workspace@.event AS e ON e.id = a.event_id ORDER BY e.id
         LOOP
             room := room - 1;
+            late := fired_at - due_at;
             RETURN NEXT;
         END LOOP;
     END IF;
 
-    FOR id, reminder_id, member_id, due_at, fired_at, title, kind, record_id, payload, state, last IN
+    FOR id, reminder_id, member_id, due_at, fired_at, title, kind, record_id, payload, state, missed, last IN
         -- What was held and is released comes with the event that releases it, just before.
-        SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.fired_at, e.title, e.kind, e.record_id, e.payload, e.state, b.id
+        SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.fired_at, e.title, e.kind, e.record_id, e.payload, e.state, e.missed, b.id
         FROM (SELECT o.* FROM @workspace@.event_consumer_open(c) AS o ORDER BY o.id LIMIT room) AS b
         CROSS JOIN LATERAL (
             SELECT b.* UNION ALL
@@ -150,6 +152,7 @@ BEGIN
         ORDER BY b.id, e.id
     LOOP
         attempt := CASE WHEN last <= c.delivered_id THEN greatest(c.attempts, 1) + 1 ELSE 1 END;
+        late := fired_at - due_at;
         RETURN NEXT;
     END LOOP;
     IF last IS NULL AND room > 0 THEN
@@ -163,7 +166,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @workspace@.read_events(text, integer) IS
-'The next events of a consumer, in order, at most max: first those to be retried, then those after the last one it acknowledged, so they come again until it does. What attention rules hold back is not given; once released it is given just before the event that released it, beyond max. A session that acts for a member is given that member''s events, or what the owner registered in event_consumer; the workspace''s owner is given all. A name that is new begins with the oldest event. attempt is 1 when an event is given for the first time; for one given before, how often the oldest open event has been given, at least 2. With max_attempts, events given twice in vain are given one by one, so that the one at fault is set aside alone. Sessions that read under one name take turns: the second waits for the first one''s transaction. max below 1 is an error (22023), a session that acts for nobody 42501.';
+'The next events of a consumer, in order, at most max: first those to be retried, then those after the last one it acknowledged, so they come again until it does. What attention rules hold back is not given; once released it is given just before the event that released it, beyond max. A session that acts for a member is given that member''s events, or what the owner registered in event_consumer; the workspace''s owner is given all. A name that is new begins with the oldest event. attempt is 1 when an event is given for the first time; for one given before, how often the oldest open event has been given, at least 2. With max_attempts, events given twice in vain are given one by one, so that the one at fault is set aside alone. late is how long after it was due an event fired; missed, how many more occurrences of a recurring reminder it stands for. Sessions that read under one name take turns: the second waits for the first one''s transaction. max below 1 is an error (22023), a session that acts for nobody 42501.';
 
 CREATE OR REPLACE FUNCTION @workspace@.event_consumer_given(consumer text, event_id bigint, OUT taken @workspace@.event_consumer)
 LANGUAGE plpgsql VOLATILE

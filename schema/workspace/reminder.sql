@@ -40,7 +40,7 @@ COMMENT ON COLUMN @workspace@.reminder.recurrence IS 'Rule of RFC 5545 by which 
 COMMENT ON COLUMN @workspace@.reminder.time_zone IS 'IANA time zone by whose clock it recurs; default: the member''s.';
 COMMENT ON COLUMN @workspace@.reminder.starts_at IS 'Start of the rule on that clock; default: due_at.';
 COMMENT ON COLUMN @workspace@.reminder.occurs_at IS 'When the rule says this occurrence is; due_at differs from it if somebody moved the occurrence.';
-COMMENT ON COLUMN @workspace@.reminder.catch_up IS 'What becomes of occurrences missed while nothing fired: once, one event for all of them; all, an event each; skip, as once, but an event later than max_late does not come into the inbox. Of a reminder that does not recur: once and all, it fires late; skip, the same.';
+COMMENT ON COLUMN @workspace@.reminder.catch_up IS 'What becomes of occurrences missed while nothing fired: once, one event for all of them; all, an event each; skip, as once, but an event does not come into the inbox if the last occurrence is longer ago than max_late. Of a reminder that does not recur: once and all, it fires late; skip, the same.';
 COMMENT ON COLUMN @workspace@.reminder.max_late IS 'With catch_up skip: how late is too late. The event is written all the same, with state skipped.';
 COMMENT ON COLUMN @workspace@.reminder.snoozed_event_id IS 'The event whose snoozing made this reminder. Old events may be gone.';
 COMMENT ON COLUMN @workspace@.reminder.failed_at IS 'When firing it failed for a reason of its own, such as a trigger that raised an error. It is not tried again until this is set to NULL.';
@@ -63,7 +63,8 @@ CREATE TABLE @workspace@.event (
     payload jsonb,
     state text NOT NULL DEFAULT 'new' CONSTRAINT event_state_known CHECK (state IN ('new', 'seen', 'acknowledged', 'snoozed', 'held', 'skipped')),
     handled_at timestamptz,
-    snoozed_until timestamptz
+    snoozed_until timestamptz,
+    missed integer NOT NULL DEFAULT 0
 );
 CREATE INDEX event_inbox ON @workspace@.event (member_id, id) WHERE state IN ('new', 'seen');
 CREATE INDEX ON @workspace@.event (kind, record_id) WHERE record_id IS NOT NULL;
@@ -80,6 +81,7 @@ COMMENT ON COLUMN @workspace@.event.payload IS 'As in the reminder.';
 COMMENT ON COLUMN @workspace@.event.state IS 'new, seen, acknowledged, snoozed, held or skipped. new and seen are open: they are in the inbox. held waits for its time or is shown with another event, skipped was too late: event_hold says why.';
 COMMENT ON COLUMN @workspace@.event.handled_at IS 'When it was acknowledged or snoozed.';
 COMMENT ON COLUMN @workspace@.event.snoozed_until IS 'When the reminder made by snoozing it is due.';
+COMMENT ON COLUMN @workspace@.event.missed IS 'Of a reminder that recurs, and was to catch up once: how many more occurrences came due until it fired, which this event stands for, too. 10000: so many or more.';
 
 -- Where the reminders are to fire: a copy of this row in another database says that
 -- they are not to fire there.

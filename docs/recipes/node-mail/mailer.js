@@ -23,11 +23,14 @@ async function send(event, member) {
   // It only released others, which came before it.
   if (digest && !event.payload.items) return;
   const items = digest ? event.payload.items.map((item) => `* ${item.title}\n`).join('') : '';
+  // What fired late, because nothing was running, says so.
+  const minutes = Math.round((event.fired_at - event.due_at) / 60000);
+  const late = (minutes > 0 ? `Told ${minutes} minutes late.\n` : '') + (event.missed > 0 ? `${event.missed} more were missed.\n` : '');
   await transport.sendMail({
     from: process.env.MAIL_FROM || 'crm@localhost',
     to: { name: member.name, address: member.email },
     subject: event.title,
-    text: `${event.title}\n\n${items}Due ${event.due_at.toISOString()}.\n`,
+    text: `${event.title}\n\n${items}Due ${event.due_at.toISOString()}.\n${late}`,
     // The same for every attempt, so that whoever gets a mail twice can tell.
     messageId: `<event-${event.id}@${encodeURIComponent(workspace)}.crm.invalid>`,
   });
