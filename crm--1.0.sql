@@ -2434,8 +2434,31 @@ INSERT INTO @workspace@.calendar_hours (calendar_id, weekday, opens, closes)
 SELECT c.id, d.weekday, h.opens, h.closes
 FROM c, generate_series(1, 5) AS d (weekday), (VALUES (time '09:00', time '12:00'), ('13:00', '18:00')) AS h (opens, closes);
 
+ALTER TABLE @workspace@.team ADD COLUMN calendar text REFERENCES @workspace@.calendar (name) ON UPDATE CASCADE;
+CREATE INDEX ON @workspace@.team (calendar);
+COMMENT ON COLUMN @workspace@.team.calendar IS 'Working time of its members; NULL: that of the team above, and of the topmost that of the setting "calendar".';
+INSERT INTO @workspace@.setting (name, value) VALUES ('calendar', NULL);
+
 $_ddl_$),
 (NULL::integer, 'calendar', $_ddl_$
+
+CREATE OR REPLACE FUNCTION @workspace@.calendar_of(member_id bigint DEFAULT @workspace@.me()) RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+WITH RECURSIVE up (team_id, calendar, parent_id, height) AS (
+    SELECT t.id, t.calendar, t.parent_id, 0 FROM @workspace@.team_member AS tm JOIN @workspace@.team AS t ON t.id = tm.team_id
+    WHERE tm.member_id = calendar_of.member_id
+    UNION ALL
+    SELECT t.id, t.calendar, t.parent_id, u.height + 1 FROM up AS u JOIN @workspace@.team AS t ON t.id = u.parent_id
+    WHERE u.calendar IS NULL AND u.height < 100)
+SELECT coalesce(
+    (SELECT u.calendar FROM up AS u WHERE u.calendar IS NOT NULL ORDER BY u.height, u.team_id LIMIT 1),
+    (SELECT c.name FROM @workspace@.calendar AS c LEFT JOIN @workspace@.setting AS s ON s.name = 'calendar' AND s.value = c.name ORDER BY s.id, c.id LIMIT 1))
+$$;
+COMMENT ON FUNCTION @workspace@.calendar_of(bigint) IS
+'Name of the calendar by which a member, by default the session''s, works: that of the nearest team, from the member''s own upwards, that names one, of several as near that with the least id; else the one that the setting "calendar" names, else the first there is. Also for a member who is unknown. NULL: there is no calendar. For everybody with access to the workspace.';
+REVOKE EXECUTE ON FUNCTION @workspace@.calendar_of(bigint) FROM PUBLIC;
 
 CREATE OR REPLACE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @workspace@.calendar
     FOR EACH STATEMENT EXECUTE FUNCTION crm.calendar_changed();
@@ -2444,28 +2467,28 @@ CREATE OR REPLACE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE O
 CREATE OR REPLACE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @workspace@.calendar_day
     FOR EACH STATEMENT EXECUTE FUNCTION crm.calendar_changed();
 
-CREATE OR REPLACE FUNCTION @workspace@.business_between(from_time timestamptz, to_time timestamptz, calendar text DEFAULT 'standard') RETURNS interval
+CREATE OR REPLACE FUNCTION @workspace@.business_between(from_time timestamptz, to_time timestamptz, calendar text DEFAULT @workspace@.calendar_of()) RETURNS interval
 LANGUAGE sql STABLE STRICT
 RETURN crm.business_between(@workspace_literal@::regnamespace, from_time, to_time, calendar);
 COMMENT ON FUNCTION @workspace@.business_between(timestamptz, timestamptz, text) IS
-'Working time from one instant to another, in hours and smaller units; negative if the second is earlier.';
+'Working time from one instant to another, in hours and smaller units; negative if the second is earlier. The calendar is that of the session''s member if none is named.';
 
-CREATE OR REPLACE FUNCTION @workspace@.business_add(start_time timestamptz, amount interval, calendar text DEFAULT 'standard') RETURNS timestamptz
+CREATE OR REPLACE FUNCTION @workspace@.business_add(start_time timestamptz, amount interval, calendar text DEFAULT @workspace@.calendar_of()) RETURNS timestamptz
 LANGUAGE sql STABLE STRICT
 RETURN crm.business_add(@workspace_literal@::regnamespace, start_time, amount, calendar);
 COMMENT ON FUNCTION @workspace@.business_add(timestamptz, interval, text) IS
-'The instant by which so much working time, in hours or smaller units, has passed; a negative amount goes back.';
+'The instant by which so much working time, in hours or smaller units, has passed; a negative amount goes back. The calendar is that of the session''s member if none is named.';
 
-CREATE OR REPLACE FUNCTION @workspace@.business_add_days(start_time timestamptz, days integer, calendar text DEFAULT 'standard') RETURNS timestamptz
+CREATE OR REPLACE FUNCTION @workspace@.business_add_days(start_time timestamptz, days integer, calendar text DEFAULT @workspace@.calendar_of()) RETURNS timestamptz
 LANGUAGE sql STABLE STRICT
 RETURN crm.business_add_days(@workspace_literal@::regnamespace, start_time, days, calendar);
 COMMENT ON FUNCTION @workspace@.business_add_days(timestamptz, integer, text) IS
-'The same time of day so many working days later, or earlier if days is negative.';
+'The same time of day so many working days later, or earlier if days is negative. The calendar is that of the session''s member if none is named.';
 
-CREATE OR REPLACE FUNCTION @workspace@.business_open(at_time timestamptz, calendar text DEFAULT 'standard') RETURNS boolean
+CREATE OR REPLACE FUNCTION @workspace@.business_open(at_time timestamptz, calendar text DEFAULT @workspace@.calendar_of()) RETURNS boolean
 LANGUAGE sql STABLE STRICT
 RETURN crm.business_open(@workspace_literal@::regnamespace, at_time, calendar);
-COMMENT ON FUNCTION @workspace@.business_open(timestamptz, text) IS 'Whether an instant lies in working hours.';
+COMMENT ON FUNCTION @workspace@.business_open(timestamptz, text) IS 'Whether an instant lies in working hours. The calendar is that of the session''s member if none is named.';
 $_ddl_$),
 (1::integer, 'reminder', $_ddl_$
 
@@ -2509,7 +2532,7 @@ COMMENT ON COLUMN @workspace@.reminder.recurrence IS 'Rule of RFC 5545 by which 
 COMMENT ON COLUMN @workspace@.reminder.time_zone IS 'IANA time zone by whose clock it recurs; default: the member''s.';
 COMMENT ON COLUMN @workspace@.reminder.starts_at IS 'Start of the rule on that clock; default: due_at.';
 COMMENT ON COLUMN @workspace@.reminder.occurs_at IS 'When the rule says this occurrence is; due_at differs from it if somebody moved the occurrence.';
-COMMENT ON COLUMN @workspace@.reminder.catch_up IS 'What becomes of occurrences missed while nothing fired: once, one event for all of them; all, an event each; skip, as once, but an event later than max_late does not come into the inbox. Of a reminder that does not recur: once and all, it fires late; skip, the same.';
+COMMENT ON COLUMN @workspace@.reminder.catch_up IS 'What becomes of occurrences missed while nothing fired: once, one event for all of them; all, an event each; skip, as once, but an event does not come into the inbox if the last occurrence is longer ago than max_late. Of a reminder that does not recur: once and all, it fires late; skip, the same.';
 COMMENT ON COLUMN @workspace@.reminder.max_late IS 'With catch_up skip: how late is too late. The event is written all the same, with state skipped.';
 COMMENT ON COLUMN @workspace@.reminder.snoozed_event_id IS 'The event whose snoozing made this reminder. Old events may be gone.';
 COMMENT ON COLUMN @workspace@.reminder.failed_at IS 'When firing it failed for a reason of its own, such as a trigger that raised an error. It is not tried again until this is set to NULL.';
@@ -2532,7 +2555,8 @@ CREATE TABLE @workspace@.event (
     payload jsonb,
     state text NOT NULL DEFAULT 'new' CONSTRAINT event_state_known CHECK (state IN ('new', 'seen', 'acknowledged', 'snoozed', 'held', 'skipped')),
     handled_at timestamptz,
-    snoozed_until timestamptz
+    snoozed_until timestamptz,
+    missed integer NOT NULL DEFAULT 0
 );
 CREATE INDEX event_inbox ON @workspace@.event (member_id, id) WHERE state IN ('new', 'seen');
 CREATE INDEX ON @workspace@.event (kind, record_id) WHERE record_id IS NOT NULL;
@@ -2549,6 +2573,7 @@ COMMENT ON COLUMN @workspace@.event.payload IS 'As in the reminder.';
 COMMENT ON COLUMN @workspace@.event.state IS 'new, seen, acknowledged, snoozed, held or skipped. new and seen are open: they are in the inbox. held waits for its time or is shown with another event, skipped was too late: event_hold says why.';
 COMMENT ON COLUMN @workspace@.event.handled_at IS 'When it was acknowledged or snoozed.';
 COMMENT ON COLUMN @workspace@.event.snoozed_until IS 'When the reminder made by snoozing it is due.';
+COMMENT ON COLUMN @workspace@.event.missed IS 'Of a reminder that recurs, and was to catch up once: how many more occurrences came due until it fired, which this event stands for, too. 10000: so many or more.';
 
 -- Where the reminders are to fire: a copy of this row in another database says that
 -- they are not to fire there.
@@ -2685,10 +2710,15 @@ CREATE TABLE @workspace@.escalation_rule (
     condition text,
     clock_column text,
     yearly boolean NOT NULL DEFAULT false,
+    working_time boolean NOT NULL DEFAULT false,
+    calendar text REFERENCES @workspace@.calendar (name) ON UPDATE CASCADE,
     active boolean NOT NULL DEFAULT true,
     starts_at timestamptz NOT NULL DEFAULT crm.now() CONSTRAINT escalation_rule_starts CHECK (starts_at < 'infinity'),
-    CONSTRAINT escalation_rule_yearly CHECK (clock_column IS NOT NULL OR NOT yearly)
+    CONSTRAINT escalation_rule_yearly CHECK (clock_column IS NOT NULL OR NOT yearly),
+    CONSTRAINT escalation_rule_calendar CHECK (working_time OR calendar IS NULL),
+    CONSTRAINT escalation_rule_days CHECK (NOT (working_time AND yearly))
 );
+CREATE INDEX ON @workspace@.escalation_rule (calendar);
 COMMENT ON TABLE @workspace@.escalation_rule IS 'When nobody acts on a record: which records, and from when the time is counted. Its levels say who hears of it and when.';
 COMMENT ON COLUMN @workspace@.escalation_rule.id IS 'Identifier.';
 COMMENT ON COLUMN @workspace@.escalation_rule.kind IS 'Kind of record: account, contact, lead, opportunity, activity, or one of your own that crm.protect() knows.';
@@ -2696,6 +2726,8 @@ COMMENT ON COLUMN @workspace@.escalation_rule.name IS 'Name, also the title of e
 COMMENT ON COLUMN @workspace@.escalation_rule.condition IS 'Boolean SQL expression over the columns of the record, without subqueries: only records that meet it; NULL: all. Closed records never escalate.';
 COMMENT ON COLUMN @workspace@.escalation_rule.clock_column IS 'Date or time column from which is counted; a date begins at 0:00 in the time zone of the record''s owner. NULL: the last follow-up, that is the latest of creation, activities and moves to another stage.';
 COMMENT ON COLUMN @workspace@.escalation_rule.yearly IS 'True: the day in clock_column, a birthday say, returns every year; 29 February on the 28th in a common year.';
+COMMENT ON COLUMN @workspace@.escalation_rule.working_time IS 'True: levels count working days and hours; set by calendar.';
+COMMENT ON COLUMN @workspace@.escalation_rule.calendar IS 'By which calendar; NULL: by that of the record''s owner, see calendar_of().';
 COMMENT ON COLUMN @workspace@.escalation_rule.active IS 'False: nothing escalates by it. Made true again, it starts anew unless starts_at is set in the same statement.';
 COMMENT ON COLUMN @workspace@.escalation_rule.starts_at IS 'Time before is not counted, so that a new rule does not report all old silence at once, and dates before in clock_column are left out; -infinity: all count.';
 
@@ -2713,7 +2745,7 @@ COMMENT ON TABLE @workspace@.escalation_level IS 'A rung of an escalation rule. 
 COMMENT ON COLUMN @workspace@.escalation_level.id IS 'Identifier.';
 COMMENT ON COLUMN @workspace@.escalation_level.rule_id IS 'The rule.';
 COMMENT ON COLUMN @workspace@.escalation_level.level IS 'Its number, from 1.';
-COMMENT ON COLUMN @workspace@.escalation_level.after IS 'How long after the clock started, or, if the rule has a clock_column, before (negative); a day has 24 hours. At most 100 years; in a yearly rule less than 365 days.';
+COMMENT ON COLUMN @workspace@.escalation_level.after IS 'How long after the clock started, or, if the rule has a clock_column, before (negative); a day has 24 hours or, in working time, is the same time of day a working day on, and there are no months. At most 100 years; in a yearly rule less than 365 days.';
 COMMENT ON COLUMN @workspace@.escalation_level.audience IS 'Who is told, each member once: owner, manager (of the owner), manager^2 (theirs) to manager^9, member:ID, team:ID (all its members). Resolved when it happens.';
 COMMENT ON COLUMN @workspace@.escalation_level.title IS 'What they read; NULL: the name of the rule.';
 
@@ -2725,8 +2757,10 @@ CREATE TABLE @workspace@.escalation (
     clock_at timestamptz NOT NULL,
     level integer NOT NULL DEFAULT 0,
     escalated_at timestamptz,
+    calendar text REFERENCES @workspace@.calendar (name) ON UPDATE CASCADE ON DELETE SET NULL,
     UNIQUE (rule_id, record_id)
 );
+CREATE INDEX ON @workspace@.escalation (calendar) WHERE calendar IS NOT NULL;
 CREATE INDEX ON @workspace@.escalation (kind, record_id);
 COMMENT ON TABLE @workspace@.escalation IS 'Where each open record stands under each active rule. Kept by the database.';
 COMMENT ON COLUMN @workspace@.escalation.id IS 'Identifier.';
@@ -2736,6 +2770,7 @@ COMMENT ON COLUMN @workspace@.escalation.record_id IS 'The record.';
 COMMENT ON COLUMN @workspace@.escalation.clock_at IS 'From when is counted.';
 COMMENT ON COLUMN @workspace@.escalation.level IS 'The level reached; 0: none.';
 COMMENT ON COLUMN @workspace@.escalation.escalated_at IS 'When it was reached.';
+COMMENT ON COLUMN @workspace@.escalation.calendar IS 'The calendar by which its levels are counted; NULL: all time counts.';
 
 CREATE TABLE @workspace@.stage_task (
     id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
@@ -2745,6 +2780,7 @@ CREATE TABLE @workspace@.stage_task (
     body text,
     type text NOT NULL DEFAULT 'task' REFERENCES @workspace@.activity_type (name) ON UPDATE CASCADE,
     after interval CONSTRAINT stage_task_after CHECK (after BETWEEN interval '0' AND interval '100 years'),
+    working_time boolean NOT NULL DEFAULT false,
     active boolean NOT NULL DEFAULT true,
     UNIQUE (pipeline, stage, subject),
     FOREIGN KEY (pipeline, stage) REFERENCES @workspace@.stage (pipeline, name) ON UPDATE CASCADE ON DELETE CASCADE
@@ -2758,6 +2794,7 @@ COMMENT ON COLUMN @workspace@.stage_task.subject IS 'Subject of the activity.';
 COMMENT ON COLUMN @workspace@.stage_task.body IS 'Its text.';
 COMMENT ON COLUMN @workspace@.stage_task.type IS 'Its type, one of activity_type.';
 COMMENT ON COLUMN @workspace@.stage_task.after IS 'How long after the record enters the stage it is due, and its owner is reminded; a day has 24 hours. NULL: it has no date. At most 100 years.';
+COMMENT ON COLUMN @workspace@.stage_task.working_time IS 'True: working days and hours are counted, by the calendar of the record''s owner.';
 COMMENT ON COLUMN @workspace@.stage_task.active IS 'False: no more of it.';
 
 -- An escalation waits as a reminder; whom it reaches is decided when it fires.
@@ -2770,7 +2807,7 @@ COMMENT ON COLUMN @workspace@.reminder.member_id IS 'Who is reminded; of an esca
 COMMENT ON COLUMN @workspace@.reminder.escalation_id IS 'The escalation that takes its next step when this is due; NULL: an ordinary reminder.';
 
 INSERT INTO @workspace@.setting (name, value) VALUES ('escalation_fallback', NULL);
-COMMENT ON COLUMN @workspace@.setting.name IS 'Name of the setting. reporting_currency: ISO 4217 code of the currency reports convert to; unowned_access: what every active member may do with records without an owner, none, read or edit, which includes claiming them; escalation_fallback: id of the member who hears of escalations for whom there is nobody else.';
+COMMENT ON COLUMN @workspace@.setting.name IS 'Name of the setting. reporting_currency: ISO 4217 code of the currency reports convert to; unowned_access: what every active member may do with records without an owner, none, read or edit, which includes claiming them; escalation_fallback: id of the member who hears of escalations for whom there is nobody else; calendar: name of the calendar of members whose teams name none.';
 INSERT INTO @workspace@.merge_link (table_name, move) VALUES ('escalation', false);
 
 $_ddl_$),
@@ -2849,6 +2886,7 @@ BEGIN
     IF tg_op = 'UPDATE' AND new.active AND NOT old.active AND new.starts_at = old.starts_at THEN
         new.starts_at := crm.now();
     END IF;
+    new.working_time := new.working_time OR new.calendar IS NOT NULL;
     SELECT t.rel INTO rel FROM crm._record_tables(@workspace_literal@::regnamespace) AS t WHERE t.kind = new.kind;
     IF rel IS NOT NULL AND new.condition IS NOT NULL THEN
         PERFORM crm._check_stage_expression(rel, @workspace_literal@::regnamespace, new.condition);
@@ -2860,7 +2898,7 @@ BEGIN
         RAISE EXCEPTION 'table "%" has no column "%" of a date or time type', rel, new.clock_column
             USING ERRCODE = 'undefined_column';
     END IF;
-    EXECUTE crm._escalation_query(@workspace_literal@::regnamespace, new.kind, new.condition, new.clock_column, new.yearly, new.id) || ' LIMIT 0';
+    EXECUTE crm._escalation_query(@workspace_literal@::regnamespace, new.kind, new.condition, new.clock_column, new.yearly, new.id, new.working_time, new.calendar) || ' LIMIT 0';
     RETURN new;
 END
 $$;
@@ -2905,14 +2943,14 @@ BEGIN
         -- What is still open from an earlier visit is not given twice.
         EXECUTE format('WITH given AS (
                             INSERT INTO %2$I.activity (type, subject, body, due_at, owner_id, %1$I)
-                            SELECT $1, $2, $3, crm._escalation_due($4, $5), $6, $7
+                            SELECT $1, $2, $3, crm._escalation_due($9, $8, $4, $5), $6, $7
                             WHERE NOT EXISTS (SELECT FROM %2$I.activity AS a
                                               WHERE a.%1$I = $7 AND a.subject = $2 AND a.completed_at IS NULL)
                             RETURNING id, owner_id, due_at, subject)
                         INSERT INTO %2$I.reminder (member_id, due_at, title, kind, record_id)
                         SELECT g.owner_id, g.due_at, g.subject, ''activity'', g.id FROM given AS g
                         WHERE g.owner_id IS NOT NULL AND g.due_at IS NOT NULL', new.kind || '_id', @workspace_literal@)
-        USING task.type, task.subject, task.body, new.changed_at, task.after, owner, new.record_id;
+        USING task.type, task.subject, task.body, new.changed_at, task.after, owner, new.record_id, CASE WHEN task.working_time THEN @workspace@.calendar_of(owner) END, @workspace_literal@::regnamespace;
     END LOOP;
     RETURN NULL;
 END
@@ -2964,10 +3002,14 @@ BEGIN
     WHERE r.clock_column IS NULL AND l.after <= interval '0'
        OR r.yearly AND NOT (l.after > interval '-365 days' AND l.after < interval '365 days')
     LIMIT 1;
+    IF NOT FOUND THEN
+        SELECT l.* INTO wrong FROM @workspace@.escalation_level AS l JOIN @workspace@.escalation_rule AS r ON r.id = l.rule_id
+        WHERE r.working_time AND extract(year FROM l.after) * 12 + extract(month FROM l.after) <> 0 LIMIT 1;
+    END IF;
     IF FOUND THEN
         RAISE EXCEPTION 'escalation level % cannot be due % after the clock starts', wrong.level, wrong.after
             USING ERRCODE = 'check_violation',
-                  DETAIL = 'Only a rule with a clock_column can have levels before it, and a yearly one has them within 365 days.';
+                  DETAIL = 'Only a rule with a clock_column can have levels before it, a yearly one has them within 365 days, and working time is counted in days and smaller units.';
     END IF;
     PERFORM crm._sync_escalations(@workspace_literal@::regnamespace, r.kind, NULL, r.id)
     FROM @workspace@.escalation_rule AS r
@@ -2983,6 +3025,45 @@ CREATE OR REPLACE TRIGGER level_update AFTER UPDATE ON @workspace@.escalation_le
     REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.escalation_level_changed();
 CREATE OR REPLACE TRIGGER level_delete AFTER DELETE ON @workspace@.escalation_level
     REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.escalation_level_changed();
+
+-- What follows the working time of teams, when teams, their members or calendars change.
+CREATE OR REPLACE FUNCTION @workspace@.escalation_calendar() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM @workspace@.escalation_rule AS r WHERE r.working_time AND r.active) THEN
+        RETURN NULL;
+    END IF;
+    PERFORM crm._sync_escalations(@workspace_literal@::regnamespace, m.kind, m.ids, m.rule_id)
+    FROM (WITH works AS MATERIALIZED (
+              SELECT coalesce(o.member_id, 0) AS owner_id, @workspace@.calendar_of(o.member_id) AS calendar
+              FROM (SELECT DISTINCT d.member_id FROM @workspace@.reminder AS d WHERE d.escalation_id IS NOT NULL) AS o)
+          SELECT r.id AS rule_id, r.kind, array_agg(e.record_id ORDER BY e.record_id) AS ids
+          FROM @workspace@.escalation_rule AS r
+          JOIN @workspace@.escalation AS e ON e.rule_id = r.id
+          LEFT JOIN @workspace@.reminder AS d ON d.escalation_id = e.id
+          LEFT JOIN works AS w ON w.owner_id = coalesce(d.member_id, 0)
+          WHERE r.working_time AND r.active AND (tg_argv[0] = 'hours' OR r.calendar IS NULL AND (d.id IS NULL OR w.calendar IS DISTINCT FROM e.calendar))
+          GROUP BY r.id, r.kind ORDER BY r.id) AS m;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION @workspace@.escalation_calendar() IS 'Statement trigger of calendars (argument hours) and of what says who works by which (teams): computes anew when levels counted in working time are due.';
+
+-- Named to run after "changed", which makes the session read its calendars anew.
+CREATE OR REPLACE TRIGGER escalation AFTER UPDATE ON @workspace@.calendar
+    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.escalation_calendar('hours');
+CREATE OR REPLACE TRIGGER escalation AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @workspace@.calendar_hours
+    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.escalation_calendar('hours');
+CREATE OR REPLACE TRIGGER escalation AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @workspace@.calendar_day
+    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.escalation_calendar('hours');
+CREATE OR REPLACE TRIGGER escalation AFTER UPDATE OF calendar, parent_id ON @workspace@.team
+    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.escalation_calendar('teams');
+CREATE OR REPLACE TRIGGER escalation AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @workspace@.team_member
+    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.escalation_calendar('teams');
+CREATE OR REPLACE TRIGGER escalation AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @workspace@.setting
+    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.escalation_calendar('teams');
 
 -- Nobody silences an escalation by moving or deleting its reminder, nor forges one.
 DROP POLICY IF EXISTS crm_escalation_insert ON @workspace@.reminder;
@@ -3000,6 +3081,7 @@ CREATE TABLE @workspace@.sla_policy (
     name text NOT NULL UNIQUE CONSTRAINT sla_policy_name_not_blank CHECK (btrim(name) <> ''),
     condition text,
     target interval NOT NULL CONSTRAINT sla_policy_target CHECK (target > interval '0' AND target <= interval '10 years'),
+    working_time boolean NOT NULL DEFAULT false,
     calendar text REFERENCES @workspace@.calendar (name) ON UPDATE CASCADE,
     met_when text,
     met_by_activity boolean NOT NULL DEFAULT false,
@@ -3012,6 +3094,7 @@ CREATE TABLE @workspace@.sla_policy (
         CHECK (array_to_string(breach_audience, ',', '') ~ '^(owner|manager(\^[1-9])?|(member|team):[1-9][0-9]{0,17})(,(owner|manager(\^[1-9])?|(member|team):[1-9][0-9]{0,17}))*$'),
     active boolean NOT NULL DEFAULT true,
     starts_at timestamptz NOT NULL DEFAULT crm.now() CONSTRAINT sla_policy_starts CHECK (starts_at < 'infinity'),
+    CONSTRAINT sla_policy_calendar CHECK (working_time OR calendar IS NULL),
     CONSTRAINT sla_policy_can_be_met CHECK (met_when IS NOT NULL OR met_by_activity)
 );
 CREATE INDEX ON @workspace@.sla_policy (calendar);
@@ -3020,8 +3103,9 @@ COMMENT ON COLUMN @workspace@.sla_policy.id IS 'Identifier.';
 COMMENT ON COLUMN @workspace@.sla_policy.kind IS 'Kind of record: account, contact, lead, opportunity, activity, or one of your own that crm.protect() knows.';
 COMMENT ON COLUMN @workspace@.sla_policy.name IS 'Name, as events give it.';
 COMMENT ON COLUMN @workspace@.sla_policy.condition IS 'Boolean SQL expression over the columns of the record, without subqueries: the clock is there while it is true; NULL: for all records.';
-COMMENT ON COLUMN @workspace@.sla_policy.target IS 'How much time there is. Stored in hours; with a calendar it must be given in hours or smaller units. At most 10 years.';
-COMMENT ON COLUMN @workspace@.sla_policy.calendar IS 'Only working time by this calendar counts; NULL: all time does.';
+COMMENT ON COLUMN @workspace@.sla_policy.target IS 'How much time there is. Stored in hours; in working time it must be given in hours or smaller units. At most 10 years.';
+COMMENT ON COLUMN @workspace@.sla_policy.working_time IS 'True: only working time counts; by calendar, or, if that is NULL, by the calendar of the record''s owner, see calendar_of(). Set by calendar.';
+COMMENT ON COLUMN @workspace@.sla_policy.calendar IS 'Only working time by this calendar counts, whoever owns the record.';
 COMMENT ON COLUMN @workspace@.sla_policy.met_when IS 'Expression: when true, the level is met and the clock stops. Not true any more (a case reopened), it goes on.';
 COMMENT ON COLUMN @workspace@.sla_policy.met_by_activity IS 'True: an activity done for the record after the clock started meets it, too: a first response.';
 COMMENT ON COLUMN @workspace@.sla_policy.pause_when IS 'Expression: while true, the clock stands (waiting for the customer).';
@@ -3042,6 +3126,7 @@ CREATE TABLE @workspace@.sla_clock (
     running_since timestamptz,
     elapsed interval NOT NULL DEFAULT '0',
     target interval NOT NULL,
+    calendar text REFERENCES @workspace@.calendar (name) ON UPDATE CASCADE ON DELETE SET NULL,
     due_at timestamptz,
     breached_at timestamptz,
     met_at timestamptz,
@@ -3051,6 +3136,7 @@ CREATE TABLE @workspace@.sla_clock (
 );
 CREATE INDEX ON @workspace@.sla_clock (kind, record_id);
 CREATE INDEX ON @workspace@.sla_clock (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX ON @workspace@.sla_clock (calendar) WHERE calendar IS NOT NULL;
 COMMENT ON TABLE @workspace@.sla_clock IS 'The clock of each record under each policy, also of those that were met. Kept by the database.';
 COMMENT ON COLUMN @workspace@.sla_clock.id IS 'Identifier.';
 COMMENT ON COLUMN @workspace@.sla_clock.policy_id IS 'The policy.';
@@ -3059,9 +3145,10 @@ COMMENT ON COLUMN @workspace@.sla_clock.record_id IS 'The record; its clocks out
 COMMENT ON COLUMN @workspace@.sla_clock.owner_id IS 'The record''s owner.';
 COMMENT ON COLUMN @workspace@.sla_clock.state IS 'running, paused, met, or ended (the record is gone, or no longer meets the condition).';
 COMMENT ON COLUMN @workspace@.sla_clock.started_at IS 'When it began to count.';
-COMMENT ON COLUMN @workspace@.sla_clock.running_since IS 'Since when it runs without a stop; NULL: it stands.';
+COMMENT ON COLUMN @workspace@.sla_clock.running_since IS 'Since when it runs without a stop and by one calendar; NULL: it stands.';
 COMMENT ON COLUMN @workspace@.sla_clock.elapsed IS 'Time counted before running_since, to the microsecond.';
 COMMENT ON COLUMN @workspace@.sla_clock.target IS 'How much time there is, or was.';
+COMMENT ON COLUMN @workspace@.sla_clock.calendar IS 'The calendar whose working time it has counted since it last ran on; NULL: all time.';
 COMMENT ON COLUMN @workspace@.sla_clock.due_at IS 'When the time is over if it goes on like this; NULL while it stands.';
 COMMENT ON COLUMN @workspace@.sla_clock.breached_at IS 'When the time was over; NULL: in time. Never taken back.';
 COMMENT ON COLUMN @workspace@.sla_clock.met_at IS 'When it was met.';
@@ -3131,9 +3218,10 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Set active to false and write a new policy.';
     END IF;
-    IF new.calendar IS NOT NULL THEN
+    IF new.calendar IS NOT NULL OR new.working_time THEN
         -- Refuses days: a working day is not 24 hours.
-        PERFORM crm.business_add(@workspace_literal@::regnamespace, crm.now(), new.target, new.calendar);
+        PERFORM crm.business_add(@workspace_literal@::regnamespace, crm.now(), new.target, coalesce(new.calendar, @workspace@.calendar_of(NULL)));
+        new.working_time := true;
     END IF;
     new.target := make_interval(secs => extract(epoch FROM new.target)::double precision);
     SELECT t.rel INTO rel FROM crm._record_tables(@workspace_literal@::regnamespace) AS t WHERE t.kind = new.kind;
@@ -3160,7 +3248,7 @@ AS $$
 BEGIN
     EXECUTE crm._sla_query(@workspace_literal@::regnamespace, new.id) || ' LIMIT 0';
     PERFORM crm._watch_records(@workspace_literal@::regnamespace, new.kind, 'sla');
-    PERFORM crm._sync_sla(@workspace_literal@::regnamespace, new.kind, NULL, tg_op = 'INSERT', new.id);
+    PERFORM crm._sync_sla(@workspace_literal@::regnamespace, new.kind, NULL, tg_op = 'INSERT', new.id, true);
     RETURN NULL;
 END
 $$;
@@ -3176,22 +3264,37 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM crm._sync_sla(@workspace_literal@::regnamespace, p.kind, ARRAY(SELECT c.record_id FROM @workspace@.sla_clock AS c WHERE c.policy_id = p.id AND c.state = 'running'), false, p.id)
-    FROM @workspace@.sla_policy AS p
-    WHERE p.calendar IS NOT NULL AND p.active
-    ORDER BY p.id;
+    IF NOT EXISTS (SELECT FROM @workspace@.sla_policy AS p WHERE p.working_time AND p.active) THEN
+        RETURN NULL;
+    END IF;
+    PERFORM crm._sync_sla(@workspace_literal@::regnamespace, m.kind, m.ids, false, m.id)
+    FROM (WITH works AS MATERIALIZED (
+              SELECT coalesce(o.owner_id, 0) AS owner_id, @workspace@.calendar_of(o.owner_id) AS calendar
+              FROM (SELECT DISTINCT c.owner_id FROM @workspace@.sla_clock AS c WHERE c.state = 'running') AS o)
+          SELECT p.id, p.kind, array_agg(c.record_id ORDER BY c.record_id) AS ids
+          FROM @workspace@.sla_policy AS p
+          JOIN @workspace@.sla_clock AS c ON c.policy_id = p.id AND c.state = 'running'
+          JOIN works AS w ON w.owner_id = coalesce(c.owner_id, 0)
+          WHERE p.working_time AND p.active AND (tg_argv[0] = 'hours' OR p.calendar IS NULL AND w.calendar IS DISTINCT FROM c.calendar)
+          GROUP BY p.id, p.kind ORDER BY p.id) AS m;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION @workspace@.sla_calendar() IS 'Statement trigger of the calendar tables: computes anew when the time of running clocks is over.';
+COMMENT ON FUNCTION @workspace@.sla_calendar() IS 'Statement trigger of calendars (argument hours) and of what says who works by which (teams): computes anew when the time of running clocks is over.';
 
 -- Named to run after "changed", which makes the session read its calendars anew.
 CREATE OR REPLACE TRIGGER sla AFTER UPDATE ON @workspace@.calendar
-    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.sla_calendar();
+    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.sla_calendar('hours');
 CREATE OR REPLACE TRIGGER sla AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @workspace@.calendar_hours
-    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.sla_calendar();
+    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.sla_calendar('hours');
 CREATE OR REPLACE TRIGGER sla AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @workspace@.calendar_day
-    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.sla_calendar();
+    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.sla_calendar('hours');
+CREATE OR REPLACE TRIGGER sla AFTER UPDATE OF calendar, parent_id ON @workspace@.team
+    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.sla_calendar('teams');
+CREATE OR REPLACE TRIGGER sla AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @workspace@.team_member
+    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.sla_calendar('teams');
+CREATE OR REPLACE TRIGGER sla AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @workspace@.setting
+    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.sla_calendar('teams');
 
 CREATE OR REPLACE VIEW @workspace@.sla_status WITH (security_invoker) AS
 SELECT c.id, p.name AS policy, c.kind, c.record_id, c.state, c.started_at, t.used, c.target - t.used AS left_over,
@@ -3199,7 +3302,7 @@ SELECT c.id, p.name AS policy, c.kind, c.record_id, c.state, c.started_at, t.use
        c.due_at, coalesce(c.breached_at, CASE WHEN t.used > c.target THEN c.due_at END) AS breached_at, c.met_at, c.ended_at
 FROM @workspace@.sla_clock AS c
 JOIN @workspace@.sla_policy AS p ON p.id = c.policy_id
-CROSS JOIN LATERAL (SELECT c.elapsed + CASE WHEN c.state = 'running' THEN crm._sla_elapsed(@workspace_literal@::regnamespace, p.calendar, c.running_since, crm.now())
+CROSS JOIN LATERAL (SELECT c.elapsed + CASE WHEN c.state = 'running' THEN crm._sla_elapsed(@workspace_literal@::regnamespace, c.calendar, c.running_since, crm.now())
                                             ELSE interval '0' END) AS t (used);
 COMMENT ON VIEW @workspace@.sla_status IS 'SLA clocks as they stand now, of the records the reader may see.';
 COMMENT ON COLUMN @workspace@.sla_status.id IS 'The clock.';
@@ -3603,7 +3706,8 @@ CREATE OR REPLACE TRIGGER closed AFTER UPDATE ON @workspace@.event
 CREATE OR REPLACE VIEW @workspace@.inbox WITH (security_invoker) AS
 SELECT e.id, e.due_at, e.fired_at, e.title, e.kind, e.record_id, e.payload, e.state,
     e.fired_at - e.due_at AS late,
-    coalesce(crm._event_items(@workspace_literal@::regnamespace, e.id), e.payload -> 'items') AS items
+    coalesce(crm._event_items(@workspace_literal@::regnamespace, e.id), e.payload -> 'items') AS items,
+    e.missed
 FROM @workspace@.event AS e
 WHERE e.member_id = (SELECT @workspace@.me()) AND e.state IN ('new', 'seen');
 COMMENT ON VIEW @workspace@.inbox IS 'The open events of the member this session acts for.';
@@ -3617,6 +3721,7 @@ COMMENT ON COLUMN @workspace@.inbox.payload IS 'What else the reminder carried.'
 COMMENT ON COLUMN @workspace@.inbox.state IS 'State of the event.';
 COMMENT ON COLUMN @workspace@.inbox.late IS 'How long after it was due it fired.';
 COMMENT ON COLUMN @workspace@.inbox.items IS 'The events that are shown with it: what a digest lists, or what was merged with it; closing it closes them. NULL: none.';
+COMMENT ON COLUMN @workspace@.inbox.missed IS 'How many more occurrences of the reminder, missed while nothing fired, it stands for.';
 
 CREATE OR REPLACE FUNCTION @workspace@.why_not(event_id bigint DEFAULT NULL, reminder_id bigint DEFAULT NULL, OUT reason text, OUT detail jsonb)
 LANGUAGE sql STABLE
@@ -3711,7 +3816,7 @@ BEGIN
     END IF;
     PERFORM set_config('plan_cache_mode', CASE WHEN last_id - first_id < 200 THEN 'force_generic_plan' ELSE 'force_custom_plan' END, true);
     WITH batch AS MATERIALIZED (
-        SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.title, e.kind, e.record_id, e.payload
+        SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.title, e.kind, e.record_id, e.payload, e.missed
         FROM @workspace@.event AS e
         WHERE e.id BETWEEN first_id AND last_id AND e.state = 'new' AND NOT coalesce(e.payload ? 'crm_digest', false)),
     away AS MATERIALIZED (
@@ -3748,10 +3853,10 @@ BEGIN
            OR EXISTS (SELECT FROM @workspace@.share AS s WHERE s.kind = f.kind AND s.record_id = f.record_id)
               AND EXISTS (SELECT FROM crm._access_path(@workspace_literal@::regnamespace, f.member_id, f.kind, f.record_id, o.owner_id))),
     copied AS (
-        INSERT INTO @workspace@.event (reminder_id, member_id, due_at, fired_at, title, kind, record_id, payload)
-        SELECT n.reminder_id, n.member_id, n.due_at, delegate_events.fired_at, n.title, n.kind, n.record_id,
+        INSERT INTO @workspace@.event (reminder_id, member_id, due_at, fired_at, title, kind, record_id, missed, payload)
+        SELECT n.reminder_id, n.member_id, n.due_at, delegate_events.fired_at, n.title, n.kind, n.record_id, n.missed,
                CASE WHEN n.payload IS NULL OR jsonb_typeof(n.payload) = 'object' THEN coalesce(n.payload, '{}') || n.mark ELSE n.payload END
-        FROM (SELECT DISTINCT ON (b.reminder_id, w.member_id) b.id, b.reminder_id, w.member_id, b.due_at, b.title, b.kind, b.record_id, b.payload, w.mark
+        FROM (SELECT DISTINCT ON (b.reminder_id, w.member_id) b.id, b.reminder_id, w.member_id, b.due_at, b.title, b.kind, b.record_id, b.payload, b.missed, w.mark
               FROM wanted AS w JOIN batch AS b ON b.id = w.event_id
               -- Who is told anyway is not told twice.
               WHERE NOT EXISTS (SELECT FROM batch AS o WHERE o.reminder_id = b.reminder_id AND o.member_id = w.member_id)
@@ -3936,7 +4041,8 @@ COMMENT ON FUNCTION @workspace@.event_consumer_open(@workspace@.event_consumer) 
 CREATE OR REPLACE FUNCTION @workspace@.read_events(
     consumer text, max integer DEFAULT 100,
     OUT id bigint, OUT reminder_id bigint, OUT member_id bigint, OUT due_at timestamptz, OUT fired_at timestamptz, OUT title text,
-    OUT kind text, OUT record_id bigint, OUT payload jsonb, OUT state text, OUT attempt integer)
+    OUT kind text, OUT record_id bigint, OUT payload jsonb, OUT state text, OUT attempt integer,
+    OUT late interval, OUT missed integer)
 RETURNS SETOF record LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER ROWS 100
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -3973,24 +4079,25 @@ BEGIN
     IF c.max_attempts IS NOT NULL AND c.attempts >= 2 THEN
         room := 1;
     ELSE
-        FOR id, reminder_id, member_id, due_at, fired_at, title, kind, record_id, payload, state, attempt IN
+        FOR id, reminder_id, member_id, due_at, fired_at, title, kind, record_id, payload, state, missed, attempt IN
             WITH again AS (
                 UPDATE @workspace@.event_failure AS f SET state = 'given', attempts = f.attempts + 1
                 WHERE f.id IN (SELECT w.id FROM @workspace@.event_failure AS w JOIN @workspace@.event AS v ON v.id = w.event_id
                                WHERE w.consumer_id = c.id AND w.state = 'retry' AND w.event_id <= c.acked_id
                                ORDER BY w.event_id LIMIT max)
                 RETURNING f.event_id, f.attempts)
-            SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.fired_at, e.title, e.kind, e.record_id, e.payload, e.state, a.attempts
+            SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.fired_at, e.title, e.kind, e.record_id, e.payload, e.state, e.missed, a.attempts
             FROM again AS a JOIN @workspace@.event AS e ON e.id = a.event_id ORDER BY e.id
         LOOP
             room := room - 1;
+            late := fired_at - due_at;
             RETURN NEXT;
         END LOOP;
     END IF;
 
-    FOR id, reminder_id, member_id, due_at, fired_at, title, kind, record_id, payload, state, last IN
+    FOR id, reminder_id, member_id, due_at, fired_at, title, kind, record_id, payload, state, missed, last IN
         -- What was held and is released comes with the event that releases it, just before.
-        SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.fired_at, e.title, e.kind, e.record_id, e.payload, e.state, b.id
+        SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.fired_at, e.title, e.kind, e.record_id, e.payload, e.state, e.missed, b.id
         FROM (SELECT o.* FROM @workspace@.event_consumer_open(c) AS o ORDER BY o.id LIMIT room) AS b
         CROSS JOIN LATERAL (
             SELECT b.* UNION ALL
@@ -4001,6 +4108,7 @@ BEGIN
         ORDER BY b.id, e.id
     LOOP
         attempt := CASE WHEN last <= c.delivered_id THEN greatest(c.attempts, 1) + 1 ELSE 1 END;
+        late := fired_at - due_at;
         RETURN NEXT;
     END LOOP;
     IF last IS NULL AND room > 0 THEN
@@ -4014,7 +4122,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @workspace@.read_events(text, integer) IS
-'The next events of a consumer, in order, at most max: first those to be retried, then those after the last one it acknowledged, so they come again until it does. What attention rules hold back is not given; once released it is given just before the event that released it, beyond max. A session that acts for a member is given that member''s events, or what the owner registered in event_consumer; the workspace''s owner is given all. A name that is new begins with the oldest event. attempt is 1 when an event is given for the first time; for one given before, how often the oldest open event has been given, at least 2. With max_attempts, events given twice in vain are given one by one, so that the one at fault is set aside alone. Sessions that read under one name take turns: the second waits for the first one''s transaction. max below 1 is an error (22023), a session that acts for nobody 42501.';
+'The next events of a consumer, in order, at most max: first those to be retried, then those after the last one it acknowledged, so they come again until it does. What attention rules hold back is not given; once released it is given just before the event that released it, beyond max. A session that acts for a member is given that member''s events, or what the owner registered in event_consumer; the workspace''s owner is given all. A name that is new begins with the oldest event. attempt is 1 when an event is given for the first time; for one given before, how often the oldest open event has been given, at least 2. With max_attempts, events given twice in vain are given one by one, so that the one at fault is set aside alone. late is how long after it was due an event fired; missed, how many more occurrences of a recurring reminder it stands for. Sessions that read under one name take turns: the second waits for the first one''s transaction. max below 1 is an error (22023), a session that acts for nobody 42501.';
 
 CREATE OR REPLACE FUNCTION @workspace@.event_consumer_given(consumer text, event_id bigint, OUT taken @workspace@.event_consumer)
 LANGUAGE plpgsql VOLATILE
@@ -7712,6 +7820,16 @@ LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'crm_business_open';
 COMMENT ON FUNCTION crm.business_open(regnamespace, timestamptz, text) IS
 'Whether an instant lies in working hours, from the opening on and before the closing.';
 
+CREATE FUNCTION crm._record_calendar(workspace regnamespace, working_time boolean, calendar text, owner_column name) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+RETURN CASE WHEN calendar IS NOT NULL THEN format('%L::text', calendar)
+            WHEN working_time THEN format('%s.calendar_of(new.%I)', workspace, owner_column)
+            ELSE 'NULL::text' END;
+
+COMMENT ON FUNCTION crm._record_calendar(regnamespace, boolean, text, name) IS
+'SQL text: the calendar by which a rule counts time for record "new": its own, else, if it counts working time, that of the record''s owner; NULL if all time counts.';
+
 ---------------------------------------------------------------------
 -- recurrence
 ---------------------------------------------------------------------
@@ -7733,6 +7851,12 @@ LANGUAGE C STABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'crm_occurrences';
 
 COMMENT ON FUNCTION crm.occurrences(text, timestamp, text, timestamptz, integer) IS
 'The first max (0 to 100000) occurrences of a recurrence rule after an instant, as crm.next_occurrence() finds them one by one.';
+
+CREATE FUNCTION crm._count_occurrences(rule text, starts_at timestamp, time_zone text, after timestamptz, upto timestamptz) RETURNS integer
+LANGUAGE C STABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'crm_count_occurrences';
+
+COMMENT ON FUNCTION crm._count_occurrences(text, timestamp, text, timestamptz, timestamptz) IS
+'How many occurrences of a recurrence rule lie after one instant and not after another; 10000 if there are more.';
 
 ---------------------------------------------------------------------
 -- icalendar
@@ -7877,6 +8001,27 @@ RETURN timezone('UTC', timezone('UTC', clock_at) + after);
 COMMENT ON FUNCTION crm._escalation_due(timestamptz, interval) IS
 'When a level is due. A day has 24 hours, whatever the session''s time zone.';
 
+CREATE FUNCTION crm._escalation_due(workspace regnamespace, calendar text, clock_at timestamptz, after interval) RETURNS timestamptz
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    days integer := extract(day FROM after);
+BEGIN
+    IF calendar IS NULL THEN
+        RETURN crm._escalation_due(clock_at, after);
+    END IF;
+    RETURN crm.business_add(workspace, CASE days WHEN 0 THEN clock_at ELSE crm.business_add_days(workspace, clock_at, days, calendar) END,
+                            after - make_interval(days => days), calendar);
+EXCEPTION WHEN datetime_field_overflow THEN
+    -- A calendar that never comes so far is no reason to refuse the record.
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION crm._escalation_due(regnamespace, text, timestamptz, interval) IS
+'When a level is due: working days, then hours, of a calendar, or days of 24 hours (NULL). NULL if never.';
+
 CREATE FUNCTION crm._acted_at(at timestamptz) RETURNS timestamptz
 LANGUAGE sql STABLE PARALLEL SAFE STRICT
 SET search_path = pg_catalog, pg_temp
@@ -7885,7 +8030,7 @@ RETURN CASE WHEN at = now() THEN crm.now() ELSE LEAST(at, crm.now()) END;
 COMMENT ON FUNCTION crm._acted_at(timestamptz) IS
 'A time in a record by the clock of reminders: the current transaction''s time is now, and nothing was done in the future.';
 
-CREATE FUNCTION crm._escalation_query(workspace regnamespace, kind text, condition text, clock_column text, yearly boolean, rule_id bigint) RETURNS text
+CREATE FUNCTION crm._escalation_query(workspace regnamespace, kind text, condition text, clock_column text, yearly boolean, rule_id bigint, working_time boolean, calendar text) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -7946,13 +8091,14 @@ BEGIN
     IF condition IS NOT NULL THEN
         terms := terms || ('(' || condition || ')');
     END IF;
-    RETURN format('SELECT new.%I AS record_id, new.%I AS owner_id, %s AS clock_at FROM %s AS new', t.id_column, t.owner_column, clock, t.rel)
+    RETURN format('SELECT new.%I AS record_id, new.%I AS owner_id, %s AS clock_at, %s AS calendar FROM %s AS new', t.id_column, t.owner_column, clock,
+                  crm._record_calendar(workspace, working_time, calendar, t.owner_column), t.rel)
            || ' WHERE ' || array_to_string(terms || 'true'::text, ' AND ');
 END
 $$;
 
-COMMENT ON FUNCTION crm._escalation_query(regnamespace, text, text, text, boolean, bigint) IS
-'The query for the open records of a kind that meet a condition: record_id, owner_id, clock_at (NULL if the clock column is).';
+COMMENT ON FUNCTION crm._escalation_query(regnamespace, text, text, text, boolean, bigint, boolean, text) IS
+'The query for the open records of a kind that meet a condition: record_id, owner_id, clock_at (NULL if the clock column is), calendar (NULL: all time counts).';
 
 CREATE FUNCTION crm._escalation_next(workspace regnamespace, escalation_id bigint, fired_at timestamptz) RETURNS timestamptz
 LANGUAGE plpgsql STABLE
@@ -7963,16 +8109,16 @@ DECLARE
     next_due timestamptz;
 BEGIN
     EXECUTE format('SELECT e.record_id, r.id, r.kind, r.condition, r.clock_column, r.yearly,
-                           (SELECT min(crm._escalation_due(e.clock_at, l.after)) FROM %1$s.escalation_level AS l
-                            WHERE l.rule_id = e.rule_id AND l.level > e.level AND crm._escalation_due(e.clock_at, l.after) > $2) AS next_due
+                           (SELECT min(d.at) FROM %1$s.escalation_level AS l CROSS JOIN LATERAL crm._escalation_due($3, e.calendar, e.clock_at, l.after) AS d (at)
+                            WHERE l.rule_id = e.rule_id AND l.level > e.level AND d.at > $2) AS next_due
                     FROM %1$s.escalation AS e JOIN %1$s.escalation_rule AS r ON r.id = e.rule_id WHERE e.id = $1', workspace)
-    INTO e USING escalation_id, fired_at;
+    INTO e USING escalation_id, fired_at, workspace;
     IF e.next_due IS NOT NULL OR NOT e.yearly THEN
         RETURN e.next_due;
     END IF;
     EXECUTE format('SELECT min(crm._escalation_due(s.clock_at, l.after)) FROM (%s) AS s, %s.escalation_level AS l
                     WHERE s.record_id = $1 AND l.rule_id = $2',
-                   crm._escalation_query(workspace, e.kind, e.condition, e.clock_column, e.yearly, e.id), workspace)
+                   crm._escalation_query(workspace, e.kind, e.condition, e.clock_column, e.yearly, e.id, false, NULL), workspace)
     INTO next_due USING e.record_id, e.id;
     RETURN next_due;
 END
@@ -7989,26 +8135,26 @@ DECLARE
     r record;
     scope text;
 BEGIN
-    FOR r IN EXECUTE format('SELECT e.id, e.condition, e.clock_column, e.yearly, e.active, e.starts_at, e.name FROM %s.escalation_rule AS e
+    FOR r IN EXECUTE format('SELECT e.id, e.condition, e.clock_column, e.yearly, e.active, e.starts_at, e.name, e.working_time, e.calendar FROM %s.escalation_rule AS e
                              WHERE e.kind = $1 AND ($2 IS NULL OR e.id = $2) ORDER BY e.id', workspace)
              USING kind, only_rule
     LOOP
-        scope := crm._escalation_query(workspace, kind, r.condition, r.clock_column, r.yearly, r.id);
+        scope := crm._escalation_query(workspace, kind, r.condition, r.clock_column, r.yearly, r.id, r.working_time, r.calendar);
         -- Firing locks the reminder before the escalation; so must we.
         EXECUTE format('SELECT count(*) FROM (SELECT FROM %1$s.reminder AS r JOIN %1$s.escalation AS e ON e.id = r.escalation_id
                         WHERE e.rule_id = $1 AND ($2 IS NULL OR e.record_id = ANY ($2)) ORDER BY r.id FOR UPDATE OF r) AS l', workspace)
         USING r.id, ids;
 
         EXECUTE format('WITH scope AS MATERIALIZED (
-                            SELECT s.record_id, CASE WHEN $5 THEN GREATEST(s.clock_at, $4) ELSE s.clock_at END AS clock_at FROM (%1$s) AS s
+                            SELECT s.record_id, CASE WHEN $5 THEN GREATEST(s.clock_at, $4) ELSE s.clock_at END AS clock_at, s.calendar FROM (%1$s) AS s
                             WHERE $6 AND isfinite(s.clock_at) AND ($5 OR s.clock_at >= $4) AND ($2 IS NULL OR s.record_id = ANY ($2))),
                         ended AS (
                             DELETE FROM %2$s.escalation AS e
                             WHERE e.rule_id = $1 AND ($2 IS NULL OR e.record_id = ANY ($2))
                               AND NOT EXISTS (SELECT FROM scope AS s WHERE s.record_id = e.record_id))
-                        INSERT INTO %2$s.escalation AS e (rule_id, kind, record_id, clock_at)
-                        SELECT $1, $3, s.record_id, s.clock_at FROM scope AS s ORDER BY s.record_id
-                        ON CONFLICT (rule_id, record_id) DO UPDATE SET clock_at = excluded.clock_at, level = 0, escalated_at = NULL
+                        INSERT INTO %2$s.escalation AS e (rule_id, kind, record_id, clock_at, calendar)
+                        SELECT $1, $3, s.record_id, s.clock_at, s.calendar FROM scope AS s ORDER BY s.record_id
+                        ON CONFLICT (rule_id, record_id) DO UPDATE SET clock_at = excluded.clock_at, level = 0, escalated_at = NULL, calendar = excluded.calendar
                         WHERE CASE WHEN $5 THEN excluded.clock_at > e.clock_at
                                    -- Another year of the same day is for the firing to begin.
                                    WHEN $7 THEN timezone(''UTC'', excluded.clock_at) - timezone(''UTC'', e.clock_at) NOT BETWEEN ''365 days'' AND ''366 days''
@@ -8018,14 +8164,16 @@ BEGIN
 
         EXECUTE format('WITH scope AS (%1$s),
                         next AS MATERIALIZED (
-                            SELECT e.id, e.record_id, s.owner_id, n.due_at
+                            SELECT e.id, e.record_id, s.owner_id, e.calendar AS counted_by, s.calendar, n.due_at
                             FROM %2$s.escalation AS e
                             JOIN scope AS s ON s.record_id = e.record_id
-                            LEFT JOIN LATERAL (SELECT crm._escalation_due(e.clock_at, l.after) AS due_at
+                            LEFT JOIN LATERAL (SELECT crm._escalation_due($5, s.calendar, e.clock_at, l.after) AS due_at
                                                FROM %2$s.escalation_level AS l
                                                WHERE l.rule_id = e.rule_id AND l.level > e.level
                                                ORDER BY l.after LIMIT 1) AS n ON true
                             WHERE e.rule_id = $1 AND ($2 IS NULL OR e.record_id = ANY ($2))),
+                        counted AS (
+                            UPDATE %2$s.escalation AS e SET calendar = n.calendar FROM next AS n WHERE e.id = n.id AND n.counted_by IS DISTINCT FROM n.calendar),
                         gone AS (
                             DELETE FROM %2$s.reminder AS r USING next AS n WHERE r.escalation_id = n.id AND n.due_at IS NULL)
                         INSERT INTO %2$s.reminder AS r (escalation_id, member_id, due_at, title, kind, record_id)
@@ -8035,7 +8183,7 @@ BEGIN
                         DO UPDATE SET member_id = excluded.member_id, due_at = excluded.due_at, title = excluded.title, failed_at = NULL, failure = NULL
                         WHERE (r.member_id, r.due_at, r.title) IS DISTINCT FROM (excluded.member_id, excluded.due_at, excluded.title)',
                        scope, workspace)
-        USING r.id, ids, kind, r.name;
+        USING r.id, ids, kind, r.name, workspace;
     END LOOP;
 END
 $$;
@@ -8124,16 +8272,16 @@ BEGIN
                     FROM %1$s.escalation AS e
                     JOIN %1$s.escalation_rule AS r ON r.id = e.rule_id AND r.active
                     CROSS JOIN LATERAL (SELECT l.level, l.after, l.audience, l.title FROM %1$s.escalation_level AS l
-                                        WHERE l.rule_id = e.rule_id AND l.level > e.level AND crm._escalation_due(e.clock_at, l.after) <= $2
+                                        WHERE l.rule_id = e.rule_id AND l.level > e.level AND crm._escalation_due($3, e.calendar, e.clock_at, l.after) <= $2
                                         ORDER BY l.level DESC LIMIT 1) AS l
                     WHERE e.id = $1 FOR UPDATE OF e', workspace)
-    INTO e USING escalation_id, fired_at;
+    INTO e USING escalation_id, fired_at, workspace;
     IF e.level IS NULL THEN
         RETURN;
     END IF;
     -- A record that changed unnoticed, by replication say, may be closed by now.
     EXECUTE format('SELECT true, s.owner_id, s.clock_at FROM (%s) AS s WHERE s.record_id = $1',
-                   crm._escalation_query(workspace, e.kind, e.condition, e.clock_column, e.yearly, e.rule_id))
+                   crm._escalation_query(workspace, e.kind, e.condition, e.clock_column, e.yearly, e.rule_id, false, NULL))
     INTO found_record, record_owner, next_clock USING e.record_id;
     IF found_record IS NULL THEN
         RETURN;
@@ -8246,20 +8394,21 @@ BEGIN
                              workspace, p.kind || '_id', t.id_column, p.id);
     END IF;
     RETURN format('SELECT new.%I AS record_id, new.%I AS owner_id, %s AS created_at,
-                          CASE WHEN NOT %L OR (%s) IS NOT TRUE THEN ''ended'' WHEN %s THEN ''met'' WHEN (%s) IS TRUE THEN ''paused'' ELSE ''running'' END AS state
+                          CASE WHEN NOT %L OR (%s) IS NOT TRUE THEN ''ended'' WHEN %s THEN ''met'' WHEN (%s) IS TRUE THEN ''paused'' ELSE ''running'' END AS state, %s AS calendar
                    FROM %s AS new',
                   t.id_column, t.owner_column,
                   CASE WHEN EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = t.rel AND a.attname = 'created_at'
                                                                     AND a.atttypid = 'timestamptz'::regtype AND NOT a.attisdropped)
                        THEN 'crm._acted_at(new.created_at)' ELSE 'NULL::timestamptz' END,
-                  p.active, coalesce(p.condition, 'true'), met, coalesce(p.pause_when, 'false'), t.rel);
+                  p.active, coalesce(p.condition, 'true'), met, coalesce(p.pause_when, 'false'),
+                  crm._record_calendar(workspace, p.working_time, p.calendar, t.owner_column), t.rel);
 END
 $$;
 
 COMMENT ON FUNCTION crm._sla_query(regnamespace, bigint) IS
-'The query for what state the clock of a policy should be in for each record: record_id, owner_id, created_at, state.';
+'The query for what state the clock of a policy should be in for each record: record_id, owner_id, created_at, state, calendar (NULL: all time counts).';
 
-CREATE FUNCTION crm._sync_sla(workspace regnamespace, kind text, ids bigint[], from_creation boolean, only_policy bigint DEFAULT NULL) RETURNS void
+CREATE FUNCTION crm._sync_sla(workspace regnamespace, kind text, ids bigint[], from_creation boolean, only_policy bigint DEFAULT NULL, recount boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -8280,30 +8429,32 @@ BEGIN
                         changed AS (
                             UPDATE %2$s.sla_clock AS c
                             SET state = w.state,
-                                elapsed = CASE WHEN c.state = ''running'' THEN c.elapsed + crm._sla_elapsed($3, $4, c.running_since, $5) ELSE c.elapsed END,
-                                running_since = CASE w.state WHEN ''running'' THEN $5 END,
+                                elapsed = CASE WHEN c.state = ''running'' AND NOT w.recount THEN c.elapsed + crm._sla_elapsed($3, c.calendar, c.running_since, $5) ELSE c.elapsed END,
+                                running_since = CASE WHEN w.recount THEN c.running_since WHEN w.state = ''running'' THEN $5 END,
+                                calendar = w.calendar,
                                 met_at = CASE w.state WHEN ''met'' THEN $5 END,
                                 ended_at = CASE w.state WHEN ''ended'' THEN $5 END,
                                 due_at = NULL,
                                 -- Whether it was late is for the clock to say, not for whoever looks first.
-                                breached_at = coalesce(c.breached_at, CASE WHEN c.due_at < $5 THEN c.due_at END)
-                            FROM (SELECT k.id, coalesce(s.state, ''ended'') AS state
+                                breached_at = coalesce(c.breached_at, CASE WHEN c.due_at < $5 AND NOT w.recount THEN c.due_at END)
+                            FROM (SELECT k.id, coalesce(s.state, ''ended'') AS state, s.calendar, $4 AND k.state = ''running'' AND s.state = ''running'' AS recount
                                   FROM %2$s.sla_clock AS k LEFT JOIN scope AS s ON s.record_id = k.record_id
                                   WHERE k.policy_id = $1 AND ($2 IS NULL OR k.record_id = ANY ($2))) AS w
-                            WHERE c.id = w.id AND c.state <> w.state AND NOT (c.state = ''met'' AND w.state = ''ended''))
-                        INSERT INTO %2$s.sla_clock (policy_id, kind, record_id, owner_id, state, target, started_at, running_since)
-                        SELECT $1, $6, s.record_id, s.owner_id, s.state, $9, b.at, CASE s.state WHEN ''running'' THEN b.at END
+                            WHERE c.id = w.id AND CASE WHEN c.state = w.state THEN c.state = ''running'' AND c.calendar IS DISTINCT FROM w.calendar
+                                                       ELSE NOT (c.state = ''met'' AND w.state = ''ended'') END)
+                        INSERT INTO %2$s.sla_clock (policy_id, kind, record_id, owner_id, state, target, started_at, running_since, calendar)
+                        SELECT $1, $6, s.record_id, s.owner_id, s.state, $9, b.at, CASE s.state WHEN ''running'' THEN b.at END, s.calendar
                         FROM scope AS s
                         CROSS JOIN LATERAL (SELECT CASE WHEN $7 THEN coalesce(GREATEST(s.created_at, $8), $5) ELSE $5 END AS at) AS b
                         WHERE s.state IN (''running'', ''paused'')
                         ORDER BY s.record_id
                         ON CONFLICT (policy_id, record_id) DO NOTHING', crm._sla_query(workspace, p.id), workspace)
-        USING p.id, ids, workspace, p.calendar, at, kind, from_creation, p.starts_at, p.target;
+        USING p.id, ids, workspace, recount, at, kind, from_creation, p.starts_at, p.target;
 
         -- When it runs out, and when somebody is told next.
         EXECUTE format('WITH due AS MATERIALIZED (
-                            SELECT c.id, s.owner_id, crm._sla_due($3, $4, c.running_since, $5 - c.elapsed) AS due_at,
-                                   CASE WHEN c.state IN (''running'', ''paused'') THEN $5 ELSE c.target END AS target
+                            SELECT c.id, s.owner_id, crm._sla_due($3, coalesce(c.calendar, ''''), c.running_since, $4 - c.elapsed) AS due_at,
+                                   CASE WHEN c.state IN (''running'', ''paused'') THEN $4 ELSE c.target END AS target
                             FROM %1$s.sla_clock AS c
                             JOIN (%2$s) AS s ON s.record_id = c.record_id
                             WHERE c.policy_id = $1 AND ($2 IS NULL OR c.record_id = ANY ($2)))
@@ -8311,7 +8462,7 @@ BEGIN
                         SET due_at = d.due_at, target = d.target, owner_id = d.owner_id
                         FROM due AS d
                         WHERE c.id = d.id AND (c.due_at, c.target, c.owner_id) IS DISTINCT FROM (d.due_at, d.target, d.owner_id)', workspace, crm._sla_query(workspace, p.id))
-        USING p.id, ids, workspace, coalesce(p.calendar, ''), p.target;
+        USING p.id, ids, workspace, p.target;
         EXECUTE format('INSERT INTO %1$s.escalation (sla_clock_id, kind, record_id, clock_at)
                         SELECT c.id, c.kind, c.record_id, c.started_at FROM %1$s.sla_clock AS c
                         WHERE c.policy_id = $1 AND ($2 IS NULL OR c.record_id = ANY ($2)) AND c.state = ''running''
@@ -8327,7 +8478,7 @@ BEGIN
                                 -- A breach is told even of a clock that was stopped before anybody was.
                                 SELECT CASE WHEN c.state <> ''ended'' AND c.breached_at IS NOT NULL AND e.level < 100 THEN c.breached_at
                                             WHEN c.state = ''running'' THEN
-                                                (SELECT min(crm._sla_due($5, $6, c.running_since, c.target * v / 100 - c.elapsed)) FROM unnest($7 || 100) AS v WHERE v > e.level)
+                                                (SELECT min(crm._sla_due($5, coalesce(c.calendar, ''''), c.running_since, c.target * v / 100 - c.elapsed)) FROM unnest($6 || 100) AS v WHERE v > e.level)
                                        END AS due_at) AS n
                             WHERE c.policy_id = $1 AND ($2 IS NULL OR c.record_id = ANY ($2))),
                         gone AS (
@@ -8339,13 +8490,13 @@ BEGIN
                         DO UPDATE SET member_id = excluded.member_id, due_at = excluded.due_at, title = excluded.title, failed_at = NULL, failure = NULL
                         WHERE (r.member_id, r.due_at, r.title) IS DISTINCT FROM (excluded.member_id, excluded.due_at, excluded.title)',
                        crm._sla_query(workspace, p.id), workspace)
-        USING p.id, ids, kind, p.name, workspace, coalesce(p.calendar, ''), p.warn_percent;
+        USING p.id, ids, kind, p.name, workspace, p.warn_percent;
     END LOOP;
 END
 $$;
 
-COMMENT ON FUNCTION crm._sync_sla(regnamespace, text, bigint[], boolean, bigint) IS
-'Makes the clocks of records of a kind (NULL: of all), under one policy (NULL: under each), and their pending reminders what policies, records and calendars say. A clock that begins counts from the record''s creation if from_creation, else from now. Must run as the workspace''s owner.';
+COMMENT ON FUNCTION crm._sync_sla(regnamespace, text, bigint[], boolean, bigint, boolean) IS
+'Makes the clocks of records of a kind (NULL: of all), under one policy (NULL: under each), and their pending reminders what policies, records and calendars say. A clock that begins counts from the record''s creation if from_creation, else from now. Running clocks that come to count by another calendar keep what they have counted, or, with recount, count by it since they last started to run. Must run as the workspace''s owner.';
 
 CREATE FUNCTION crm._sla_next(workspace regnamespace, escalation_id bigint, fired_at timestamptz) RETURNS timestamptz
 LANGUAGE plpgsql STABLE
@@ -8359,7 +8510,7 @@ BEGIN
                     JOIN %1$s.sla_clock AS c ON c.id = e.sla_clock_id AND c.state = ''running''
                     JOIN %1$s.sla_policy AS p ON p.id = c.policy_id
                     CROSS JOIN LATERAL unnest(p.warn_percent || 100) AS v
-                    CROSS JOIN LATERAL crm._sla_due($3, coalesce(p.calendar, ''''), c.running_since, c.target * v / 100 - c.elapsed) AS d (at)
+                    CROSS JOIN LATERAL crm._sla_due($3, coalesce(c.calendar, ''''), c.running_since, c.target * v / 100 - c.elapsed) AS d (at)
                     WHERE e.id = $1 AND v > e.level AND d.at > $2', workspace)
     INTO next_due USING escalation_id, fired_at, workspace;
     RETURN next_due;
@@ -8379,7 +8530,7 @@ DECLARE
     share integer;
     skipped integer[];
 BEGIN
-    EXECUTE format('SELECT c.*, e.level, p.name, p.calendar, p.warn_percent, p.audience, p.breach_audience
+    EXECUTE format('SELECT c.*, e.level, p.name, p.warn_percent, p.audience, p.breach_audience
                     FROM %1$s.escalation AS e
                     JOIN %1$s.sla_clock AS c ON c.id = e.sla_clock_id AND (c.state = ''running'' OR c.state <> ''ended'' AND c.breached_at IS NOT NULL AND e.level < 100)
                     JOIN %1$s.sla_policy AS p ON p.id = c.policy_id AND p.active
@@ -8621,7 +8772,7 @@ BEGIN
         WHEN e.shown_with IS NOT NULL THEN format('It is shown with event %s: %s.', e.shown_with, crm._hold_reason(e.reason, e.detail))
         ELSE 'It was held by an application.' END;
     detail := jsonb_strip_nulls(jsonb_build_object('event', e.id, 'reminder', e.reminder_id, 'member', e.member_id, 'state', e.state, 'due_at', e.due_at, 'fired_at', e.fired_at,
-                  'late', e.fired_at - e.due_at, 'held_for', e.reason, 'held_at', e.held_at, 'until', e.until, 'shown_at', e.shown_at, 'shown_with', e.shown_with,
+                  'late', e.fired_at - e.due_at, 'missed', nullif(e.missed, 0), 'held_for', e.reason, 'held_at', e.held_at, 'until', e.until, 'shown_at', e.shown_at, 'shown_with', e.shown_with,
                   'handled_at', e.handled_at, 'snoozed_until', e.snoozed_until)) || coalesce(e.detail, '{}');
 END
 $$;
@@ -9435,6 +9586,7 @@ SELECT * FROM (VALUES
     ('function', 'convert_lead', 'EXECUTE', NULL, NULL),
     ('function', 'me', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('function', 'next_stages', 'EXECUTE', 'EXECUTE', NULL),
+    ('function', 'calendar_of', 'EXECUTE', 'EXECUTE', NULL),
     ('function', 'business_add', 'EXECUTE', 'EXECUTE', NULL),
     ('function', 'business_add_days', 'EXECUTE', 'EXECUTE', NULL),
     ('function', 'business_between', 'EXECUTE', 'EXECUTE', NULL),

@@ -203,6 +203,58 @@ SELECT record_id, due_at FROM reminder WHERE kind = 'contact' ORDER BY due_at;
 ROLLBACK;
 SELECT days(60);
 
+-- working days and hours, of the owner's team
+BEGIN;
+DELETE FROM escalation_rule;
+INSERT INTO calendar (id, name, time_zone) VALUES (60, 'Shanghai', 'Asia/Shanghai');
+INSERT INTO calendar_hours (calendar_id, weekday, opens, closes) SELECT 60, d, '09:00', '17:00' FROM generate_series(1, 5) AS d;
+INSERT INTO team (id, name, calendar) VALUES (60, 'Asia', 'Shanghai');
+INSERT INTO team_member (team_id, member_id) VALUES (60, 3);
+ALTER TABLE account ADD since timestamptz;
+INSERT INTO account (id, name, owner_id, since) VALUES (50, 'Chinese', 3, '2099-06-12 02:00+00'), (51, 'English', 2, '2099-06-12 10:00+00'), (52, 'Nobody''s', NULL, '2099-06-12 10:00+00');
+INSERT INTO escalation_rule (id, kind, name, clock_column, working_time) VALUES (60, 'account', 'Working days', 'since', true);
+INSERT INTO escalation_level (rule_id, level, after, audience) VALUES (60, 1, '-2 days', '{owner}'), (60, 2, '3 days', '{owner}'), (60, 3, '3 days 7 hours', '{manager}');
+CREATE VIEW levels AS SELECT e.record_id, e.calendar, r.due_at, to_char(r.due_at, 'Dy') AS day FROM escalation AS e JOIN reminder AS r ON r.escalation_id = e.id WHERE e.rule_id = 60 ORDER BY 1;
+SELECT * FROM levels;
+-- the first level is over: Friday and three working days on
+UPDATE escalation SET level = 1; UPDATE account SET owner_id = owner_id;
+SELECT * FROM levels;
+UPDATE escalation SET level = 2; UPDATE account SET owner_id = owner_id;
+SELECT * FROM levels;
+-- a holiday, another calendar of the team, another team, another owner, a calendar for all
+INSERT INTO calendar_day (calendar_id, day) VALUES (60, '2099-06-15');
+SELECT * FROM levels WHERE record_id = 50;
+UPDATE team SET calendar = NULL;
+SELECT * FROM levels WHERE record_id = 50;
+UPDATE team SET calendar = 'Shanghai'; UPDATE team_member SET member_id = 2;
+SELECT * FROM levels;
+UPDATE account SET owner_id = 2 WHERE id = 50;
+SELECT * FROM levels WHERE record_id = 50;
+UPDATE escalation_rule SET calendar = 'standard' WHERE id = 60;
+SELECT * FROM levels;
+UPDATE escalation_rule SET calendar = NULL, working_time = false WHERE id = 60;
+SELECT * FROM levels;
+-- a calendar without hours never comes so far: no reminder, and no error for who writes the record
+UPDATE escalation_rule SET working_time = true WHERE id = 60;
+DELETE FROM calendar_hours WHERE calendar_id = 60;
+SELECT * FROM levels;
+-- the task of a stage, on the next working day
+INSERT INTO calendar_hours (calendar_id, weekday, opens, closes) VALUES (60, 1, '10:00', '11:00'), (60, 3, '10:00', '11:00');
+SELECT * FROM levels WHERE record_id < 52;
+INSERT INTO stage_task (pipeline, stage, subject, after, working_time) VALUES ('sales', 'proposal', 'Send', '1 day 30 minutes', true);
+INSERT INTO opportunity (id, name, owner_id, amount) VALUES (60, 'With a task', 2, 1);
+UPDATE opportunity SET stage = 'proposal' WHERE id = 60;
+SELECT business_between(h.changed_at, a.due_at, 'Shanghai') >= '30 minutes' AS counted, business_open(a.due_at - interval '1 s', 'Shanghai') AS in_working_time
+FROM activity AS a, stage_history AS h WHERE a.opportunity_id = 60 AND h.record_id = 60 AND h.stage = 'proposal';
+-- fails: what has no length in working time, and birthdays
+SAVEPOINT s;
+INSERT INTO escalation_level (rule_id, level, after) VALUES (60, 4, '1 month');
+ROLLBACK TO s;
+\set VERBOSITY terse
+UPDATE escalation_rule SET yearly = true WHERE id = 60;
+\set VERBOSITY default
+ROLLBACK;
+
 -- tasks of a stage: given once, to the owner, who is reminded
 BEGIN;
 INSERT INTO stage_task (pipeline, stage, subject, type, after) VALUES

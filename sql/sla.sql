@@ -187,6 +187,69 @@ SELECT count(*) FROM sla_clock WHERE record_id > 1000 AND policy_id = (SELECT id
 UPDATE ticket SET solved = true WHERE id > 1000;
 SELECT state, count(*) FROM sla_clock WHERE record_id > 1000 GROUP BY 1 ORDER BY 1;
 
+-- the calendar of a member's team: the nearest that names one, else the workspace's
+INSERT INTO calendar (id, name, time_zone) VALUES (60, 'Shanghai', 'Asia/Shanghai'), (61, 'Lisbon', 'Europe/Lisbon');
+INSERT INTO calendar_hours (calendar_id, weekday, opens, closes) SELECT c, d, '09:00', '17:00' FROM generate_series(60, 61) AS c, generate_series(1, 5) AS d;
+INSERT INTO team (id, name, parent_id, calendar) VALUES (1, 'World', NULL, NULL), (2, 'Asia', 1, 'Shanghai'), (3, 'China', 2, NULL), (4, 'Europe', 1, 'Lisbon');
+INSERT INTO team_member (team_id, member_id) VALUES (3, 2), (1, 3);
+SELECT calendar_of(2) AS china, calendar_of(3) AS world, calendar_of(1) AS no_team, calendar_of(NULL) AS nobody, calendar_of(-1) AS unknown;
+UPDATE setting SET value = 'Lisbon' WHERE name = 'calendar';
+SELECT calendar_of(2) AS china, calendar_of(3) AS world, calendar_of(NULL) AS nobody;
+UPDATE setting SET value = 'no such' WHERE name = 'calendar';
+SELECT calendar_of(3) AS first_there_is;
+UPDATE setting SET value = NULL WHERE name = 'calendar';
+INSERT INTO team_member (team_id, member_id) VALUES (4, 2);
+SELECT calendar_of(2) AS of_two_the_nearer;
+DELETE FROM team_member WHERE team_id = 4;
+UPDATE calendar SET name = '上海' WHERE id = 60;
+SELECT calendar_of(2) AS renamed;
+RESET ROLE;
+SET SESSION AUTHORIZATION regress_sla_rep;
+SELECT calendar_of(), business_add('2027-06-07 02:00+00', '8 hours') AS monday_nine_to_five_there, business_open('2027-06-07 02:00+00');
+RESET SESSION AUTHORIZATION;
+SET ROLE regress_sla_owner;
+-- clocks of one policy, each by its owner's team
+DELETE FROM ticket;
+UPDATE sla_policy SET active = false;
+SELECT at('2027-06-07 02:00+00');
+INSERT INTO sla_policy (kind, name, target, working_time, met_when, pause_when, warn_percent) VALUES ('ticket', 'By team', '8 hours', true, 'solved', 'waiting', '{}');
+INSERT INTO ticket (id, owner_id) VALUES (1, 2), (2, 3), (3, NULL);
+CREATE VIEW by_team AS SELECT c.record_id, c.calendar, k.used, k.due_at FROM clock AS k JOIN sla_policy AS p ON p.name = k.policy JOIN sla_clock AS c ON c.policy_id = p.id AND c.record_id = k.record_id WHERE k.policy = 'By team' AND c.state <> 'ended' ORDER BY 1;
+SELECT * FROM by_team;
+-- handed over: what was counted stays, from now on the other team's hours count
+SELECT at('2027-06-07 05:00+00');
+UPDATE ticket SET owner_id = 3 WHERE id = 1;
+SELECT * FROM by_team;
+SELECT at('2027-06-07 10:00+00');
+SELECT * FROM by_team WHERE record_id = 1;
+-- a team moves to other hours; a member changes the team; only the clocks they own move
+UPDATE team SET calendar = 'Lisbon' WHERE id = 1;
+SELECT * FROM by_team;
+INSERT INTO ticket (id, owner_id) VALUES (4, 2);
+UPDATE team_member SET team_id = 4 WHERE member_id = 2;
+SELECT * FROM by_team WHERE record_id IN (2, 4);
+UPDATE setting SET value = '上海' WHERE name = 'calendar';
+SELECT * FROM by_team WHERE record_id = 3;
+-- corrected hours, and a corrected policy, count anew what has run since the last stop
+UPDATE calendar_hours SET opens = '08:00' WHERE calendar_id = 61;
+SELECT * FROM by_team;
+UPDATE sla_policy SET calendar = 'standard' WHERE name = 'By team';
+SELECT * FROM by_team;
+UPDATE sla_policy SET calendar = NULL WHERE name = 'By team';
+SELECT * FROM by_team;
+-- while it stands, nothing is counted by any calendar
+SELECT at('2027-06-07 11:00+00');
+UPDATE ticket SET waiting = true;
+SELECT at('2027-06-08 11:00+00');
+UPDATE team SET calendar = '上海' WHERE id IN (1, 4);
+UPDATE ticket SET waiting = false;
+SELECT * FROM by_team;
+SELECT fire('2027-06-11 11:00+00');
+SELECT record_id, title FROM told WHERE title LIKE 'By team%' ORDER BY record_id;
+-- fails: a calendar that is in use, and days
+DELETE FROM calendar WHERE name = '上海';
+INSERT INTO sla_policy (kind, name, target, working_time, met_when) VALUES ('ticket', 'x', '2 days', true, 'solved');
+
 RESET ROLE;
 SELECT crm_test.shift_clock('0') <= clock_timestamp() AS unshifted;
 SET client_min_messages = warning;

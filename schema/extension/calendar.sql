@@ -27,3 +27,13 @@ LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'crm_business_open';
 
 COMMENT ON FUNCTION crm.business_open(regnamespace, timestamptz, text) IS
 'Whether an instant lies in working hours, from the opening on and before the closing.';
+
+CREATE FUNCTION crm._record_calendar(workspace regnamespace, working_time boolean, calendar text, owner_column name) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+RETURN CASE WHEN calendar IS NOT NULL THEN format('%L::text', calendar)
+            WHEN working_time THEN format('%s.calendar_of(new.%I)', workspace, owner_column)
+            ELSE 'NULL::text' END;
+
+COMMENT ON FUNCTION crm._record_calendar(regnamespace, boolean, text, name) IS
+'SQL text: the calendar by which a rule counts time for record "new": its own, else, if it counts working time, that of the record''s owner; NULL if all time counts.';

@@ -5,6 +5,27 @@ RETURN timezone('UTC', timezone('UTC', clock_at) + after);
 COMMENT ON FUNCTION crm._escalation_due(timestamptz, interval) IS
 'When a level is due. A day has 24 hours, whatever the session''s time zone.';
 
+CREATE FUNCTION crm._escalation_due(workspace regnamespace, calendar text, clock_at timestamptz, after interval) RETURNS timestamptz
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    days integer := extract(day FROM after);
+BEGIN
+    IF calendar IS NULL THEN
+        RETURN crm._escalation_due(clock_at, after);
+    END IF;
+    RETURN crm.business_add(workspace, CASE days WHEN 0 THEN clock_at ELSE crm.business_add_days(workspace, clock_at, days, calendar) END,
+                            after - make_interval(days => days), calendar);
+EXCEPTION WHEN datetime_field_overflow THEN
+    -- A calendar that never comes so far is no reason to refuse the record.
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION crm._escalation_due(regnamespace, text, timestamptz, interval) IS
+'When a level is due: working days, then hours, of a calendar, or days of 24 hours (NULL). NULL if never.';
+
 CREATE FUNCTION crm._acted_at(at timestamptz) RETURNS timestamptz
 LANGUAGE sql STABLE PARALLEL SAFE STRICT
 SET search_path = pg_catalog, pg_temp
@@ -13,7 +34,7 @@ RETURN CASE WHEN at = now() THEN crm.now() ELSE LEAST(at, crm.now()) END;
 COMMENT ON FUNCTION crm._acted_at(timestamptz) IS
 'A time in a record by the clock of reminders: the current transaction''s time is now, and nothing was done in the future.';
 
-CREATE FUNCTION crm._escalation_query(workspace regnamespace, kind text, condition text, clock_column text, yearly boolean, rule_id bigint) RETURNS text
+CREATE FUNCTION crm._escalation_query(workspace regnamespace, kind text, condition text, clock_column text, yearly boolean, rule_id bigint, working_time boolean, calendar text) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -74,13 +95,14 @@ BEGIN
     IF condition IS NOT NULL THEN
         terms := terms || ('(' || condition || ')');
     END IF;
-    RETURN format('SELECT new.%I AS record_id, new.%I AS owner_id, %s AS clock_at FROM %s AS new', t.id_column, t.owner_column, clock, t.rel)
+    RETURN format('SELECT new.%I AS record_id, new.%I AS owner_id, %s AS clock_at, %s AS calendar FROM %s AS new', t.id_column, t.owner_column, clock,
+                  crm._record_calendar(workspace, working_time, calendar, t.owner_column), t.rel)
            || ' WHERE ' || array_to_string(terms || 'true'::text, ' AND ');
 END
 $$;
 
-COMMENT ON FUNCTION crm._escalation_query(regnamespace, text, text, text, boolean, bigint) IS
-'The query for the open records of a kind that meet a condition: record_id, owner_id, clock_at (NULL if the clock column is).';
+COMMENT ON FUNCTION crm._escalation_query(regnamespace, text, text, text, boolean, bigint, boolean, text) IS
+'The query for the open records of a kind that meet a condition: record_id, owner_id, clock_at (NULL if the clock column is), calendar (NULL: all time counts).';
 
 CREATE FUNCTION crm._escalation_next(workspace regnamespace, escalation_id bigint, fired_at timestamptz) RETURNS timestamptz
 LANGUAGE plpgsql STABLE
@@ -91,16 +113,16 @@ DECLARE
     next_due timestamptz;
 BEGIN
     EXECUTE format('SELECT e.record_id, r.id, r.kind, r.condition, r.clock_column, r.yearly,
-                           (SELECT min(crm._escalation_due(e.clock_at, l.after)) FROM %1$s.escalation_level AS l
-                            WHERE l.rule_id = e.rule_id AND l.level > e.level AND crm._escalation_due(e.clock_at, l.after) > $2) AS next_due
+                           (SELECT min(d.at) FROM %1$s.escalation_level AS l CROSS JOIN LATERAL crm._escalation_due($3, e.calendar, e.clock_at, l.after) AS d (at)
+                            WHERE l.rule_id = e.rule_id AND l.level > e.level AND d.at > $2) AS next_due
                     FROM %1$s.escalation AS e JOIN %1$s.escalation_rule AS r ON r.id = e.rule_id WHERE e.id = $1', workspace)
-    INTO e USING escalation_id, fired_at;
+    INTO e USING escalation_id, fired_at, workspace;
     IF e.next_due IS NOT NULL OR NOT e.yearly THEN
         RETURN e.next_due;
     END IF;
     EXECUTE format('SELECT min(crm._escalation_due(s.clock_at, l.after)) FROM (%s) AS s, %s.escalation_level AS l
                     WHERE s.record_id = $1 AND l.rule_id = $2',
-                   crm._escalation_query(workspace, e.kind, e.condition, e.clock_column, e.yearly, e.id), workspace)
+                   crm._escalation_query(workspace, e.kind, e.condition, e.clock_column, e.yearly, e.id, false, NULL), workspace)
     INTO next_due USING e.record_id, e.id;
     RETURN next_due;
 END
@@ -117,26 +139,26 @@ DECLARE
     r record;
     scope text;
 BEGIN
-    FOR r IN EXECUTE format('SELECT e.id, e.condition, e.clock_column, e.yearly, e.active, e.starts_at, e.name FROM %s.escalation_rule AS e
+    FOR r IN EXECUTE format('SELECT e.id, e.condition, e.clock_column, e.yearly, e.active, e.starts_at, e.name, e.working_time, e.calendar FROM %s.escalation_rule AS e
                              WHERE e.kind = $1 AND ($2 IS NULL OR e.id = $2) ORDER BY e.id', workspace)
              USING kind, only_rule
     LOOP
-        scope := crm._escalation_query(workspace, kind, r.condition, r.clock_column, r.yearly, r.id);
+        scope := crm._escalation_query(workspace, kind, r.condition, r.clock_column, r.yearly, r.id, r.working_time, r.calendar);
         -- Firing locks the reminder before the escalation; so must we.
         EXECUTE format('SELECT count(*) FROM (SELECT FROM %1$s.reminder AS r JOIN %1$s.escalation AS e ON e.id = r.escalation_id
                         WHERE e.rule_id = $1 AND ($2 IS NULL OR e.record_id = ANY ($2)) ORDER BY r.id FOR UPDATE OF r) AS l', workspace)
         USING r.id, ids;
 
         EXECUTE format('WITH scope AS MATERIALIZED (
-                            SELECT s.record_id, CASE WHEN $5 THEN GREATEST(s.clock_at, $4) ELSE s.clock_at END AS clock_at FROM (%1$s) AS s
+                            SELECT s.record_id, CASE WHEN $5 THEN GREATEST(s.clock_at, $4) ELSE s.clock_at END AS clock_at, s.calendar FROM (%1$s) AS s
                             WHERE $6 AND isfinite(s.clock_at) AND ($5 OR s.clock_at >= $4) AND ($2 IS NULL OR s.record_id = ANY ($2))),
                         ended AS (
                             DELETE FROM %2$s.escalation AS e
                             WHERE e.rule_id = $1 AND ($2 IS NULL OR e.record_id = ANY ($2))
                               AND NOT EXISTS (SELECT FROM scope AS s WHERE s.record_id = e.record_id))
-                        INSERT INTO %2$s.escalation AS e (rule_id, kind, record_id, clock_at)
-                        SELECT $1, $3, s.record_id, s.clock_at FROM scope AS s ORDER BY s.record_id
-                        ON CONFLICT (rule_id, record_id) DO UPDATE SET clock_at = excluded.clock_at, level = 0, escalated_at = NULL
+                        INSERT INTO %2$s.escalation AS e (rule_id, kind, record_id, clock_at, calendar)
+                        SELECT $1, $3, s.record_id, s.clock_at, s.calendar FROM scope AS s ORDER BY s.record_id
+                        ON CONFLICT (rule_id, record_id) DO UPDATE SET clock_at = excluded.clock_at, level = 0, escalated_at = NULL, calendar = excluded.calendar
                         WHERE CASE WHEN $5 THEN excluded.clock_at > e.clock_at
                                    -- Another year of the same day is for the firing to begin.
                                    WHEN $7 THEN timezone(''UTC'', excluded.clock_at) - timezone(''UTC'', e.clock_at) NOT BETWEEN ''365 days'' AND ''366 days''
@@ -146,14 +168,16 @@ BEGIN
 
         EXECUTE format('WITH scope AS (%1$s),
                         next AS MATERIALIZED (
-                            SELECT e.id, e.record_id, s.owner_id, n.due_at
+                            SELECT e.id, e.record_id, s.owner_id, e.calendar AS counted_by, s.calendar, n.due_at
                             FROM %2$s.escalation AS e
                             JOIN scope AS s ON s.record_id = e.record_id
-                            LEFT JOIN LATERAL (SELECT crm._escalation_due(e.clock_at, l.after) AS due_at
+                            LEFT JOIN LATERAL (SELECT crm._escalation_due($5, s.calendar, e.clock_at, l.after) AS due_at
                                                FROM %2$s.escalation_level AS l
                                                WHERE l.rule_id = e.rule_id AND l.level > e.level
                                                ORDER BY l.after LIMIT 1) AS n ON true
                             WHERE e.rule_id = $1 AND ($2 IS NULL OR e.record_id = ANY ($2))),
+                        counted AS (
+                            UPDATE %2$s.escalation AS e SET calendar = n.calendar FROM next AS n WHERE e.id = n.id AND n.counted_by IS DISTINCT FROM n.calendar),
                         gone AS (
                             DELETE FROM %2$s.reminder AS r USING next AS n WHERE r.escalation_id = n.id AND n.due_at IS NULL)
                         INSERT INTO %2$s.reminder AS r (escalation_id, member_id, due_at, title, kind, record_id)
@@ -163,7 +187,7 @@ BEGIN
                         DO UPDATE SET member_id = excluded.member_id, due_at = excluded.due_at, title = excluded.title, failed_at = NULL, failure = NULL
                         WHERE (r.member_id, r.due_at, r.title) IS DISTINCT FROM (excluded.member_id, excluded.due_at, excluded.title)',
                        scope, workspace)
-        USING r.id, ids, kind, r.name;
+        USING r.id, ids, kind, r.name, workspace;
     END LOOP;
 END
 $$;
@@ -252,16 +276,16 @@ BEGIN
                     FROM %1$s.escalation AS e
                     JOIN %1$s.escalation_rule AS r ON r.id = e.rule_id AND r.active
                     CROSS JOIN LATERAL (SELECT l.level, l.after, l.audience, l.title FROM %1$s.escalation_level AS l
-                                        WHERE l.rule_id = e.rule_id AND l.level > e.level AND crm._escalation_due(e.clock_at, l.after) <= $2
+                                        WHERE l.rule_id = e.rule_id AND l.level > e.level AND crm._escalation_due($3, e.calendar, e.clock_at, l.after) <= $2
                                         ORDER BY l.level DESC LIMIT 1) AS l
                     WHERE e.id = $1 FOR UPDATE OF e', workspace)
-    INTO e USING escalation_id, fired_at;
+    INTO e USING escalation_id, fired_at, workspace;
     IF e.level IS NULL THEN
         RETURN;
     END IF;
     -- A record that changed unnoticed, by replication say, may be closed by now.
     EXECUTE format('SELECT true, s.owner_id, s.clock_at FROM (%s) AS s WHERE s.record_id = $1',
-                   crm._escalation_query(workspace, e.kind, e.condition, e.clock_column, e.yearly, e.rule_id))
+                   crm._escalation_query(workspace, e.kind, e.condition, e.clock_column, e.yearly, e.rule_id, false, NULL))
     INTO found_record, record_owner, next_clock USING e.record_id;
     IF found_record IS NULL THEN
         RETURN;

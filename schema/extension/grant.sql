@@ -180,6 +180,7 @@ SELECT * FROM (VALUES
     ('function', 'convert_lead', 'EXECUTE', NULL, NULL),
     ('function', 'me', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('function', 'next_stages', 'EXECUTE', 'EXECUTE', NULL),
+    ('function', 'calendar_of', 'EXECUTE', 'EXECUTE', NULL),
     ('function', 'business_add', 'EXECUTE', 'EXECUTE', NULL),
     ('function', 'business_add_days', 'EXECUTE', 'EXECUTE', NULL),
     ('function', 'business_between', 'EXECUTE', 'EXECUTE', NULL),

@@ -51,20 +51,21 @@ BEGIN
                              workspace, p.kind || '_id', t.id_column, p.id);
     END IF;
     RETURN format('SELECT new.%I AS record_id, new.%I AS owner_id, %s AS created_at,
-                          CASE WHEN NOT %L OR (%s) IS NOT TRUE THEN ''ended'' WHEN %s THEN ''met'' WHEN (%s) IS TRUE THEN ''paused'' ELSE ''running'' END AS state
+                          CASE WHEN NOT %L OR (%s) IS NOT TRUE THEN ''ended'' WHEN %s THEN ''met'' WHEN (%s) IS TRUE THEN ''paused'' ELSE ''running'' END AS state, %s AS calendar
                    FROM %s AS new',
                   t.id_column, t.owner_column,
                   CASE WHEN EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = t.rel AND a.attname = 'created_at'
                                                                     AND a.atttypid = 'timestamptz'::regtype AND NOT a.attisdropped)
                        THEN 'crm._acted_at(new.created_at)' ELSE 'NULL::timestamptz' END,
-                  p.active, coalesce(p.condition, 'true'), met, coalesce(p.pause_when, 'false'), t.rel);
+                  p.active, coalesce(p.condition, 'true'), met, coalesce(p.pause_when, 'false'),
+                  crm._record_calendar(workspace, p.working_time, p.calendar, t.owner_column), t.rel);
 END
 $$;
 
 COMMENT ON FUNCTION crm._sla_query(regnamespace, bigint) IS
-'The query for what state the clock of a policy should be in for each record: record_id, owner_id, created_at, state.';
+'The query for what state the clock of a policy should be in for each record: record_id, owner_id, created_at, state, calendar (NULL: all time counts).';
 
-CREATE FUNCTION crm._sync_sla(workspace regnamespace, kind text, ids bigint[], from_creation boolean, only_policy bigint DEFAULT NULL) RETURNS void
+CREATE FUNCTION crm._sync_sla(workspace regnamespace, kind text, ids bigint[], from_creation boolean, only_policy bigint DEFAULT NULL, recount boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -85,30 +86,32 @@ BEGIN
                         changed AS (
                             UPDATE %2$s.sla_clock AS c
                             SET state = w.state,
-                                elapsed = CASE WHEN c.state = ''running'' THEN c.elapsed + crm._sla_elapsed($3, $4, c.running_since, $5) ELSE c.elapsed END,
-                                running_since = CASE w.state WHEN ''running'' THEN $5 END,
+                                elapsed = CASE WHEN c.state = ''running'' AND NOT w.recount THEN c.elapsed + crm._sla_elapsed($3, c.calendar, c.running_since, $5) ELSE c.elapsed END,
+                                running_since = CASE WHEN w.recount THEN c.running_since WHEN w.state = ''running'' THEN $5 END,
+                                calendar = w.calendar,
                                 met_at = CASE w.state WHEN ''met'' THEN $5 END,
                                 ended_at = CASE w.state WHEN ''ended'' THEN $5 END,
                                 due_at = NULL,
                                 -- Whether it was late is for the clock to say, not for whoever looks first.
-                                breached_at = coalesce(c.breached_at, CASE WHEN c.due_at < $5 THEN c.due_at END)
-                            FROM (SELECT k.id, coalesce(s.state, ''ended'') AS state
+                                breached_at = coalesce(c.breached_at, CASE WHEN c.due_at < $5 AND NOT w.recount THEN c.due_at END)
+                            FROM (SELECT k.id, coalesce(s.state, ''ended'') AS state, s.calendar, $4 AND k.state = ''running'' AND s.state = ''running'' AS recount
                                   FROM %2$s.sla_clock AS k LEFT JOIN scope AS s ON s.record_id = k.record_id
                                   WHERE k.policy_id = $1 AND ($2 IS NULL OR k.record_id = ANY ($2))) AS w
-                            WHERE c.id = w.id AND c.state <> w.state AND NOT (c.state = ''met'' AND w.state = ''ended''))
-                        INSERT INTO %2$s.sla_clock (policy_id, kind, record_id, owner_id, state, target, started_at, running_since)
-                        SELECT $1, $6, s.record_id, s.owner_id, s.state, $9, b.at, CASE s.state WHEN ''running'' THEN b.at END
+                            WHERE c.id = w.id AND CASE WHEN c.state = w.state THEN c.state = ''running'' AND c.calendar IS DISTINCT FROM w.calendar
+                                                       ELSE NOT (c.state = ''met'' AND w.state = ''ended'') END)
+                        INSERT INTO %2$s.sla_clock (policy_id, kind, record_id, owner_id, state, target, started_at, running_since, calendar)
+                        SELECT $1, $6, s.record_id, s.owner_id, s.state, $9, b.at, CASE s.state WHEN ''running'' THEN b.at END, s.calendar
                         FROM scope AS s
                         CROSS JOIN LATERAL (SELECT CASE WHEN $7 THEN coalesce(GREATEST(s.created_at, $8), $5) ELSE $5 END AS at) AS b
                         WHERE s.state IN (''running'', ''paused'')
                         ORDER BY s.record_id
                         ON CONFLICT (policy_id, record_id) DO NOTHING', crm._sla_query(workspace, p.id), workspace)
-        USING p.id, ids, workspace, p.calendar, at, kind, from_creation, p.starts_at, p.target;
+        USING p.id, ids, workspace, recount, at, kind, from_creation, p.starts_at, p.target;
 
         -- When it runs out, and when somebody is told next.
         EXECUTE format('WITH due AS MATERIALIZED (
-                            SELECT c.id, s.owner_id, crm._sla_due($3, $4, c.running_since, $5 - c.elapsed) AS due_at,
-                                   CASE WHEN c.state IN (''running'', ''paused'') THEN $5 ELSE c.target END AS target
+                            SELECT c.id, s.owner_id, crm._sla_due($3, coalesce(c.calendar, ''''), c.running_since, $4 - c.elapsed) AS due_at,
+                                   CASE WHEN c.state IN (''running'', ''paused'') THEN $4 ELSE c.target END AS target
                             FROM %1$s.sla_clock AS c
                             JOIN (%2$s) AS s ON s.record_id = c.record_id
                             WHERE c.policy_id = $1 AND ($2 IS NULL OR c.record_id = ANY ($2)))
@@ -116,7 +119,7 @@ BEGIN
                         SET due_at = d.due_at, target = d.target, owner_id = d.owner_id
                         FROM due AS d
                         WHERE c.id = d.id AND (c.due_at, c.target, c.owner_id) IS DISTINCT FROM (d.due_at, d.target, d.owner_id)', workspace, crm._sla_query(workspace, p.id))
-        USING p.id, ids, workspace, coalesce(p.calendar, ''), p.target;
+        USING p.id, ids, workspace, p.target;
         EXECUTE format('INSERT INTO %1$s.escalation (sla_clock_id, kind, record_id, clock_at)
                         SELECT c.id, c.kind, c.record_id, c.started_at FROM %1$s.sla_clock AS c
                         WHERE c.policy_id = $1 AND ($2 IS NULL OR c.record_id = ANY ($2)) AND c.state = ''running''
@@ -132,7 +135,7 @@ BEGIN
                                 -- A breach is told even of a clock that was stopped before anybody was.
                                 SELECT CASE WHEN c.state <> ''ended'' AND c.breached_at IS NOT NULL AND e.level < 100 THEN c.breached_at
                                             WHEN c.state = ''running'' THEN
-                                                (SELECT min(crm._sla_due($5, $6, c.running_since, c.target * v / 100 - c.elapsed)) FROM unnest($7 || 100) AS v WHERE v > e.level)
+                                                (SELECT min(crm._sla_due($5, coalesce(c.calendar, ''''), c.running_since, c.target * v / 100 - c.elapsed)) FROM unnest($6 || 100) AS v WHERE v > e.level)
                                        END AS due_at) AS n
                             WHERE c.policy_id = $1 AND ($2 IS NULL OR c.record_id = ANY ($2))),
                         gone AS (
@@ -144,13 +147,13 @@ BEGIN
                         DO UPDATE SET member_id = excluded.member_id, due_at = excluded.due_at, title = excluded.title, failed_at = NULL, failure = NULL
                         WHERE (r.member_id, r.due_at, r.title) IS DISTINCT FROM (excluded.member_id, excluded.due_at, excluded.title)',
                        crm._sla_query(workspace, p.id), workspace)
-        USING p.id, ids, kind, p.name, workspace, coalesce(p.calendar, ''), p.warn_percent;
+        USING p.id, ids, kind, p.name, workspace, p.warn_percent;
     END LOOP;
 END
 $$;
 
-COMMENT ON FUNCTION crm._sync_sla(regnamespace, text, bigint[], boolean, bigint) IS
-'Makes the clocks of records of a kind (NULL: of all), under one policy (NULL: under each), and their pending reminders what policies, records and calendars say. A clock that begins counts from the record''s creation if from_creation, else from now. Must run as the workspace''s owner.';
+COMMENT ON FUNCTION crm._sync_sla(regnamespace, text, bigint[], boolean, bigint, boolean) IS
+'Makes the clocks of records of a kind (NULL: of all), under one policy (NULL: under each), and their pending reminders what policies, records and calendars say. A clock that begins counts from the record''s creation if from_creation, else from now. Running clocks that come to count by another calendar keep what they have counted, or, with recount, count by it since they last started to run. Must run as the workspace''s owner.';
 
 CREATE FUNCTION crm._sla_next(workspace regnamespace, escalation_id bigint, fired_at timestamptz) RETURNS timestamptz
 LANGUAGE plpgsql STABLE
@@ -164,7 +167,7 @@ BEGIN
                     JOIN %1$s.sla_clock AS c ON c.id = e.sla_clock_id AND c.state = ''running''
                     JOIN %1$s.sla_policy AS p ON p.id = c.policy_id
                     CROSS JOIN LATERAL unnest(p.warn_percent || 100) AS v
-                    CROSS JOIN LATERAL crm._sla_due($3, coalesce(p.calendar, ''''), c.running_since, c.target * v / 100 - c.elapsed) AS d (at)
+                    CROSS JOIN LATERAL crm._sla_due($3, coalesce(c.calendar, ''''), c.running_since, c.target * v / 100 - c.elapsed) AS d (at)
                     WHERE e.id = $1 AND v > e.level AND d.at > $2', workspace)
     INTO next_due USING escalation_id, fired_at, workspace;
     RETURN next_due;
@@ -184,7 +187,7 @@ DECLARE
     share integer;
     skipped integer[];
 BEGIN
-    EXECUTE format('SELECT c.*, e.level, p.name, p.calendar, p.warn_percent, p.audience, p.breach_audience
+    EXECUTE format('SELECT c.*, e.level, p.name, p.warn_percent, p.audience, p.breach_audience
                     FROM %1$s.escalation AS e
                     JOIN %1$s.sla_clock AS c ON c.id = e.sla_clock_id AND (c.state = ''running'' OR c.state <> ''ended'' AND c.breached_at IS NOT NULL AND e.level < 100)
                     JOIN %1$s.sla_policy AS p ON p.id = c.policy_id AND p.active

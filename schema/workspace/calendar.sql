@@ -48,7 +48,30 @@ INSERT INTO @workspace@.calendar_hours (calendar_id, weekday, opens, closes)
 SELECT c.id, d.weekday, h.opens, h.closes
 FROM c, generate_series(1, 5) AS d (weekday), (VALUES (time '09:00', time '12:00'), ('13:00', '18:00')) AS h (opens, closes);
 
+ALTER TABLE @workspace@.team ADD COLUMN calendar text REFERENCES @workspace@.calendar (name) ON UPDATE CASCADE;
+CREATE INDEX ON @workspace@.team (calendar);
+COMMENT ON COLUMN @workspace@.team.calendar IS 'Working time of its members; NULL: that of the team above, and of the topmost that of the setting "calendar".';
+INSERT INTO @workspace@.setting (name, value) VALUES ('calendar', NULL);
+
 -- @repeatable
+
+CREATE OR REPLACE FUNCTION @workspace@.calendar_of(member_id bigint DEFAULT @workspace@.me()) RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+WITH RECURSIVE up (team_id, calendar, parent_id, height) AS (
+    SELECT t.id, t.calendar, t.parent_id, 0 FROM @workspace@.team_member AS tm JOIN @workspace@.team AS t ON t.id = tm.team_id
+    WHERE tm.member_id = calendar_of.member_id
+    UNION ALL
+    SELECT t.id, t.calendar, t.parent_id, u.height + 1 FROM up AS u JOIN @workspace@.team AS t ON t.id = u.parent_id
+    WHERE u.calendar IS NULL AND u.height < 100)
+SELECT coalesce(
+    (SELECT u.calendar FROM up AS u WHERE u.calendar IS NOT NULL ORDER BY u.height, u.team_id LIMIT 1),
+    (SELECT c.name FROM @workspace@.calendar AS c LEFT JOIN @workspace@.setting AS s ON s.name = 'calendar' AND s.value = c.name ORDER BY s.id, c.id LIMIT 1))
+$$;
+COMMENT ON FUNCTION @workspace@.calendar_of(bigint) IS
+'Name of the calendar by which a member, by default the session''s, works: that of the nearest team, from the member''s own upwards, that names one, of several as near that with the least id; else the one that the setting "calendar" names, else the first there is. Also for a member who is unknown. NULL: there is no calendar. For everybody with access to the workspace.';
+REVOKE EXECUTE ON FUNCTION @workspace@.calendar_of(bigint) FROM PUBLIC;
 
 CREATE OR REPLACE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @workspace@.calendar
     FOR EACH STATEMENT EXECUTE FUNCTION crm.calendar_changed();
@@ -57,25 +80,25 @@ CREATE OR REPLACE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE O
 CREATE OR REPLACE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @workspace@.calendar_day
     FOR EACH STATEMENT EXECUTE FUNCTION crm.calendar_changed();
 
-CREATE OR REPLACE FUNCTION @workspace@.business_between(from_time timestamptz, to_time timestamptz, calendar text DEFAULT 'standard') RETURNS interval
+CREATE OR REPLACE FUNCTION @workspace@.business_between(from_time timestamptz, to_time timestamptz, calendar text DEFAULT @workspace@.calendar_of()) RETURNS interval
 LANGUAGE sql STABLE STRICT
 RETURN crm.business_between(@workspace_literal@::regnamespace, from_time, to_time, calendar);
 COMMENT ON FUNCTION @workspace@.business_between(timestamptz, timestamptz, text) IS
-'Working time from one instant to another, in hours and smaller units; negative if the second is earlier.';
+'Working time from one instant to another, in hours and smaller units; negative if the second is earlier. The calendar is that of the session''s member if none is named.';
 
-CREATE OR REPLACE FUNCTION @workspace@.business_add(start_time timestamptz, amount interval, calendar text DEFAULT 'standard') RETURNS timestamptz
+CREATE OR REPLACE FUNCTION @workspace@.business_add(start_time timestamptz, amount interval, calendar text DEFAULT @workspace@.calendar_of()) RETURNS timestamptz
 LANGUAGE sql STABLE STRICT
 RETURN crm.business_add(@workspace_literal@::regnamespace, start_time, amount, calendar);
 COMMENT ON FUNCTION @workspace@.business_add(timestamptz, interval, text) IS
-'The instant by which so much working time, in hours or smaller units, has passed; a negative amount goes back.';
+'The instant by which so much working time, in hours or smaller units, has passed; a negative amount goes back. The calendar is that of the session''s member if none is named.';
 
-CREATE OR REPLACE FUNCTION @workspace@.business_add_days(start_time timestamptz, days integer, calendar text DEFAULT 'standard') RETURNS timestamptz
+CREATE OR REPLACE FUNCTION @workspace@.business_add_days(start_time timestamptz, days integer, calendar text DEFAULT @workspace@.calendar_of()) RETURNS timestamptz
 LANGUAGE sql STABLE STRICT
 RETURN crm.business_add_days(@workspace_literal@::regnamespace, start_time, days, calendar);
 COMMENT ON FUNCTION @workspace@.business_add_days(timestamptz, integer, text) IS
-'The same time of day so many working days later, or earlier if days is negative.';
+'The same time of day so many working days later, or earlier if days is negative. The calendar is that of the session''s member if none is named.';
 
-CREATE OR REPLACE FUNCTION @workspace@.business_open(at_time timestamptz, calendar text DEFAULT 'standard') RETURNS boolean
+CREATE OR REPLACE FUNCTION @workspace@.business_open(at_time timestamptz, calendar text DEFAULT @workspace@.calendar_of()) RETURNS boolean
 LANGUAGE sql STABLE STRICT
 RETURN crm.business_open(@workspace_literal@::regnamespace, at_time, calendar);
-COMMENT ON FUNCTION @workspace@.business_open(timestamptz, text) IS 'Whether an instant lies in working hours.';
+COMMENT ON FUNCTION @workspace@.business_open(timestamptz, text) IS 'Whether an instant lies in working hours. The calendar is that of the session''s member if none is named.';

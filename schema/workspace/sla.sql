@@ -6,6 +6,7 @@ CREATE TABLE @workspace@.sla_policy (
     name text NOT NULL UNIQUE CONSTRAINT sla_policy_name_not_blank CHECK (btrim(name) <> ''),
     condition text,
     target interval NOT NULL CONSTRAINT sla_policy_target CHECK (target > interval '0' AND target <= interval '10 years'),
+    working_time boolean NOT NULL DEFAULT false,
     calendar text REFERENCES @workspace@.calendar (name) ON UPDATE CASCADE,
     met_when text,
     met_by_activity boolean NOT NULL DEFAULT false,
@@ -18,6 +19,7 @@ CREATE TABLE @workspace@.sla_policy (
         CHECK (array_to_string(breach_audience, ',', '') ~ '^(owner|manager(\^[1-9])?|(member|team):[1-9][0-9]{0,17})(,(owner|manager(\^[1-9])?|(member|team):[1-9][0-9]{0,17}))*$'),
     active boolean NOT NULL DEFAULT true,
     starts_at timestamptz NOT NULL DEFAULT crm.now() CONSTRAINT sla_policy_starts CHECK (starts_at < 'infinity'),
+    CONSTRAINT sla_policy_calendar CHECK (working_time OR calendar IS NULL),
     CONSTRAINT sla_policy_can_be_met CHECK (met_when IS NOT NULL OR met_by_activity)
 );
 CREATE INDEX ON @workspace@.sla_policy (calendar);
@@ -26,8 +28,9 @@ COMMENT ON COLUMN @workspace@.sla_policy.id IS 'Identifier.';
 COMMENT ON COLUMN @workspace@.sla_policy.kind IS 'Kind of record: account, contact, lead, opportunity, activity, or one of your own that crm.protect() knows.';
 COMMENT ON COLUMN @workspace@.sla_policy.name IS 'Name, as events give it.';
 COMMENT ON COLUMN @workspace@.sla_policy.condition IS 'Boolean SQL expression over the columns of the record, without subqueries: the clock is there while it is true; NULL: for all records.';
-COMMENT ON COLUMN @workspace@.sla_policy.target IS 'How much time there is. Stored in hours; with a calendar it must be given in hours or smaller units. At most 10 years.';
-COMMENT ON COLUMN @workspace@.sla_policy.calendar IS 'Only working time by this calendar counts; NULL: all time does.';
+COMMENT ON COLUMN @workspace@.sla_policy.target IS 'How much time there is. Stored in hours; in working time it must be given in hours or smaller units. At most 10 years.';
+COMMENT ON COLUMN @workspace@.sla_policy.working_time IS 'True: only working time counts; by calendar, or, if that is NULL, by the calendar of the record''s owner, see calendar_of(). Set by calendar.';
+COMMENT ON COLUMN @workspace@.sla_policy.calendar IS 'Only working time by this calendar counts, whoever owns the record.';
 COMMENT ON COLUMN @workspace@.sla_policy.met_when IS 'Expression: when true, the level is met and the clock stops. Not true any more (a case reopened), it goes on.';
 COMMENT ON COLUMN @workspace@.sla_policy.met_by_activity IS 'True: an activity done for the record after the clock started meets it, too: a first response.';
 COMMENT ON COLUMN @workspace@.sla_policy.pause_when IS 'Expression: while true, the clock stands (waiting for the customer).';
@@ -48,6 +51,7 @@ CREATE TABLE @workspace@.sla_clock (
     running_since timestamptz,
     elapsed interval NOT NULL DEFAULT '0',
     target interval NOT NULL,
+    calendar text REFERENCES @workspace@.calendar (name) ON UPDATE CASCADE ON DELETE SET NULL,
     due_at timestamptz,
     breached_at timestamptz,
     met_at timestamptz,
@@ -57,6 +61,7 @@ CREATE TABLE @workspace@.sla_clock (
 );
 CREATE INDEX ON @workspace@.sla_clock (kind, record_id);
 CREATE INDEX ON @workspace@.sla_clock (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX ON @workspace@.sla_clock (calendar) WHERE calendar IS NOT NULL;
 COMMENT ON TABLE @workspace@.sla_clock IS 'The clock of each record under each policy, also of those that were met. Kept by the database.';
 COMMENT ON COLUMN @workspace@.sla_clock.id IS 'Identifier.';
 COMMENT ON COLUMN @workspace@.sla_clock.policy_id IS 'The policy.';
@@ -65,9 +70,10 @@ COMMENT ON COLUMN @workspace@.sla_clock.record_id IS 'The record; its clocks out
 COMMENT ON COLUMN @workspace@.sla_clock.owner_id IS 'The record''s owner.';
 COMMENT ON COLUMN @workspace@.sla_clock.state IS 'running, paused, met, or ended (the record is gone, or no longer meets the condition).';
 COMMENT ON COLUMN @workspace@.sla_clock.started_at IS 'When it began to count.';
-COMMENT ON COLUMN @workspace@.sla_clock.running_since IS 'Since when it runs without a stop; NULL: it stands.';
+COMMENT ON COLUMN @workspace@.sla_clock.running_since IS 'Since when it runs without a stop and by one calendar; NULL: it stands.';
 COMMENT ON COLUMN @workspace@.sla_clock.elapsed IS 'Time counted before running_since, to the microsecond.';
 COMMENT ON COLUMN @workspace@.sla_clock.target IS 'How much time there is, or was.';
+COMMENT ON COLUMN @workspace@.sla_clock.calendar IS 'The calendar whose working time it has counted since it last ran on; NULL: all time.';
 COMMENT ON COLUMN @workspace@.sla_clock.due_at IS 'When the time is over if it goes on like this; NULL while it stands.';
 COMMENT ON COLUMN @workspace@.sla_clock.breached_at IS 'When the time was over; NULL: in time. Never taken back.';
 COMMENT ON COLUMN @workspace@.sla_clock.met_at IS 'When it was met.';
@@ -136,9 +142,10 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Set active to false and write a new policy.';
     END IF;
-    IF new.calendar IS NOT NULL THEN
+    IF new.calendar IS NOT NULL OR new.working_time THEN
         -- Refuses days: a working day is not 24 hours.
-        PERFORM crm.business_add(@workspace_literal@::regnamespace, crm.now(), new.target, new.calendar);
+        PERFORM crm.business_add(@workspace_literal@::regnamespace, crm.now(), new.target, coalesce(new.calendar, @workspace@.calendar_of(NULL)));
+        new.working_time := true;
     END IF;
     new.target := make_interval(secs => extract(epoch FROM new.target)::double precision);
     SELECT t.rel INTO rel FROM crm._record_tables(@workspace_literal@::regnamespace) AS t WHERE t.kind = new.kind;
@@ -165,7 +172,7 @@ AS $$
 BEGIN
     EXECUTE crm._sla_query(@workspace_literal@::regnamespace, new.id) || ' LIMIT 0';
     PERFORM crm._watch_records(@workspace_literal@::regnamespace, new.kind, 'sla');
-    PERFORM crm._sync_sla(@workspace_literal@::regnamespace, new.kind, NULL, tg_op = 'INSERT', new.id);
+    PERFORM crm._sync_sla(@workspace_literal@::regnamespace, new.kind, NULL, tg_op = 'INSERT', new.id, true);
     RETURN NULL;
 END
 $$;
@@ -181,22 +188,37 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM crm._sync_sla(@workspace_literal@::regnamespace, p.kind, ARRAY(SELECT c.record_id FROM @workspace@.sla_clock AS c WHERE c.policy_id = p.id AND c.state = 'running'), false, p.id)
-    FROM @workspace@.sla_policy AS p
-    WHERE p.calendar IS NOT NULL AND p.active
-    ORDER BY p.id;
+    IF NOT EXISTS (SELECT FROM @workspace@.sla_policy AS p WHERE p.working_time AND p.active) THEN
+        RETURN NULL;
+    END IF;
+    PERFORM crm._sync_sla(@workspace_literal@::regnamespace, m.kind, m.ids, false, m.id)
+    FROM (WITH works AS MATERIALIZED (
+              SELECT coalesce(o.owner_id, 0) AS owner_id, @workspace@.calendar_of(o.owner_id) AS calendar
+              FROM (SELECT DISTINCT c.owner_id FROM @workspace@.sla_clock AS c WHERE c.state = 'running') AS o)
+          SELECT p.id, p.kind, array_agg(c.record_id ORDER BY c.record_id) AS ids
+          FROM @workspace@.sla_policy AS p
+          JOIN @workspace@.sla_clock AS c ON c.policy_id = p.id AND c.state = 'running'
+          JOIN works AS w ON w.owner_id = coalesce(c.owner_id, 0)
+          WHERE p.working_time AND p.active AND (tg_argv[0] = 'hours' OR p.calendar IS NULL AND w.calendar IS DISTINCT FROM c.calendar)
+          GROUP BY p.id, p.kind ORDER BY p.id) AS m;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION @workspace@.sla_calendar() IS 'Statement trigger of the calendar tables: computes anew when the time of running clocks is over.';
+COMMENT ON FUNCTION @workspace@.sla_calendar() IS 'Statement trigger of calendars (argument hours) and of what says who works by which (teams): computes anew when the time of running clocks is over.';
 
 -- Named to run after "changed", which makes the session read its calendars anew.
 CREATE OR REPLACE TRIGGER sla AFTER UPDATE ON @workspace@.calendar
-    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.sla_calendar();
+    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.sla_calendar('hours');
 CREATE OR REPLACE TRIGGER sla AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @workspace@.calendar_hours
-    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.sla_calendar();
+    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.sla_calendar('hours');
 CREATE OR REPLACE TRIGGER sla AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @workspace@.calendar_day
-    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.sla_calendar();
+    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.sla_calendar('hours');
+CREATE OR REPLACE TRIGGER sla AFTER UPDATE OF calendar, parent_id ON @workspace@.team
+    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.sla_calendar('teams');
+CREATE OR REPLACE TRIGGER sla AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @workspace@.team_member
+    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.sla_calendar('teams');
+CREATE OR REPLACE TRIGGER sla AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @workspace@.setting
+    FOR EACH STATEMENT EXECUTE FUNCTION @workspace@.sla_calendar('teams');
 
 CREATE OR REPLACE VIEW @workspace@.sla_status WITH (security_invoker) AS
 SELECT c.id, p.name AS policy, c.kind, c.record_id, c.state, c.started_at, t.used, c.target - t.used AS left_over,
@@ -204,7 +226,7 @@ SELECT c.id, p.name AS policy, c.kind, c.record_id, c.state, c.started_at, t.use
        c.due_at, coalesce(c.breached_at, CASE WHEN t.used > c.target THEN c.due_at END) AS breached_at, c.met_at, c.ended_at
 FROM @workspace@.sla_clock AS c
 JOIN @workspace@.sla_policy AS p ON p.id = c.policy_id
-CROSS JOIN LATERAL (SELECT c.elapsed + CASE WHEN c.state = 'running' THEN crm._sla_elapsed(@workspace_literal@::regnamespace, p.calendar, c.running_since, crm.now())
+CROSS JOIN LATERAL (SELECT c.elapsed + CASE WHEN c.state = 'running' THEN crm._sla_elapsed(@workspace_literal@::regnamespace, c.calendar, c.running_since, crm.now())
                                             ELSE interval '0' END) AS t (used);
 COMMENT ON VIEW @workspace@.sla_status IS 'SLA clocks as they stand now, of the records the reader may see.';
 COMMENT ON COLUMN @workspace@.sla_status.id IS 'The clock.';
