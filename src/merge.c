@@ -50,45 +50,57 @@
 #include "merge.h"
 #include "workspace.h"
 
-#define MERGE_MAX_LOSERS 1000
-#define MERGE_MAX_DEPTH	 20
+#define MERGE_MAX_DEPTH 20
 
 /* ---------------------------------------------------------------------
  * Rows by key
  * --------------------------------------------------------------------- */
 
-/* The current version of one row of the set; it must be there. */
+/* The current versions of rows first ... last of the set, in that order; they must be there. */
 static MergeRows
-crm_current(MergeContext *mc, MergeSet *s, int i)
+crm_current(MergeContext *mc, MergeSet *s, int first, int last)
 {
 	MergeTable *t = s->t;
-	MergeParams p = {0};
+	Bitmapset *key = NULL;
+	StringInfoData join;
+	MergeInput *input;
 	MergeRows rows;
 
-	if (t->nkey > 0)
-		rows = crm_merge_run(mc, t,
-							 psprintf("SELECT 0, t.ctid, t.tableoid, t.* FROM %s AS t WHERE %s",
-									  t->from, crm_merge_key_condition(t, &s->keys[i], 1, &p)),
-							 &p, NULL);
-	else
+	initStringInfo(&join);
+	for (int k = 0; k < t->nkey; k++)
 	{
-		MergeInput *input = crm_merge_input_tids();
+		int col = t->key[k];
 
-		crm_merge_input_tid(input, &s->rows, i);
-		rows = crm_merge_run(
-			mc, t,
-			psprintf("SELECT 0, t.ctid, t.tableoid, t.* FROM %s AS t JOIN crm_rows AS n"
-					 " ON t.ctid OPERATOR(pg_catalog.=) n.crm_tid"
-					 " AND t.tableoid OPERATOR(pg_catalog.=) n.crm_tab",
-					 t->from),
-			NULL, input);
-		crm_merge_input_end(input);
+		key = bms_add_member(key, col);
+		appendStringInfo(&join, "%st.%s %s n.v%d", k == 0 ? "" : " AND ",
+						 quote_identifier(t->colname[col]),
+						 crm_merge_equality(getBaseType(t->coltype[col])), col);
 	}
-	if (rows.count != 1)
-		ereport(ERROR, (errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-						errmsg("row of \"%s\" was removed while it was being merged", t->name),
-						errdetail("A trigger or rule of the tables involved changed it."),
-						s->ids[i] ? errhint("The row's key is %s.", s->ids[i]) : 0));
+	if (t->nkey == 0)
+		appendStringInfoString(&join, "t.ctid OPERATOR(pg_catalog.=) n.crm_tid"
+									  " AND t.tableoid OPERATOR(pg_catalog.=) n.crm_tab");
+	input = t->nkey == 0 ? crm_merge_input_tids() : crm_merge_input_values(t, key);
+	for (int i = first; i <= last; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (t->nkey == 0)
+			crm_merge_input_tid(input, &s->rows, i);
+		else
+			crm_merge_input_value(input, t, key, i, NULL, 0, s->keys[i]);
+	}
+	rows = crm_merge_run(mc, t,
+						 psprintf("SELECT n.crm_ord, t.ctid, t.tableoid, t.* FROM %s AS t"
+								  " JOIN crm_rows AS n ON %s ORDER BY n.crm_ord",
+								  t->from, join.data),
+						 NULL, input);
+	crm_merge_input_end(input);
+	if (rows.count != last - first + 1)
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+			 errmsg("row of \"%s\" was removed while it was being merged", t->name),
+			 errdetail("A trigger or rule of the tables involved changed it."),
+			 first == last && s->ids[first] ? errhint("The row's key is %s.", s->ids[first]) : 0));
 	return rows;
 }
 
@@ -119,7 +131,7 @@ crm_update_survivor(MergeContext *mc, MergeSet *s, Jsonb *set)
 	appendStringInfoString(&sql, " FROM crm_rows AS n WHERE t.ctid OPERATOR(pg_catalog.=) n.crm_tid"
 								 " AND t.tableoid OPERATOR(pg_catalog.=) n.crm_tab"
 								 " RETURNING n.crm_ord, t.ctid, t.tableoid, t.*");
-	before = crm_current(mc, s, 0);
+	before = crm_current(mc, s, 0, 0);
 	input = crm_merge_input_values(t, columns);
 	crm_merge_input_value(input, t, columns, 0, &before, 0, set);
 	after = crm_merge_run(mc, t, sql.data, NULL, input);
@@ -164,21 +176,21 @@ crm_survivorship(MergeContext *mc, MergeSet *s)
 	JsonbValue v;
 
 	crm_merge_param_text(&p, crm_merge_kind(mc, t));
-	crm_merge_param(&p, TEXTARRAYOID, PointerGetDatum(crm_merge_text_array(s->ids, s->n)), false);
-	rows = crm_merge_run_log(
-		mc,
-		psprintf("SELECT coalesce(jsonb_agg(to_jsonb(r)), '[]') FROM %s.merge_rule AS r"
-				 " WHERE r.kind IN ($1, '*') AND $2 IS NOT NULL",
-				 quote_identifier(mc->workspace_name)),
-		&p, NULL);
+	rows = crm_merge_run_log(mc,
+							 psprintf("SELECT coalesce(jsonb_agg(to_jsonb(r)), '[]')"
+									  " FROM %s.merge_rule AS r WHERE r.kind IN ($1, '*')",
+									  quote_identifier(mc->workspace_name)),
+							 &p, NULL);
 	rules = crm_merge_single_jsonb(&rows);
 	crm_merge_free(&rows);
+	crm_merge_param(&p, get_array_type(INT8OID),
+					crm_merge_id_array(s->ids, crm_merge_has_integer_ids(t) ? s->n : 0), false);
 	rows = crm_merge_run_log(
 		mc,
 		psprintf("SELECT coalesce(jsonb_object_agg(e.id, e.systems), '{}') FROM"
 				 " (SELECT x.record_id::text AS id, jsonb_agg(x.system) AS systems"
 				 " FROM %s.external_reference AS x"
-				 " WHERE x.kind = $1 AND x.record_id::text = ANY ($2) GROUP BY 1) AS e",
+				 " WHERE x.kind = $1 AND x.record_id = ANY ($2) GROUP BY 1) AS e",
 				 quote_identifier(mc->workspace_name)),
 		&p, NULL);
 	sources = crm_merge_single_jsonb(&rows);
@@ -272,56 +284,92 @@ crm_fill_survivor(MergeContext *mc, MergeSet *s)
  * Trees
  * --------------------------------------------------------------------- */
 
-/* Number of the record whose key is "id" in the merge, or -1. */
-static int
-crm_in_set(MergeSet *s, int col, const char *id)
+/* Texts as one; NULL if one of them is. */
+static char *
+crm_tuple(char **texts, int n)
 {
+	StringInfoData result;
+
+	initStringInfo(&result);
+	for (int i = 0; i < n; i++)
+	{
+		if (texts[i] == NULL)
+			return NULL;
+		appendStringInfo(&result, "%zu:%s", strlen(texts[i]), texts[i]);
+	}
+	return result.data;
+}
+
+/* What the records of the merge are called by a reference to them, sorted. */
+static char **
+crm_names(MergeSet *s, MergeRef *ref, int *n)
+{
+	char **names = palloc(s->n * sizeof(char *));
+	char **texts = palloc(ref->n * sizeof(char *));
+
+	*n = 0;
 	for (int i = 0; i < s->n; i++)
 	{
-		char *text = NULL;
-
-		(void) crm_merge_get(s->images[i], s->t->colname[col], &text);
-		if (text != NULL && strcmp(text, id) == 0)
-			return i;
+		CHECK_FOR_INTERRUPTS();
+		for (int k = 0; k < ref->n; k++)
+			texts[k] = crm_merge_text(s->t, &s->rows, i, ref->refcols[k]);
+		names[*n] = crm_tuple(texts, ref->n);
+		if (names[*n] != NULL)
+			(*n)++;
 	}
-	return -1;
+	qsort(names, *n, sizeof(char *), pg_qsort_strcmp);
+	return names;
+}
+
+static bool
+crm_is_name(const char *name, char **names, int n)
+{
+	return bsearch(&name, names, n, sizeof(char *), pg_qsort_strcmp) != NULL;
 }
 
 /*
  * The survivor's place in a tree of its own table.  Above the proposed parent
  * there may be records of the merge, all of which become the survivor: so that
- * no loop arises, it takes the place of the topmost of them.
+ * no loop arises, it takes the place of the topmost of them.  Changes "parent", the
+ * texts of the reference's columns, to that place.
  */
-static char *
-crm_tree_parent(MergeContext *mc, MergeSet *s, MergeRef *ref, char *parent)
+static void
+crm_tree_parent(MergeContext *mc, MergeSet *s, MergeRef *ref, char **names, int n, char **parent)
 {
 	MergeTable *t = s->t;
-	int col = ref->cols[0];
-	int refcol = ref->refcols[0];
-	Oid type = getBaseType(t->coltype[refcol]);
-	char *result = parent;
-	char *sql = psprintf("SELECT 0, t.ctid, t.tableoid, t.* FROM %s AS t WHERE t.%s %s $1 LIMIT 1",
-						 t->from, quote_identifier(t->colname[refcol]), crm_merge_equality(type));
+	char **above = palloc(ref->n * sizeof(char *));
 
-	for (int depth = 0; parent != NULL; depth++)
+	memcpy(above, parent, ref->n * sizeof(char *));
+	for (int depth = 0;; depth++)
 	{
+		char *name = crm_tuple(above, ref->n);
 		MergeParams p = {0};
+		StringInfoData sql;
 		MergeRows rows;
-		char *next = NULL;
 
+		if (name == NULL)
+			return;
 		/* A loop that was there before is none of the merge's making. */
-		if (depth > 10000)
-			return NULL;
-		crm_merge_typed_param(t, refcol, parent, &p);
-		rows = crm_merge_run(mc, t, sql, &p, NULL);
-		if (rows.count > 0)
-			next = crm_merge_text(t, &rows, 0, col);
+		if (depth > 10000 + n)
+		{
+			memset(parent, 0, ref->n * sizeof(char *));
+			return;
+		}
+		initStringInfo(&sql);
+		appendStringInfo(&sql, "SELECT 0, t.ctid, t.tableoid, t.* FROM %s AS t WHERE ", t->from);
+		for (int k = 0; k < ref->n; k++)
+			appendStringInfo(&sql, "%st.%s %s $%d", k == 0 ? "" : " AND ",
+							 quote_identifier(t->colname[ref->refcols[k]]),
+							 crm_merge_equality(getBaseType(t->coltype[ref->refcols[k]])),
+							 crm_merge_typed_param(t, ref->refcols[k], above[k], &p));
+		appendStringInfoString(&sql, " LIMIT 1");
+		rows = crm_merge_run(mc, t, sql.data, &p, NULL);
+		for (int k = 0; k < ref->n; k++)
+			above[k] = rows.count > 0 ? crm_merge_text(t, &rows, 0, ref->cols[k]) : NULL;
 		crm_merge_free(&rows);
-		if (crm_in_set(s, refcol, parent) >= 0)
-			result = next;
-		parent = next;
+		if (crm_is_name(name, names, n))
+			memcpy(parent, above, ref->n * sizeof(char *));
 	}
-	return result;
 }
 
 /* Before the losers go, the survivor must not refer to them. */
@@ -341,28 +389,49 @@ crm_plan_trees(MergeContext *mc, MergeSet *s, List *children)
 		foreach (lr, child->refs)
 		{
 			MergeRef *ref = lfirst(lr);
-			char *name = t->colname[ref->cols[0]];
-			char *now = NULL;
-			char *then = NULL;
+			char **now = palloc0(ref->n * sizeof(char *));
+			char **then = palloc0(ref->n * sizeof(char *));
+			char **names;
+			char *name;
+			int n;
+			bool fixed = ref->kindcol >= 0;
 
-			if (ref->n != 1 || ref->kindcol >= 0 || t->generated[ref->cols[0]])
-				continue;
-			(void) crm_merge_get(s->images[0], name, &now);
-			if (!crm_merge_get(s->set, name, &then))
-				then = now;
-			then = crm_tree_parent(mc, s, ref, then);
-			s->set = crm_merge_jsonb_delete(s->set, name);
-			if (then == NULL ? now != NULL : now == NULL || strcmp(then, now) != 0)
+			for (int k = 0; k < ref->n; k++)
 			{
-				Jsonb *pair = crm_merge_jsonb_pair(name, then);
+				char *column = t->colname[ref->cols[k]];
 
-				early = early ? crm_merge_jsonb_concat(early, pair) : pair;
-				s->fields = crm_merge_jsonb_concat(
-					s->fields,
-					crm_merge_jsonb_object(name, crm_merge_jsonb_pair("strategy", "tree")));
+				fixed |= t->generated[ref->cols[k]];
+				(void) crm_merge_get(s->images[0], column, &now[k]);
+				if (!crm_merge_get(s->set, column, &then[k]))
+					then[k] = now[k];
 			}
-			else
-				s->fields = crm_merge_jsonb_delete(s->fields, name);
+			if (fixed)
+				continue;
+			names = crm_names(s, ref, &n);
+			/* A place is one column, and settled at once; of several, some may be keys. */
+			name = crm_tuple(now, ref->n);
+			if (ref->n > 1 && (name == NULL || !crm_is_name(name, names, n)) &&
+				((name = crm_tuple(then, ref->n)) == NULL || !crm_is_name(name, names, n)))
+				continue;
+			crm_tree_parent(mc, s, ref, names, n, then);
+			for (int k = 0; k < ref->n; k++)
+			{
+				char *column = t->colname[ref->cols[k]];
+
+				s->set = crm_merge_jsonb_delete(s->set, column);
+				if (then[k] == NULL ? now[k] == NULL
+									: now[k] != NULL && strcmp(then[k], now[k]) == 0)
+					s->fields = crm_merge_jsonb_delete(s->fields, column);
+				else
+				{
+					Jsonb *pair = crm_merge_jsonb_pair(column, then[k]);
+
+					early = early ? crm_merge_jsonb_concat(early, pair) : pair;
+					s->fields = crm_merge_jsonb_concat(
+						s->fields,
+						crm_merge_jsonb_object(column, crm_merge_jsonb_pair("strategy", "tree")));
+				}
+			}
 		}
 	}
 	if (early != NULL)
@@ -379,17 +448,17 @@ crm_delete_losers(MergeContext *mc, MergeSet *s, bool keys_pass)
 	MergeTable *t = s->t;
 	MergeInput *input = crm_merge_input_tids();
 	MergeInput *log = crm_merge_log_input();
+	MergeRows now = crm_current(mc, s, 1, s->n - 1);
 	uint64 deleted;
 	char *sql;
 
-	for (int i = 1; i < s->n; i++)
+	for (uint64 i = 0; i < now.count; i++)
 	{
-		MergeRows now = crm_current(mc, s, i);
-
-		crm_merge_input_tid(input, &now, 0);
-		crm_merge_log_row(log, s->keys[i], crm_merge_image(t, &now, 0, NULL), NULL);
-		crm_merge_free(&now);
+		CHECK_FOR_INTERRUPTS();
+		crm_merge_input_tid(input, &now, i);
+		crm_merge_log_row(log, s->keys[i + 1], crm_merge_image(t, &now, i, NULL), NULL);
 	}
+	crm_merge_free(&now);
 	sql = psprintf("DELETE FROM %s AS t USING crm_rows AS n"
 				   " WHERE t.ctid OPERATOR(pg_catalog.=) n.crm_tid"
 				   " AND t.tableoid OPERATOR(pg_catalog.=) n.crm_tab",
@@ -461,30 +530,34 @@ crm_pass_keys(MergeContext *mc, MergeSet *s, List *late)
 static void
 crm_write_tombstones(MergeContext *mc, MergeSet *s)
 {
-	MergeTable *t = s->t;
+	MergeParams p = {0};
+	Datum *images = palloc(s->n * sizeof(Datum));
+	MergeRows rows;
 
-	for (int i = 1; t->nkey == 1 && i < s->n; i++)
-	{
-		MergeParams p = {0};
-		MergeRows rows;
-
-		crm_merge_param_text(&p, crm_merge_kind(mc, t));
-		crm_merge_param_text(&p, s->ids[i]);
-		crm_merge_param_text(&p, s->ids[0]);
-		crm_merge_param(&p, INT8OID, Int64GetDatum(mc->merge_id), false);
-		crm_merge_param(&p, JSONBOID, JsonbPGetDatum(s->images[i]), false);
-		rows = crm_merge_run_log(
-			mc,
-			psprintf(
-				"INSERT INTO %s.merged_record (kind, record_id, survivor_id, merge_id, record)"
-				" VALUES ($1, $2, $3, $4, $5)"
-				" ON CONFLICT (kind, record_id) DO UPDATE SET survivor_id = excluded.survivor_id,"
-				" merge_id = excluded.merge_id, merged_at = excluded.merged_at, record = "
-				"excluded.record",
-				quote_identifier(mc->workspace_name)),
-			&p, NULL);
-		crm_merge_free(&rows);
-	}
+	if (s->t->nkey != 1)
+		return;
+	for (int i = 1; i < s->n; i++)
+		images[i] = JsonbPGetDatum(s->images[i]);
+	crm_merge_param_text(&p, crm_merge_kind(mc, s->t));
+	crm_merge_param_text(&p, s->ids[0]);
+	crm_merge_param(&p, INT8OID, Int64GetDatum(mc->merge_id), false);
+	crm_merge_param(&p, TEXTARRAYOID, PointerGetDatum(crm_merge_text_array(s->ids + 1, s->n - 1)),
+					false);
+	crm_merge_param(
+		&p, get_array_type(JSONBOID),
+		PointerGetDatum(construct_array(images + 1, s->n - 1, JSONBOID, -1, false, TYPALIGN_INT)),
+		false);
+	rows = crm_merge_run_log(
+		mc,
+		psprintf("INSERT INTO %s.merged_record (kind, record_id, survivor_id, merge_id, record)"
+				 " SELECT $1, l.id, $2, $3, l.image FROM unnest($4, $5) AS l (id, image)"
+				 " ON CONFLICT (kind, record_id) DO UPDATE SET survivor_id = excluded.survivor_id,"
+				 " merge_id = excluded.merge_id, merged_at = excluded.merged_at, record = "
+				 "excluded.record",
+				 quote_identifier(mc->workspace_name)),
+		&p, NULL);
+	crm_merge_free(&rows);
+	pfree(images);
 }
 
 /*
@@ -500,7 +573,7 @@ crm_log_settled(MergeContext *mc, MergeSet *s)
 
 	if (s->t->nkey == 0)
 		return;
-	now = crm_current(mc, s, 0);
+	now = crm_current(mc, s, 0, 0);
 	for (int c = 0; c < s->t->ncols; c++)
 		if (!s->t->generated[c] && !crm_merge_same(s->t, &s->rows, 0, &now, 0, c))
 			changed = bms_add_member(changed, c);
@@ -586,6 +659,8 @@ crm_merge_set(MergeContext *mc, MergeTable *t, MergeRows rows)
 	}
 	if (batch && one_owner)
 		crm_merge_batch_end(mc, t);
+	foreach (lc, children)
+		crm_merge_check_fixed(mc, lfirst(lc));
 	if (late != NIL)
 		crm_pass_keys(mc, &s, late);
 	else
@@ -651,45 +726,38 @@ crm_merge_lock(MergeTable *t, char **ids, int n)
 {
 	int col = t->key[0];
 	Oid type = getBaseType(t->coltype[col]);
-	Oid arraytype = get_array_type(type);
-	Datum *items = palloc(n * sizeof(Datum));
-	bool *found = palloc0(n * sizeof(bool));
-	Datum array;
-	int16 len;
-	bool byval;
-	char align;
+	MergeParams p = {0};
 	char *column = pstrdup(quote_identifier(t->colname[col]));
+	char **found;
+	int nfound;
 	int rc;
 
-	if (!OidIsValid(arraytype))
+	if (!OidIsValid(get_array_type(type)))
 		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 						errmsg("records of \"%s\" cannot be merged", t->name),
 						errdetail("The type of the primary key has no array type.")));
-	for (int i = 0; i < n; i++)
-		items[i] = InputFunctionCall(&t->in[col], ids[i], t->inparam[col], t->coltypmod[col]);
-	get_typlenbyvalalign(type, &len, &byval, &align);
-	array = PointerGetDatum(construct_array(items, n, type, len, byval, align));
+	crm_merge_array_param(t, col, ids, n, &p);
 	rc = SPI_execute_with_args(
 		psprintf("SELECT t.%s FROM %s AS t WHERE t.%s %s ANY ($1) ORDER BY t.%s"
 				 " FOR UPDATE OF t",
 				 column, t->from, column, crm_merge_equality(type), column),
-		1, &arraytype, &array, NULL, false, 0);
+		1, p.types, p.values, NULL, false, 0);
 	if (rc != SPI_OK_SELECT)
 		elog(ERROR, "could not lock records: %s", SPI_result_code_string(rc));
-	for (uint64 row = 0; row < SPI_processed; row++)
+	nfound = SPI_processed;
+	found = palloc(Max(nfound, 1) * sizeof(char *));
+	for (int row = 0; row < nfound; row++)
 	{
 		bool isnull;
-		char *id =
+
+		found[row] =
 			OutputFunctionCall(&t->out[col], SPI_getbinval(SPI_tuptable->vals[row],
 														   SPI_tuptable->tupdesc, 1, &isnull));
-
-		for (int i = 0; i < n; i++)
-			if (strcmp(ids[i], id) == 0)
-				found[i] = true;
 	}
 	SPI_freetuptable(SPI_tuptable);
+	qsort(found, nfound, sizeof(char *), pg_qsort_strcmp);
 	for (int i = 0; i < n; i++)
-		if (!found[i])
+		if (!crm_is_name(ids[i], found, nfound))
 			return ids[i];
 	return NULL;
 }
@@ -733,6 +801,7 @@ crm_load(MergeContext *mc, MergeTable *t, const char *survivor, Datum losers)
 	bool *nulls;
 	int n;
 	char **ids;
+	char **sorted;
 	char *missing;
 	int col = t->key[0];
 	Bitmapset *columns = bms_make_singleton(col);
@@ -744,10 +813,6 @@ crm_load(MergeContext *mc, MergeTable *t, const char *survivor, Datum losers)
 	if (n == 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("no records to merge into %s %s", t->name, survivor)));
-	if (n > MERGE_MAX_LOSERS)
-		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						errmsg("cannot merge %d records at once", n),
-						errdetail("At most %d can be merged into one.", MERGE_MAX_LOSERS)));
 	ids = palloc((n + 1) * sizeof(char *));
 	ids[0] = crm_merge_id(t, survivor);
 	for (int i = 0; i < n; i++)
@@ -756,12 +821,17 @@ crm_load(MergeContext *mc, MergeTable *t, const char *survivor, Datum losers)
 			ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 							errmsg("id of a record must not be null")));
 		ids[i + 1] = crm_merge_id(t, TextDatumGetCString(d[i]));
-		for (int j = 0; j <= i; j++)
-			if (strcmp(ids[j], ids[i + 1]) == 0)
-				ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-								j == 0 ? errmsg("cannot merge %s %s with itself", t->name, ids[0])
-									   : errmsg("%s %s is named twice", t->name, ids[j])));
+		if (strcmp(ids[i + 1], ids[0]) == 0)
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("cannot merge %s %s with itself", t->name, ids[0])));
 	}
+	sorted = palloc(n * sizeof(char *));
+	memcpy(sorted, ids + 1, n * sizeof(char *));
+	qsort(sorted, n, sizeof(char *), pg_qsort_strcmp);
+	for (int i = 1; i < n; i++)
+		if (strcmp(sorted[i - 1], sorted[i]) == 0)
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("%s %s is named twice", t->name, sorted[i])));
 
 	/* The losers go away, so the caller needs what DELETE needs. */
 	acl = pg_class_aclcheck(t->relid, GetUserId(), ACL_DELETE);
@@ -794,12 +864,13 @@ crm_load(MergeContext *mc, MergeTable *t, const char *survivor, Datum losers)
  * would be lost with the losers: it is noted before the merge, and put back by unmerge().
  */
 static Jsonb *
-crm_begin_escalations(MergeContext *mc, MergeParams *kind_survivor_losers)
+crm_begin_escalations(MergeContext *mc, MergeTable *t, MergeParams *kind_survivor_losers)
 {
 	MergeRows rows;
 	Jsonb *result;
 
-	if (!OidIsValid(crm_workspace_table(mc->workspace, "escalation", true)))
+	if (!crm_merge_has_integer_ids(t) ||
+		!OidIsValid(crm_workspace_table(mc->workspace, "escalation", true)))
 		return NULL;
 	rows = crm_merge_run_log(
 		mc, psprintf("SELECT crm._merge_begin_escalations(%u, $1, $2, $3)", mc->workspace),
@@ -867,7 +938,7 @@ crm_preview_after(MergeContext *mc, MergeTable *t, char *id, Jsonb *fields)
 {
 	Jsonb *key = crm_merge_jsonb_pair(t->colname[t->key[0]], id);
 	MergeSet s = {.t = t, .n = 1, .keys = &key, .ids = &id};
-	MergeRows now = crm_current(mc, &s, 0);
+	MergeRows now = crm_current(mc, &s, 0, 0);
 
 	mc->preview = crm_merge_jsonb_concat(
 		mc->preview, crm_merge_jsonb_object("record", crm_merge_image(t, &now, 0, NULL)));
@@ -919,7 +990,7 @@ crm_merge(MergeContext *mc, const char *kind, const char *survivor, Datum losers
 	crm_merge_param_text(&p, ids[0]);
 	crm_merge_param(&p, TEXTARRAYOID, loser_ids, false);
 	crm_check_approval(mc, t, &p, ids, loaded.count);
-	escalations = crm_begin_escalations(mc, &p);
+	escalations = crm_begin_escalations(mc, t, &p);
 
 	crm_duplicate_writer = DUPLICATE_BY_MERGE;
 	PG_TRY();

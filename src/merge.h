@@ -116,6 +116,7 @@ typedef struct MergeChild
 	MergeTable *t;
 	List *refs;
 	bool self;
+	List *fixed; /* of the refs: by generated columns */
 	MergeParams params;
 	char *condition;	/* any of the refs */
 	char **replacement; /* for each column of t: SQL of its new value, or NULL */
@@ -203,7 +204,9 @@ extern void crm_merge_report_fields(MergeContext *mc, MergeTable *t, Jsonb *fiel
 extern char *crm_merge_key_condition(MergeTable *t, Jsonb **images, int n, MergeParams *p);
 extern List *crm_merge_children(MergeContext *mc, MergeSet *s);
 extern int crm_merge_typed_param(MergeTable *t, int col, char *text, MergeParams *p);
+extern int crm_merge_array_param(MergeTable *t, int col, char **texts, int n, MergeParams *p);
 extern bool crm_merge_prepare_child(MergeContext *mc, MergeSet *s, MergeChild *child);
+extern void crm_merge_check_fixed(MergeContext *mc, MergeChild *child);
 extern bool crm_merge_is_referring(MergeContext *mc, MergeChild *child);
 extern bool crm_merge_needs_batch(MergeContext *mc, MergeChild *child);
 extern List *crm_merge_late_children(MergeSet *s, List *children);
@@ -215,6 +218,8 @@ extern void crm_merge_move(MergeContext *mc, MergeSet *s, MergeChild *child);
 extern void crm_merge_check_unseen(MergeContext *mc, MergeChild *child);
 
 /* merge_pair.c */
+extern bool crm_merge_has_integer_ids(MergeTable *t);
+extern Datum crm_merge_id_array(char **ids, int n);
 extern void crm_merge_pairs(MergeContext *mc, MergeSet *s);
 extern void crm_merge_forbid_pairs(MergeContext *mc, MergeTable *t, char **ids, int n);
 

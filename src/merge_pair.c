@@ -171,10 +171,10 @@ crm_merge_duplicate_clusters(MergeContext *mc, MergeTable *t, MergeParams *p)
 	crm_merge_free(&rows);
 }
 
-static Datum
-crm_id_array(char **ids, int n)
+Datum
+crm_merge_id_array(char **ids, int n)
 {
-	Datum *items = palloc(n * sizeof(Datum));
+	Datum *items = palloc(Max(n, 1) * sizeof(Datum));
 
 	for (int i = 0; i < n; i++)
 		items[i] = Int64GetDatum(pg_strtoint64(ids[i]));
@@ -182,8 +182,8 @@ crm_id_array(char **ids, int n)
 		construct_array(items, n, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
-static bool
-crm_has_integer_ids(MergeTable *t)
+bool
+crm_merge_has_integer_ids(MergeTable *t)
 {
 	Oid type = t->nkey == 1 ? getBaseType(t->coltype[t->key[0]]) : InvalidOid;
 
@@ -198,11 +198,11 @@ crm_merge_pairs(MergeContext *mc, MergeSet *s)
 	Oid pairs = crm_workspace_table(mc->workspace, "duplicate_pair", true);
 	Oid clusters = crm_workspace_table(mc->workspace, "duplicate_cluster", true);
 
-	if (!crm_has_integer_ids(s->t))
+	if (!crm_merge_has_integer_ids(s->t))
 		return;
 	crm_merge_param_text(&p, crm_merge_kind(mc, s->t));
-	crm_merge_param(&p, get_array_type(INT8OID), crm_id_array(s->ids + 1, s->n - 1), false);
-	crm_merge_param(&p, get_array_type(INT8OID), crm_id_array(s->ids, s->n), false);
+	crm_merge_param(&p, get_array_type(INT8OID), crm_merge_id_array(s->ids + 1, s->n - 1), false);
+	crm_merge_param(&p, get_array_type(INT8OID), crm_merge_id_array(s->ids, s->n), false);
 	crm_merge_param(&p, INT8OID, Int64GetDatum(pg_strtoint64(s->ids[0])), false);
 	crm_merge_param(&p, INT8OID, Int64GetDatum(member), member == 0);
 	if (OidIsValid(pairs))
@@ -219,12 +219,12 @@ crm_merge_forbid_pairs(MergeContext *mc, MergeTable *t, char **ids, int n)
 	MergeParams p = {0};
 	MergeRows rows;
 
-	if (!crm_has_integer_ids(t) ||
+	if (!crm_merge_has_integer_ids(t) ||
 		!OidIsValid(crm_workspace_table(mc->workspace, "duplicate_pair", true)))
 		return;
 	crm_merge_param_text(&p, crm_merge_kind(mc, t));
 	crm_merge_param(&p, INT8OID, Int64GetDatum(pg_strtoint64(ids[0])), false);
-	crm_merge_param(&p, get_array_type(INT8OID), crm_id_array(ids + 1, n - 1), false);
+	crm_merge_param(&p, get_array_type(INT8OID), crm_merge_id_array(ids + 1, n - 1), false);
 	crm_merge_param(&p, INT8OID, Int64GetDatum(member), member == 0);
 	rows = crm_merge_run_log(
 		mc,

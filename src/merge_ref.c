@@ -31,13 +31,51 @@
 #include "merge.h"
 #include "workspace.h"
 
-/* SQL that identifies rows with the given images by the given columns. */
+/* An array of the values of a column with the given texts, of which none is NULL. */
+int
+crm_merge_array_param(MergeTable *t, int col, char **texts, int n, MergeParams *p)
+{
+	Oid type = getBaseType(t->coltype[col]);
+	Datum *items = palloc(Max(n, 1) * sizeof(Datum));
+	int16 len;
+	bool byval;
+	char align;
+
+	for (int i = 0; i < n; i++)
+		items[i] = InputFunctionCall(&t->in[col], texts[i], t->inparam[col], t->coltypmod[col]);
+	get_typlenbyvalalign(type, &len, &byval, &align);
+	return crm_merge_param(p, get_array_type(type),
+						   PointerGetDatum(construct_array(items, n, type, len, byval, align)),
+						   false);
+}
+
+int
+crm_merge_typed_param(MergeTable *t, int col, char *text, MergeParams *p)
+{
+	return crm_merge_param(p, getBaseType(t->coltype[col]),
+						   InputFunctionCall(&t->in[col], text, t->inparam[col], t->coltypmod[col]),
+						   text == NULL);
+}
+
+/* SQL that identifies the rows with the given keys. */
 char *
-crm_merge_key_condition(MergeTable *t, Jsonb **images, int n, MergeParams *p)
+crm_merge_key_condition(MergeTable *t, Jsonb **keys, int n, MergeParams *p)
 {
 	StringInfoData sql;
 
 	initStringInfo(&sql);
+	if (t->nkey == 1 && OidIsValid(get_array_type(getBaseType(t->coltype[t->key[0]]))))
+	{
+		int col = t->key[0];
+		char **texts = palloc(n * sizeof(char *));
+
+		for (int i = 0; i < n; i++)
+			(void) crm_merge_get(keys[i], t->colname[col], &texts[i]);
+		appendStringInfo(&sql, "(t.%s %s ANY ($%d))", quote_identifier(t->colname[col]),
+						 crm_merge_equality(getBaseType(t->coltype[col])),
+						 crm_merge_array_param(t, col, texts, n, p));
+		return sql.data;
+	}
 	appendStringInfoChar(&sql, '(');
 	for (int i = 0; i < n; i++)
 	{
@@ -46,15 +84,12 @@ crm_merge_key_condition(MergeTable *t, Jsonb **images, int n, MergeParams *p)
 		{
 			int col = t->key[k];
 			char *text = NULL;
-			Oid type = getBaseType(t->coltype[col]);
 
-			(void) crm_merge_get(images[i], t->colname[col], &text);
+			(void) crm_merge_get(keys[i], t->colname[col], &text);
 			appendStringInfo(&sql, "%st.%s %s $%d", k == 0 ? "" : " AND ",
-							 quote_identifier(t->colname[col]), crm_merge_equality(type),
-							 crm_merge_param(p, type,
-											 InputFunctionCall(&t->in[col], text, t->inparam[col],
-															   t->coltypmod[col]),
-											 text == NULL));
+							 quote_identifier(t->colname[col]),
+							 crm_merge_equality(getBaseType(t->coltype[col])),
+							 crm_merge_typed_param(t, col, text, p));
 		}
 		appendStringInfoChar(&sql, ')');
 	}
@@ -241,14 +276,6 @@ crm_merge_children(MergeContext *mc, MergeSet *s)
 	return children;
 }
 
-int
-crm_merge_typed_param(MergeTable *t, int col, char *text, MergeParams *p)
-{
-	return crm_merge_param(p, getBaseType(t->coltype[col]),
-						   InputFunctionCall(&t->in[col], text, t->inparam[col], t->coltypmod[col]),
-						   text == NULL);
-}
-
 /*
  * Prepares the SQL of one reference: the condition that a row refers to a loser,
  * and the survivor's value for each column.  False if no row can refer to one.
@@ -259,10 +286,6 @@ crm_prepare_ref(MergeContext *mc, MergeSet *s, MergeChild *child, MergeRef *ref)
 	MergeTable *t = child->t;
 	StringInfoData sql;
 	int terms = 0;
-
-	for (int k = 0; k < ref->n; k++)
-		if (t->generated[ref->cols[k]])
-			return false;
 
 	ref->value = palloc(ref->n * sizeof(char *));
 	for (int k = 0; k < ref->n; k++)
@@ -284,27 +307,17 @@ crm_prepare_ref(MergeContext *mc, MergeSet *s, MergeChild *child, MergeRef *ref)
 	if (ref->n == 1 && OidIsValid(get_array_type(getBaseType(t->coltype[ref->cols[0]]))))
 	{
 		int col = ref->cols[0];
-		Oid type = getBaseType(t->coltype[col]);
-		Datum *items = palloc(s->n * sizeof(Datum));
-		int16 len;
-		bool byval;
-		char align;
+		char **texts = palloc(s->n * sizeof(char *));
 
 		for (int i = 1; i < s->n; i++)
 		{
-			char *text = NULL;
-
-			text = crm_merge_text(s->t, &s->rows, i, ref->refcols[0]);
-			if (text != NULL)
-				items[terms++] =
-					InputFunctionCall(&t->in[col], text, t->inparam[col], t->coltypmod[col]);
+			texts[terms] = crm_merge_text(s->t, &s->rows, i, ref->refcols[0]);
+			if (texts[terms] != NULL)
+				terms++;
 		}
-		get_typlenbyvalalign(type, &len, &byval, &align);
-		appendStringInfo(
-			&sql, "t.%s %s ANY ($%d)", quote_identifier(t->colname[col]), crm_merge_equality(type),
-			crm_merge_param(&child->params, get_array_type(type),
-							PointerGetDatum(construct_array(items, terms, type, len, byval, align)),
-							false));
+		appendStringInfo(&sql, "t.%s %s ANY ($%d)", quote_identifier(t->colname[col]),
+						 crm_merge_equality(getBaseType(t->coltype[col])),
+						 crm_merge_array_param(t, col, texts, terms, &child->params));
 	}
 	else
 	{
@@ -353,8 +366,17 @@ crm_merge_prepare_child(MergeContext *mc, MergeSet *s, MergeChild *child)
 	{
 		MergeRef *ref = lfirst(lc);
 
+		bool generated = false;
+
 		if (!crm_prepare_ref(mc, s, child, ref))
 			continue;
+		for (int k = 0; k < ref->n; k++)
+			generated |= t->generated[ref->cols[k]];
+		if (generated)
+		{
+			child->fixed = lappend(child->fixed, ref);
+			continue;
+		}
 		refs = lappend(refs, ref);
 		appendStringInfo(&condition, "%s(%s)", condition.len == 0 ? "" : " OR ", ref->condition);
 	}
@@ -403,6 +425,34 @@ crm_merge_is_referring(MergeContext *mc, MergeChild *child)
 	return found;
 }
 
+/*
+ * A generated column follows those it is made of.  A reference that still names a loser
+ * when these have been re-pointed cannot be: the row would go with the loser, or hold it.
+ */
+void
+crm_merge_check_fixed(MergeContext *mc, MergeChild *child)
+{
+	ListCell *lc;
+
+	foreach (lc, child->fixed)
+	{
+		MergeRef *ref = lfirst(lc);
+		MergeRows rows = crm_merge_run(
+			mc, child->t,
+			psprintf("SELECT FROM %s AS t WHERE %s LIMIT 1", child->t->from, ref->condition),
+			&child->params, NULL);
+
+		if (rows.count > 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("cannot re-point rows of \"%s\"", child->t->name),
+					 errdetail("Column \"%s\", by which they refer to a record, is generated.",
+							   child->t->colname[ref->cols[0]]),
+					 errhint("Change the columns that it is generated from, then merge.")));
+		crm_merge_free(&rows);
+	}
+}
+
 static char *
 crm_order(MergeTable *t)
 {
@@ -421,69 +471,127 @@ crm_order(MergeTable *t)
  * Conflicts with unique and exclusion constraints
  * --------------------------------------------------------------------- */
 
-/*
- * The rows to be re-pointed that one index would refuse, each with the first row that
- * it meets: (row to fold, row that stays), as ctid and tableoid each, in a defined order.
- */
-static MergeRows
-crm_conflicts(MergeContext *mc, MergeChild *child, char **exprs, char **operators, int n,
-			  char *predicate, bool nulls_distinct)
+/* An index that refuses rows because of others. */
+typedef struct MergeIndex
 {
-	MergeTable *t = child->t;
-	StringInfoData sql, keys, old, image, with_old, with_moved;
+	int n;
+	char **exprs;
+	char **operators;
+	char *predicate;
+	bool nulls_distinct;
+	bool groups; /* what it takes for equal is so for GROUP BY */
+} MergeIndex;
+
+/* "a and b are equal": a list of comparisons, column by column. */
+static char *
+crm_comparison(MergeIndex *index, const char *a, const char *b)
+{
+	StringInfoData sql;
 
 	initStringInfo(&sql);
-	initStringInfo(&keys);
-	initStringInfo(&old);
-	initStringInfo(&image);
-	initStringInfo(&with_old);
-	initStringInfo(&with_moved);
-	for (int k = 0; k < n; k++)
+	for (int k = 0; k < index->n; k++)
 	{
-		appendStringInfo(&keys, ", %s AS crm_k%d", exprs[k], k);
-		appendStringInfo(&with_old, "%s(m.crm_k%d %s o.crm_k%d", k == 0 ? "" : " AND ", k,
-						 operators[k], k);
-		appendStringInfo(&with_moved, "%s(a.crm_k%d %s b.crm_k%d", k == 0 ? "" : " AND ", k,
-						 operators[k], k);
-		if (!nulls_distinct)
-		{
-			appendStringInfo(&with_old, " OR m.crm_k%d IS NULL AND o.crm_k%d IS NULL", k, k);
-			appendStringInfo(&with_moved, " OR a.crm_k%d IS NULL AND b.crm_k%d IS NULL", k, k);
-		}
-		appendStringInfoChar(&with_old, ')');
-		appendStringInfoChar(&with_moved, ')');
+		appendStringInfo(&sql, "%s(%s.crm_k%d %s %s.crm_k%d", k == 0 ? "" : " AND ", a, k,
+						 index->operators[k], b, k);
+		if (!index->nulls_distinct)
+			appendStringInfo(&sql, " OR %s.crm_k%d IS NULL AND %s.crm_k%d IS NULL", a, k, b, k);
+		appendStringInfoChar(&sql, ')');
 	}
+	return sql.data;
+}
+
+/* SQL of the rows to be re-pointed, as they will be: FROM (...) AS t. */
+static char *
+crm_moved_image(MergeContext *mc, MergeChild *child)
+{
+	static const char *const generated =
+		"SELECT format(', %s AS %I', pg_get_expr(d.adbin, d.adrelid), a.attname)"
+		" FROM pg_attribute AS a"
+		" JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum"
+		" WHERE a.attrelid = $1 AND a.attgenerated <> '' AND NOT a.attisdropped ORDER BY a.attnum";
+	static SPIPlanPtr plan = NULL;
+	MergeTable *t = child->t;
+	bool any = false;
+	StringInfoData sql, columns;
+
+	initStringInfo(&columns);
 	for (int c = 0; c < t->ncols; c++)
 	{
 		char *name = pstrdup(quote_identifier(t->colname[c]));
 
+		any |= t->generated[c];
 		if (child->replacement[c])
-			appendStringInfo(&image, ", %s AS %s", child->replacement[c], name);
-		else
-			appendStringInfo(&image, ", t.%s", name);
+			appendStringInfo(&columns, ", %s AS %s", child->replacement[c], name);
+		else if (!t->generated[c])
+			appendStringInfo(&columns, ", t.%s", name);
 	}
+	initStringInfo(&sql);
 	appendStringInfo(
-		&sql,
-		"WITH m AS MATERIALIZED (SELECT row_number() OVER (ORDER BY %s) AS crm_ord,"
-		" t.crm_tid, t.crm_tab%s"
-		" FROM (SELECT t.ctid AS crm_tid, t.tableoid AS crm_tab%s FROM %s AS t WHERE %s) AS t"
-		" WHERE %s)",
-		t->nkey > 0 ? crm_order(t) : "t.crm_tab, t.crm_tid", keys.data, image.data, t->from,
-		child->condition, predicate);
+		&sql, "(SELECT t.ctid AS crm_tid, t.tableoid AS crm_tab%s FROM %s AS t WHERE %s) AS t",
+		columns.data, t->from, child->condition);
+	if (any)
+	{
+		MergeParams p = {0};
+		MergeRows rows;
+		StringInfoData outer;
+		bool isnull;
+
+		crm_merge_param(&p, OIDOID, ObjectIdGetDatum(t->relid), false);
+		rows = crm_merge_run_catalog(&plan, generated, &p);
+		initStringInfo(&outer);
+		appendStringInfoString(&outer, "(SELECT t.*");
+		for (uint64 i = 0; i < rows.count; i++)
+			appendStringInfoString(&outer, TextDatumGetCString(SPI_getbinval(
+											   rows.table->vals[i], rows.desc, 1, &isnull)));
+		appendStringInfo(&outer, " FROM %s) AS t", sql.data);
+		crm_merge_free(&rows);
+		return outer.data;
+	}
+	return sql.data;
+}
+
+/*
+ * The rows to be re-pointed that one index would refuse, each with the first row that
+ * it meets: (row to fold, row that stays), as ctid and tableoid each, in a defined order.
+ * Of many rows that are equal all meet the first; only where an index compares by other
+ * operators is every row compared with every other.
+ */
+static MergeRows
+crm_conflicts(MergeContext *mc, MergeChild *child, MergeIndex *index)
+{
+	MergeTable *t = child->t;
+	StringInfoData sql, keys, group;
+
+	initStringInfo(&sql);
+	initStringInfo(&keys);
+	initStringInfo(&group);
+	for (int k = 0; k < index->n; k++)
+	{
+		appendStringInfo(&keys, ", %s AS crm_k%d", index->exprs[k], k);
+		appendStringInfo(&group, "%sm.crm_k%d", k == 0 ? "" : ", ", k);
+	}
+	appendStringInfo(&sql,
+					 "WITH m AS MATERIALIZED (SELECT m.*, min(m.crm_ord) OVER (PARTITION BY %s)"
+					 " AS crm_first FROM (SELECT row_number() OVER (ORDER BY %s) AS crm_ord,"
+					 " t.crm_tid, t.crm_tab%s FROM %s WHERE %s) AS m)",
+					 index->groups ? group.data : "m.crm_ord",
+					 t->nkey > 0 ? crm_order(t) : "t.crm_tab, t.crm_tid", keys.data,
+					 crm_moved_image(mc, child), index->predicate);
 	appendStringInfo(
 		&sql,
 		" SELECT DISTINCT ON (c.crm_ord) c.* FROM ("
 		"SELECT m.crm_tid, m.crm_tab, o.crm_tid, o.crm_tab, m.crm_ord, 0 AS other FROM m JOIN"
 		" (SELECT t.ctid AS crm_tid, t.tableoid AS crm_tab%s FROM %s AS t"
 		"  WHERE (%s) IS NOT TRUE AND (%s)) AS o ON %s",
-		keys.data, t->from, child->condition, predicate, with_old.data);
+		keys.data, t->from, child->condition, index->predicate, crm_comparison(index, "m", "o"));
 	appendStringInfo(&sql,
 					 " UNION ALL"
 					 " SELECT b.crm_tid, b.crm_tab, a.crm_tid, a.crm_tab, b.crm_ord, a.crm_ord"
-					 " FROM m AS a JOIN m AS b ON a.crm_ord < b.crm_ord AND %s)"
+					 " FROM m AS a JOIN m AS b ON a.crm_ord %s AND a.crm_ord < b.crm_ord AND %s)"
 					 " AS c (fold_tid, fold_tab, keep_tid, keep_tab, crm_ord, other)"
 					 " ORDER BY c.crm_ord, c.other",
-					 with_moved.data);
+					 index->groups ? "= b.crm_first" : "< b.crm_ord",
+					 crm_comparison(index, "a", "b"));
 	return crm_merge_run(mc, t, sql.data, &child->params, NULL);
 }
 
@@ -499,6 +607,7 @@ crm_tid(MergeRows *rows, uint64 row, int column)
 	MergeTid result;
 	bool isnull;
 
+	memset(&result, 0, sizeof(result)); /* it is a key, padding and all */
 	result.tid = *(ItemPointer) DatumGetPointer(
 		SPI_getbinval(rows->table->vals[row], rows->desc, column, &isnull));
 	result.table =
@@ -512,10 +621,20 @@ typedef struct MergeFold
 	List *tids; /* of MergeTid, the one that stays first */
 } MergeFold;
 
-static bool
-crm_tid_same(MergeTid *a, MergeTid *b)
+typedef struct MergePlace
 {
-	return a->table == b->table && ItemPointerEquals(&a->tid, &b->tid);
+	MergeTid tid;
+	bool goes; /* into another row */
+	MergeFold *into;
+} MergePlace;
+
+static MergeTid *
+crm_copy_tid(MergeTid tid)
+{
+	MergeTid *copy = palloc(sizeof(MergeTid));
+
+	*copy = tid;
+	return copy;
 }
 
 /*
@@ -526,38 +645,40 @@ static List *
 crm_folds(MergeRows *pairs)
 {
 	List *folds = NIL;
+	HASHCTL ctl = {0};
+	HTAB *places;
 
+	ctl.keysize = sizeof(MergeTid);
+	ctl.entrysize = sizeof(MergePlace);
+	ctl.hcxt = CurrentMemoryContext;
+	places = hash_create("crm rows to fold", 256, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	for (uint64 i = 0; i < pairs->count; i++)
 	{
-		MergeTid *fold = palloc(sizeof(MergeTid));
-		MergeTid *keep = palloc(sizeof(MergeTid));
-		MergeFold *into = NULL;
-		bool busy = false;
-		ListCell *lc, *lt;
+		MergeTid fold = crm_tid(pairs, i, 1);
+		MergeTid keep = crm_tid(pairs, i, 3);
+		MergePlace *place;
+		MergeFold *into;
+		bool found;
 
 		CHECK_FOR_INTERRUPTS();
-		*fold = crm_tid(pairs, i, 1);
-		*keep = crm_tid(pairs, i, 3);
-		foreach (lc, folds)
-		{
-			MergeFold *f = lfirst(lc);
-
-			if (crm_tid_same(linitial(f->tids), keep))
-				into = f;
-			foreach (lt, f->tids)
-				busy |= crm_tid_same(lfirst(lt), fold) ||
-						(lt != list_head(f->tids) && crm_tid_same(lfirst(lt), keep));
-		}
-		if (busy)
+		place = hash_search(places, &keep, HASH_FIND, NULL);
+		if ((place != NULL && place->goes) || hash_search(places, &fold, HASH_FIND, NULL) != NULL)
 			continue;
-		if (into == NULL)
+		place = hash_search(places, &keep, HASH_ENTER, &found);
+		if (!found)
 		{
-			into = palloc(sizeof(MergeFold));
-			into->tids = list_make1(keep);
-			folds = lappend(folds, into);
+			place->goes = false;
+			place->into = palloc(sizeof(MergeFold));
+			place->into->tids = list_make1(crm_copy_tid(keep));
+			folds = lappend(folds, place->into);
 		}
-		into->tids = lappend(into->tids, fold);
+		into = place->into;
+		place = hash_search(places, &fold, HASH_ENTER, &found);
+		place->goes = true;
+		place->into = into;
+		into->tids = lappend(into->tids, crm_copy_tid(fold));
 	}
+	hash_destroy(places);
 	return folds;
 }
 
@@ -616,17 +737,27 @@ crm_strings(Datum array, int *n)
 void
 crm_merge_resolve_conflicts(MergeContext *mc, MergeChild *child)
 {
+	/*
+	 * A partition may have indexes that its parent has not: they bind the rows that
+	 * are in it, or will be.  One that is still being built binds, too.
+	 */
 	static const char *const indexes =
-		"SELECT array_agg(pg_get_indexdef(i.indexrelid, k.ord::integer, false) ORDER BY k.ord),"
+		"SELECT array_agg(pg_get_indexdef(i.indexrelid, k.ord::integer, false)"
+		"  || coalesce(' COLLATE ' || quote_ident(cn.nspname) || '.' || quote_ident(co.collname), "
+		"'') ORDER BY k.ord),"
 		" array_agg(format('OPERATOR(%I.%s)', n.nspname, o.oprname) ORDER BY k.ord),"
-		" coalesce(pg_get_expr(i.indpred, i.indrelid), 'true'),"
-		" NOT i.indnullsnotdistinct,"
-		" bool_or(a.attname = ANY ($2) OR i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)"
+		" coalesce(nullif(concat_ws(' AND ', CASE WHEN i.indrelid <> $1"
+		"  THEN pg_get_partition_constraintdef(i.indrelid) END,"
+		"  pg_get_expr(i.indpred, i.indrelid)), ''), 'true'),"
+		" NOT i.indnullsnotdistinct, NOT i.indisexclusion AND bool_and(oc.opcdefault),"
+		" bool_or(a.attname = ANY ($2) OR a.attgenerated <> '' OR i.indexprs IS NOT NULL"
+		"  OR i.indpred IS NOT NULL OR i.indrelid <> $1)"
 		" FROM pg_index AS i"
+		" JOIN pg_class AS r ON r.oid = i.indexrelid"
 		" LEFT JOIN pg_constraint AS c ON c.conindid = i.indexrelid AND c.conrelid = i.indrelid"
 		"  AND c.contype IN ('p', 'u', 'x')"
-		" CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) WITH ORDINALITY AS k "
-		"(num, class, ord)"
+		" CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[])"
+		"  WITH ORDINALITY AS k (num, class, coll, ord)"
 		" JOIN pg_opclass AS oc ON oc.oid = k.class"
 		" LEFT JOIN pg_amop AS ao ON ao.amopfamily = oc.opcfamily AND ao.amoplefttype = "
 		"oc.opcintype"
@@ -634,9 +765,16 @@ crm_merge_resolve_conflicts(MergeContext *mc, MergeChild *child)
 		" JOIN pg_operator AS o ON o.oid = coalesce(c.conexclop[k.ord], ao.amopopr)"
 		" JOIN pg_namespace AS n ON n.oid = o.oprnamespace"
 		" LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.num"
-		" WHERE i.indrelid = $1 AND (i.indisunique OR i.indisexclusion) AND i.indisvalid"
+		" LEFT JOIN pg_collation AS co ON co.oid = k.coll"
+		" LEFT JOIN pg_namespace AS cn ON cn.oid = co.collnamespace"
+		" WHERE i.indrelid IN (SELECT $1 UNION SELECT relid FROM pg_partition_tree($1))"
+		"  AND (i.indisunique OR i.indisexclusion) AND i.indisready"
+		"  AND (r.relkind <> 'I' OR i.indisvalid)"
+		"  AND NOT EXISTS (SELECT FROM pg_inherits AS h JOIN pg_index AS up ON up.indexrelid = "
+		"h.inhparent"
+		"   WHERE h.inhrelid = i.indexrelid AND up.indisvalid)"
 		"  AND k.ord <= i.indnkeyatts"
-		" GROUP BY i.indexrelid, i.indpred, i.indrelid, i.indnullsnotdistinct"
+		" GROUP BY i.indexrelid, i.indpred, i.indrelid, i.indnullsnotdistinct, i.indisexclusion"
 		" ORDER BY i.indexrelid";
 	static SPIPlanPtr plan = NULL;
 	MergeTable *t = child->t;
@@ -655,18 +793,18 @@ crm_merge_resolve_conflicts(MergeContext *mc, MergeChild *child)
 	for (uint64 i = 0; i < rows.count; i++)
 	{
 		HeapTuple row = rows.table->vals[i];
-		int n;
-		char **exprs = crm_strings(SPI_getbinval(row, rows.desc, 1, &isnull), &n);
-		char **operators = crm_strings(SPI_getbinval(row, rows.desc, 2, &isnull), &n);
-		char *predicate = TextDatumGetCString(SPI_getbinval(row, rows.desc, 3, &isnull));
-		bool nulls_distinct = DatumGetBool(SPI_getbinval(row, rows.desc, 4, &isnull));
-		bool involved = DatumGetBool(SPI_getbinval(row, rows.desc, 5, &isnull));
-		bool again = involved && !isnull;
+		MergeIndex index;
+		bool again;
 
+		index.exprs = crm_strings(SPI_getbinval(row, rows.desc, 1, &isnull), &index.n);
+		index.operators = crm_strings(SPI_getbinval(row, rows.desc, 2, &isnull), &index.n);
+		index.predicate = TextDatumGetCString(SPI_getbinval(row, rows.desc, 3, &isnull));
+		index.nulls_distinct = DatumGetBool(SPI_getbinval(row, rows.desc, 4, &isnull));
+		index.groups = DatumGetBool(SPI_getbinval(row, rows.desc, 5, &isnull));
+		again = DatumGetBool(SPI_getbinval(row, rows.desc, 6, &isnull)) && !isnull;
 		while (again)
 		{
-			MergeRows pairs =
-				crm_conflicts(mc, child, exprs, operators, n, predicate, nulls_distinct);
+			MergeRows pairs = crm_conflicts(mc, child, &index);
 			ListCell *lc;
 
 			again = pairs.count > 0;

@@ -28,6 +28,8 @@
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/hsearch.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -64,8 +66,15 @@ typedef struct UnmergeContext
 {
 	MergeContext *mc;
 	List *kept;	   /* of UnmergeKept */
-	List *settles; /* of UnmergeSettle */
+	List *settles; /* of List of UnmergeSettle, a list for each group of changes */
+	HTAB *settled; /* UnmergeSettled: the same by their keys */
 } UnmergeContext;
+
+typedef struct UnmergeSettled
+{
+	uint64 hash;   /* of table and key */
+	List *settles; /* of UnmergeSettle */
+} UnmergeSettled;
 
 /* The entries of one group of changes. */
 typedef struct UnmergeEntries
@@ -162,12 +171,41 @@ crm_same_jsonb(Jsonb *a, Jsonb *b)
 	return compareJsonbContainers(&a->root, &b->root) == 0;
 }
 
+static HTAB *
+crm_make_settled(void)
+{
+	HASHCTL ctl = {0};
+
+	ctl.keysize = sizeof(uint64);
+	ctl.entrysize = sizeof(UnmergeSettled);
+	ctl.hcxt = CurrentMemoryContext;
+	return hash_create("crm rows to settle", 256, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+static UnmergeSettled *
+crm_settled_entry(UnmergeContext *uc, MergeTable *t, Jsonb *key, HASHACTION action)
+{
+	UnmergeSettled *entry;
+	uint64 hash = DatumGetUInt64(
+		DirectFunctionCall2(jsonb_hash_extended, JsonbPGetDatum(key), UInt64GetDatum(t->relid)));
+	bool found;
+
+	entry = hash_search(uc->settled, &hash, action, &found);
+	if (entry != NULL && !found)
+		entry->settles = NIL;
+	return entry;
+}
+
+/* What is settled of a row: the first entry, which is of its last state. */
 static UnmergeSettle *
 crm_settled(UnmergeContext *uc, MergeTable *t, Jsonb *key)
 {
+	UnmergeSettled *entry = crm_settled_entry(uc, t, key, HASH_FIND);
 	ListCell *lc;
 
-	foreach (lc, uc->settles)
+	if (entry == NULL)
+		return NULL;
+	foreach (lc, entry->settles)
 	{
 		UnmergeSettle *s = lfirst(lc);
 
@@ -510,16 +548,22 @@ crm_undo_deletes(UnmergeContext *uc, MergeTable *t, UnmergeEntries *e)
 static void
 crm_read_settled(UnmergeContext *uc, MergeTable *t, UnmergeEntries *e)
 {
+	List *group = NIL;
+
 	for (int i = 0; i < e->n; i++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(uc->mc->cxt);
 		UnmergeSettle *s = palloc0(sizeof(UnmergeSettle));
+		UnmergeSettled *entry;
 		MergeRows rows;
 
+		CHECK_FOR_INTERRUPTS();
 		s->t = t;
 		s->key = crm_copy_jsonb(e->key[i]);
 		s->before = crm_copy_jsonb(e->before[i]);
-		uc->settles = lappend(uc->settles, s);
+		group = lappend(group, s);
+		entry = crm_settled_entry(uc, t, s->key, HASH_ENTER);
+		entry->settles = lappend(entry->settles, s);
 		MemoryContextSwitchTo(old);
 		if (e->after[i] != NULL)
 		{
@@ -561,40 +605,55 @@ crm_read_settled(UnmergeContext *uc, MergeTable *t, UnmergeEntries *e)
 			MemoryContextSwitchTo(old);
 		}
 	}
+	if (group != NIL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(uc->mc->cxt);
+
+		uc->settles = lappend(uc->settles, group);
+		MemoryContextSwitchTo(old);
+	}
 }
 
-/* Puts right what triggers made of the records on the way back. */
+/* Puts right what triggers made of the records of one group on the way back. */
 static void
-crm_settle(UnmergeContext *uc)
+crm_settle(UnmergeContext *uc, List *group)
 {
+	MergeTable *t = ((UnmergeSettle *) linitial(group))->t;
+	Jsonb **keys = palloc(list_length(group) * sizeof(Jsonb *));
+	List *writes = NIL;
+	MergeRows rows;
 	ListCell *lc;
 
-	foreach (lc, uc->settles)
+	foreach (lc, group)
+		keys[foreach_current_index(lc)] = ((UnmergeSettle *) lfirst(lc))->key;
+	rows = crm_locate(uc->mc, t, keys, list_length(group));
+	for (uint64 r = 0; r < rows.count; r++)
 	{
-		UnmergeSettle *s = lfirst(lc);
-		MergeRows rows = crm_locate(uc->mc, s->t, &s->key, 1);
+		bool isnull;
+		int i = DatumGetInt32(SPI_getbinval(rows.table->vals[r], rows.desc, 1, &isnull));
+		UnmergeSettle *s = list_nth(group, i);
 		Bitmapset *wrong = NULL;
-		List *writes = NIL;
 		int c = -1;
 
-		while (rows.count > 0 && (c = bms_next_member(s->columns, c)) >= 0)
+		CHECK_FOR_INTERRUPTS();
+		while ((c = bms_next_member(s->columns, c)) >= 0)
 		{
 			char *was = NULL;
 
-			(void) crm_merge_get(s->before, s->t->colname[c], &was);
-			if ((!s->edited || !crm_is_stamp(s->t->colname[c])) &&
-				!crm_same_value(s->t, c, was, crm_merge_text(s->t, &rows, 0, c)))
+			(void) crm_merge_get(s->before, t->colname[c], &was);
+			if ((!s->edited || !crm_is_stamp(t->colname[c])) &&
+				!crm_same_value(t, c, was, crm_merge_text(t, &rows, r, c)))
 				wrong = bms_add_member(wrong, c);
 		}
 		if (wrong != NULL)
 		{
-			UnmergeWrite *w = crm_write_for(s->t, &writes, wrong, s->edited, true);
+			UnmergeWrite *w = crm_write_for(t, &writes, wrong, s->edited, true);
 
-			crm_merge_input_value(w->input, s->t, wrong, 0, &rows, 0, s->before);
-			crm_write(uc->mc, s->t, writes);
+			crm_merge_input_value(w->input, t, wrong, i, &rows, r, s->before);
 		}
-		crm_merge_free(&rows);
 	}
+	crm_write(uc->mc, t, writes);
+	crm_merge_free(&rows);
 }
 
 /* ---------------------------------------------------------------------
@@ -632,6 +691,7 @@ crm_undo_changes(UnmergeContext *uc)
 	MergeTable *first = NULL;
 	bool one_owner = true;
 	MergeRows groups;
+	ListCell *lc;
 	MemoryContext batch =
 		AllocSetContextCreate(CurrentMemoryContext, "crm unmerge batch", ALLOCSET_DEFAULT_SIZES);
 
@@ -674,7 +734,8 @@ crm_undo_changes(UnmergeContext *uc)
 	MemoryContextDelete(batch);
 	if (one_owner && first != NULL)
 		crm_merge_batch_end(mc, first);
-	crm_settle(uc);
+	foreach (lc, uc->settles)
+		crm_settle(uc, lfirst(lc));
 }
 
 static Jsonb *
@@ -785,6 +846,7 @@ crm_unmerge(PG_FUNCTION_ARGS)
 	mc = crm_merge_begin(PG_GETARG_OID(0));
 	mc->merge_id = PG_GETARG_INT64(1);
 	uc.mc = mc;
+	uc.settled = crm_make_settled();
 
 	crm_merge_param(&p, INT8OID, Int64GetDatum(mc->merge_id), false);
 	rows = crm_merge_run_log(

@@ -80,14 +80,14 @@ DECLARE
     recency integer[];
     filled integer[];
     candidates integer[];   -- records with a value, the preferred first
+    given text[];           -- and these values
     chosen integer[];
     blocks jsonb := '{}';   -- block -> the record it comes from
-    same boolean;
+    fields text[];          -- of the block
+    block_image jsonb;
     value text;
-    type text;
     result_set jsonb := '{}';
     result_fields jsonb := '{}';
-    n integer := cardinality(images);
 BEGIN
     SELECT array_agg(o.recency ORDER BY o.place), array_agg(o.filled ORDER BY o.place)
     INTO recency, filled
@@ -112,77 +112,75 @@ BEGIN
             CONTINUE;
         END IF;
 
-        SELECT array_agg(i ORDER BY CASE rule.strategy
-                   WHEN 'fill' THEN CASE WHEN i = 1 THEN 0 ELSE recency[i] END
-                   WHEN 'most_recent' THEN recency[i]
-                   WHEN 'most_complete' THEN -filled[i]
-                   WHEN 'longest' THEN -length(images[i] ->> column_.name)
-                   WHEN 'trusted' THEN coalesce(
-                       (SELECT min(array_position(rule.sources, s.source))
-                        FROM jsonb_array_elements_text(
-                            CASE WHEN rule.source_field IS NULL THEN coalesce(sources -> ids[i], '[]')
-                                 ELSE jsonb_build_array(images[i] ->> rule.source_field) END) AS s (source)),
-                       cardinality(rule.sources) + 1)
-                   ELSE i END, i)
-        INTO candidates
-        FROM generate_series(1, n) AS i
-        WHERE btrim(images[i] ->> column_.name) <> ''
-          AND NOT (images[i] ->> column_.name IN ('{}', '[]') AND (column_.typcategory = 'A' OR column_.typid IN ('json'::regtype, 'jsonb'::regtype)));
+        -- Taken apart once: looking up the i-th image goes through all before it.
+        SELECT array_agg(o.i ORDER BY o.preference, o.i), array_agg(o.v ORDER BY o.preference, o.i)
+        INTO candidates, given
+        FROM (SELECT m.i::integer, m.image ->> column_.name AS v,
+                     CASE rule.strategy
+                         WHEN 'fill' THEN CASE WHEN m.i = 1 THEN 0 ELSE recency[m.i] END
+                         WHEN 'most_recent' THEN recency[m.i]
+                         WHEN 'most_complete' THEN -filled[m.i]
+                         WHEN 'longest' THEN -length(m.image ->> column_.name)
+                         WHEN 'trusted' THEN coalesce(
+                             (SELECT min(array_position(rule.sources, s.source))
+                              FROM jsonb_array_elements_text(
+                                  CASE WHEN rule.source_field IS NULL THEN coalesce(sources -> m.id, '[]')
+                                       ELSE jsonb_build_array(m.image ->> rule.source_field) END) AS s (source)),
+                             cardinality(rule.sources) + 1)
+                         ELSE m.i END AS preference
+              FROM unnest(images, ids) WITH ORDINALITY AS m (image, id, i)) AS o
+        WHERE btrim(o.v) <> ''
+          AND NOT (o.v IN ('{}', '[]') AND (column_.typcategory = 'A' OR column_.typid IN ('json'::regtype, 'jsonb'::regtype)));
 
         IF rule.strategy = 'survivor' OR candidates IS NULL THEN
             CONTINUE;
         END IF;
         chosen := candidates[1:1];
-        value := images[chosen[1]] ->> column_.name;
+        value := given[1];
 
         IF rule.block IS NOT NULL THEN
+            SELECT array_agg(DISTINCT r.field) INTO fields
+            FROM jsonb_to_recordset(rules) AS r (kind text, field text, block text)
+            WHERE r.block = rule.block;
             -- The block's record: by the strategy, looking at the whole block at once.
             IF NOT blocks ? rule.block THEN
                 SELECT blocks || jsonb_build_object(rule.block, b.i) INTO blocks
-                FROM (SELECT i, (SELECT count(*) FROM unnest(f.fields) AS g (field) WHERE btrim(images[i] ->> g.field) <> '') AS parts
-                      FROM generate_series(1, n) AS i,
-                           (SELECT array_agg(DISTINCT r.field) AS fields
-                            FROM jsonb_to_recordset(rules) AS r (kind text, field text, block text)
-                            WHERE r.block = rule.block) AS f) AS b
+                FROM (SELECT m.i, (SELECT count(*) FROM unnest(fields) AS g (field) WHERE btrim(m.image ->> g.field) <> '') AS parts
+                      FROM unnest(images) WITH ORDINALITY AS m (image, i)) AS b
                 WHERE b.parts > 0
                 ORDER BY CASE rule.strategy
                              WHEN 'fill' THEN CASE WHEN b.i = 1 THEN -1000000 ELSE -b.parts END
                              WHEN 'most_complete' THEN -b.parts
                              WHEN 'most_recent' THEN recency[b.i]
-                             ELSE array_position(candidates, b.i) END NULLS LAST,
+                             ELSE array_position(candidates, b.i::integer) END NULLS LAST,
                          recency[b.i]
                 LIMIT 1;
             END IF;
             chosen := ARRAY[(blocks ->> rule.block)::integer];
-            value := images[chosen[1]] ->> column_.name;
+            block_image := images[chosen[1]];
+            value := block_image ->> column_.name;
             IF coalesce(btrim(value), '') = '' THEN
                 -- A blank in the block is filled from a record whose block agrees in another field and contradicts none.
-                SELECT ARRAY[c.i] INTO chosen
-                FROM unnest(candidates) WITH ORDINALITY AS c (i, ord)
-                WHERE NOT EXISTS (
-                    SELECT FROM jsonb_to_recordset(rules) AS r (kind text, field text, block text)
-                    WHERE r.block = rule.block
-                      AND btrim(images[c.i] ->> r.field) <> ''
-                      AND btrim(images[(blocks ->> rule.block)::integer] ->> r.field) <> ''
-                      AND lower(btrim(images[c.i] ->> r.field)) <> lower(btrim(images[(blocks ->> rule.block)::integer] ->> r.field)))
-                  AND EXISTS (
-                    SELECT FROM jsonb_to_recordset(rules) AS r (kind text, field text, block text)
-                    WHERE r.block = rule.block
-                      AND lower(btrim(images[c.i] ->> r.field)) = lower(btrim(images[(blocks ->> rule.block)::integer] ->> r.field))
-                      AND btrim(images[c.i] ->> r.field) <> '')
+                SELECT ARRAY[c.i], c.v INTO chosen, value
+                FROM unnest(candidates, given) WITH ORDINALITY AS c (i, v, ord)
+                JOIN unnest(images) WITH ORDINALITY AS m (image, i) ON m.i = c.i
+                CROSS JOIN LATERAL (
+                    SELECT bool_and(lower(btrim(m.image ->> g.field)) = lower(btrim(block_image ->> g.field))) AS agrees
+                    FROM unnest(fields) AS g (field)
+                    WHERE btrim(m.image ->> g.field) <> '' AND btrim(block_image ->> g.field) <> '') AS compared
+                WHERE compared.agrees
                 ORDER BY c.ord
                 LIMIT 1;
-                IF chosen IS NULL THEN
+                IF NOT FOUND THEN
                     chosen := ARRAY[(blocks ->> rule.block)::integer];
-                ELSE
-                    value := images[chosen[1]] ->> column_.name;
+                    value := block_image ->> column_.name;
                 END IF;
             END IF;
         ELSIF rule.strategy IN ('max', 'min', 'sum') THEN
             BEGIN
                 EXECUTE format('SELECT (%s(v.v::%s))::%2$s::text FROM unnest($1) AS v (v)', rule.strategy, column_.type)
                 INTO value
-                USING (SELECT array_agg(images[i] ->> column_.name) FROM unnest(candidates) AS i);
+                USING given;
             EXCEPTION WHEN undefined_function THEN
                 RAISE EXCEPTION 'merge strategy "%" cannot be used for column "%"', rule.strategy, column_.name
                     USING ERRCODE = 'datatype_mismatch',
@@ -190,13 +188,11 @@ BEGIN
                           HINT = 'Change the row of merge_rule.';
             END;
             chosen := CASE WHEN rule.strategy = 'sum' THEN candidates
-                           ELSE (SELECT array_agg(i) FROM (SELECT i FROM unnest(candidates) AS i
-                                                           WHERE images[i] ->> column_.name = value LIMIT 1) AS x) END;
+                           ELSE ARRAY[candidates[array_position(given, value)]] END;
         ELSIF rule.strategy = 'concat' AND column_.typcategory = 'S' THEN
             SELECT string_agg(d.v, coalesce(rule.separator, E'\n') ORDER BY d.first)
             INTO value
-            FROM (SELECT images[i] ->> column_.name AS v, min(ord) AS first
-                  FROM unnest(candidates) WITH ORDINALITY AS c (i, ord) GROUP BY 1) AS d;
+            FROM (SELECT c.v, min(c.ord) AS first FROM unnest(given) WITH ORDINALITY AS c (v, ord) GROUP BY c.v) AS d;
             chosen := candidates;
         ELSIF rule.strategy = 'union' THEN
             IF column_.typcategory = 'A' THEN
@@ -206,26 +202,26 @@ BEGIN
                            FROM unnest($1) WITH ORDINALITY AS v (v, ord), unnest(v.v::%1$s) WITH ORDINALITY AS e (e, ord)
                            ORDER BY e.e, v.ord, e.ord) AS d', column_.type)
                 INTO value
-                USING (SELECT array_agg(images[i] ->> column_.name ORDER BY ord) FROM unnest(candidates) WITH ORDINALITY AS c (i, ord));
+                USING given;
             ELSIF column_.typid = 'jsonb'::regtype THEN
-                IF (SELECT bool_and(jsonb_typeof((images[i] ->> column_.name)::jsonb) = 'object') FROM unnest(candidates) AS i) THEN
+                IF (SELECT bool_and(jsonb_typeof(c.v::jsonb) = 'object') FROM unnest(given) AS c (v)) THEN
                     SELECT jsonb_object_agg(d.key, d.value)::text INTO value
                     FROM (SELECT DISTINCT ON (e.key) e.key, e.value
-                          FROM unnest(candidates) WITH ORDINALITY AS c (i, ord),
-                               jsonb_each((images[c.i] ->> column_.name)::jsonb) AS e
+                          FROM unnest(given) WITH ORDINALITY AS c (v, ord),
+                               jsonb_each(c.v::jsonb) AS e
                           ORDER BY e.key, c.ord) AS d;
-                ELSIF (SELECT bool_and(jsonb_typeof((images[i] ->> column_.name)::jsonb) = 'array') FROM unnest(candidates) AS i) THEN
+                ELSIF (SELECT bool_and(jsonb_typeof(c.v::jsonb) = 'array') FROM unnest(given) AS c (v)) THEN
                     SELECT jsonb_agg(d.value ORDER BY d.ord, d.place)::text INTO value
                     FROM (SELECT DISTINCT ON (e.value) e.value, c.ord, e.place
-                          FROM unnest(candidates) WITH ORDINALITY AS c (i, ord),
-                               jsonb_array_elements((images[c.i] ->> column_.name)::jsonb) WITH ORDINALITY AS e (value, place)
+                          FROM unnest(given) WITH ORDINALITY AS c (v, ord),
+                               jsonb_array_elements(c.v::jsonb) WITH ORDINALITY AS e (value, place)
                           ORDER BY e.value, c.ord, e.place) AS d;
                 END IF;
             ELSIF column_.typcategory = 'S' THEN
                 SELECT string_agg(d.v, coalesce(rule.separator, ';') ORDER BY d.ord, d.place) INTO value
                 FROM (SELECT DISTINCT ON (btrim(e.v)) btrim(e.v) AS v, c.ord, e.place
-                      FROM unnest(candidates) WITH ORDINALITY AS c (i, ord),
-                           unnest(string_to_array(images[c.i] ->> column_.name, coalesce(rule.separator, ';'))) WITH ORDINALITY AS e (v, place)
+                      FROM unnest(given) WITH ORDINALITY AS c (v, ord),
+                           unnest(string_to_array(c.v, coalesce(rule.separator, ';'))) WITH ORDINALITY AS e (v, place)
                       WHERE btrim(e.v) <> ''
                       ORDER BY btrim(e.v), c.ord, e.place) AS d;
             END IF;
@@ -236,7 +232,8 @@ BEGIN
             result_set := result_set || jsonb_build_object(column_.name, value);
             result_fields := result_fields || jsonb_build_object(column_.name, jsonb_build_object(
                 'strategy', rule.strategy,
-                'from', (SELECT jsonb_agg(ids[i]) FROM unnest(chosen) AS i)));
+                'from', (SELECT jsonb_agg(n.id ORDER BY c.ord)
+                         FROM unnest(chosen) WITH ORDINALITY AS c (i, ord) JOIN unnest(ids) WITH ORDINALITY AS n (id, i) ON n.i = c.i)));
         END IF;
     END LOOP;
     RETURN jsonb_build_object('set', result_set, 'fields', result_fields);
@@ -256,7 +253,7 @@ DECLARE
 BEGIN
     -- Activities that are merged may begin the clocks of what they are about anew.
     IF kind = 'activity' THEN
-        SELECT coalesce(string_agg(format(' OR e.kind = %L AND e.record_id IN (SELECT a.%I FROM %s.activity AS a WHERE a.id::text = ANY ($2))',
+        SELECT coalesce(string_agg(format(' OR e.kind = %L AND e.record_id IN (SELECT a.%I FROM %s.activity AS a WHERE a.id = ANY ($2::bigint[]))',
                                           left(c.attname, -3), c.attname, workspace), ''), '') INTO about
         FROM pg_attribute AS c
         WHERE c.attrelid = format('%s.activity', workspace)::regclass AND c.attname ~ '_id$' AND NOT c.attisdropped;
@@ -264,11 +261,11 @@ BEGIN
     EXECUTE format('SELECT jsonb_agg(jsonb_build_object(''escalation'', to_jsonb(e), ''reminder'', to_jsonb(r)) ORDER BY e.id)
                     FROM %1$s.escalation AS e
                     LEFT JOIN %1$s.reminder AS r ON r.escalation_id = e.id
-                    WHERE e.kind = $1 AND e.record_id::text = ANY ($2)%2$s', workspace, about)
+                    WHERE e.kind = $1 AND e.record_id = ANY ($2::bigint[])%2$s', workspace, about)
     INTO result USING kind, losers || survivor;
     -- With the records they end; their reminders are not to be taken along first.
     IF result IS NOT NULL THEN
-        EXECUTE format('DELETE FROM %s.escalation AS e WHERE e.kind = $1 AND e.record_id::text = ANY ($2)', workspace) USING kind, losers;
+        EXECUTE format('DELETE FROM %s.escalation AS e WHERE e.kind = $1 AND e.record_id = ANY ($2::bigint[])', workspace) USING kind, losers;
     END IF;
     RETURN result;
 END

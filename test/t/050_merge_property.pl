@@ -27,6 +27,7 @@ $node->safe_psql('postgres', q{
 	CREATE EXTENSION crm CASCADE;
 	CREATE EXTENSION IF NOT EXISTS btree_gist;
 	SELECT crm.create_workspace('sales');
+	CREATE DOMAIN public.code AS text CHECK (VALUE ~ '^C[0-9]+$');
 	CREATE FUNCTION public.stamp() RETURNS trigger LANGUAGE plpgsql AS $$
 	BEGIN
 		NEW.updated_at := clock_timestamp();
@@ -120,16 +121,19 @@ my %ids = (
 	'bigint' => sub { $_[0] },
 	'integer' => sub { $_[0] - 5 },
 	'text' => sub { pick('K ', 'k', 'É', '张') . $_[0] },
+	'public.code' => sub { 'C' . $_[0] },
 	'uuid' => sub { sprintf('%08x-0000-4000-8000-000000000000', $_[0] * 7) });
 
 sub generate
 {
 	my ($sql, @children) = ('');
-	my $pk = pick('bigint', 'bigint', 'integer', 'text', 'uuid');
+	my $pk = pick('bigint', 'bigint', 'integer', 'text', 'uuid', 'public.code');
 	my $stamped = chance(0.6);
 	my $counted = chance(0.4);
 	my $tree = chance(0.5);
 	my $region = chance(0.4);
+	my $tree2 = $region && chance(0.5);
+	my $parted = !$region && chance(0.15);
 	my @columns = random_columns(1 + int(rand(6)), 'c');
 	my @ids = map { $ids{$pk}->($_) } 1 .. 3 + int(rand(5));
 
@@ -139,18 +143,24 @@ sub generate
 	$sql .= "DELETE FROM sales.merge_rule WHERE kind LIKE 'gen.%';\n";
 	$sql .= "CREATE TABLE gen.target (id $pk PRIMARY KEY";
 	$sql .= join('', map { ", \"$_->{name}\" $_->{type}" } @columns);
-	$sql .= ', code text' . (chance(0.5) ? ' UNIQUE' : '');
+	$sql .= ', code text' . (!$parted && chance(0.5) ? ' UNIQUE' : '');
 	$sql .= ', parent ' . $pk . ' REFERENCES gen.target' . pick('', ' ON DELETE SET NULL', ' ON DELETE CASCADE') if $tree;
 	$sql .= ', region text NOT NULL, UNIQUE (id, region)' if $region;
+	$sql .= ", above $pk, FOREIGN KEY (above, region) REFERENCES gen.target (id, region)" . pick('', ' ON DELETE CASCADE') if $tree2;
 	$sql .= ', updated_at timestamptz, row_version integer NOT NULL DEFAULT 1' if $stamped;
 	$sql .= ', children integer NOT NULL DEFAULT 0' if $counted;
 	$sql .= ', made text GENERATED ALWAYS AS (coalesce(code, \'?\') || \'!\') STORED' if chance(0.3);
-	$sql .= ");\n";
+	$sql .= ')' . ($parted ? ' PARTITION BY HASH (id)' : '') . ";\n";
+	if ($parted)
+	{
+		$sql .= "CREATE TABLE gen.target_p$_ PARTITION OF gen.target FOR VALUES WITH (MODULUS 2, REMAINDER $_);\n" for 0 .. 1;
+	}
 	if (chance(0.3))
 	{
 		$sql .= "INSERT INTO sales.merge_rule (kind, field, strategy) VALUES ('gen.target', '*', "
 		  . sql_text(pick('survivor', 'most_recent', 'most_complete', 'first_non_null')) . ");\n";
 	}
+	my @regions;
 	for my $i (0 .. $#ids)
 	{
 		my @names = ('id', map { "\"$_->{name}\"" } @columns);
@@ -158,7 +168,12 @@ sub generate
 		push @names, 'code';
 		push @values, chance(0.4) ? 'NULL' : sql_text("code$i");
 		if ($tree) { push @names, 'parent'; push @values, $i > 0 && chance(0.6) ? sql_text($ids[ int(rand($i)) ]) : 'NULL'; }
-		if ($region) { push @names, 'region'; push @values, sql_text(pick('eu', 'us')); }
+		if ($region) { push @regions, pick('eu', 'us'); push @names, 'region'; push @values, sql_text($regions[$i]); }
+		if ($tree2)
+		{
+			my @same = grep { $regions[$_] eq $regions[$i] } 0 .. $i - 1;
+			push @names, 'above'; push @values, @same && chance(0.6) ? sql_text($ids[ pick(@same) ]) : 'NULL';
+		}
 		if ($stamped) { push @names, 'updated_at'; push @values, sql_text('2024-01-0' . (1 + int(rand(9)))); }
 		$sql .= 'INSERT INTO gen.target (' . join(', ', @names) . ') VALUES (' . join(', ', @values) . ");\n";
 	}
@@ -168,19 +183,21 @@ sub generate
 	{
 		my $table = pick('a', 'm', 'z') . "_child$k";
 		my @extra = random_columns(1 + int(rand(3)), 'd');
-		my $shape = pick('plain', 'plain', 'keyless', 'fk_in_key', 'unique', 'partial', 'exclude', 'two', 'composite', 'partitioned', 'one_to_one');
+		my $shape = pick('plain', 'plain', 'keyless', 'fk_in_key', 'unique', 'partial', 'exclude', 'two', 'composite', 
+			'partitioned', 'one_to_one', 'made', 'local');
 		$shape = 'plain' if $shape eq 'composite' && !$region;
-		my $action = pick('', ' ON DELETE CASCADE', ' ON DELETE RESTRICT', ' ON DELETE NO ACTION DEFERRABLE INITIALLY DEFERRED', ' ON UPDATE CASCADE');
+		my $action = pick('', ' ON DELETE CASCADE', ' ON DELETE SET NULL', ' ON DELETE SET DEFAULT', ' ON DELETE RESTRICT', ' ON DELETE NO ACTION DEFERRABLE INITIALLY DEFERRED', ' ON UPDATE CASCADE');
 		my $not_null = chance(0.5) || $shape eq 'fk_in_key' ? ' NOT NULL' : '';
 		my $ref = "t_id $pk$not_null";
 		my @rows;
 		my $ddl = "CREATE TABLE gen.$table (";
-		$ddl .= $shape eq 'keyless' || $shape eq 'fk_in_key' ? '' : 'id integer' . ($shape eq 'partitioned' ? '' : ' PRIMARY KEY') . ', ';
+		$ddl .= $shape eq 'keyless' || $shape eq 'fk_in_key' ? '' : 'id integer' . ($shape eq 'partitioned' || $shape eq 'local' ? '' : ' PRIMARY KEY') . ', ';
 		$ddl .= $ref . ($shape eq 'one_to_one' ? ' UNIQUE' : '');
 		$ddl .= ', word text' . ($shape eq 'fk_in_key' ? ' NOT NULL' : '');
 		$ddl .= ', region text' if $shape eq 'composite';
 		$ddl .= ", o_id $pk REFERENCES gen.target" if $shape eq 'two';
 		$ddl .= ', span int4range' if $shape eq 'exclude';
+		$ddl .= ", made text GENERATED ALWAYS AS (t_id::text || '/' || lower(word)) STORED UNIQUE" if $shape eq 'made';
 		$ddl .= join('', map { ", \"$_->{name}\" $_->{type}" } @extra);
 		$ddl .= ', updated_at timestamptz, row_version integer NOT NULL DEFAULT 1' if $stamped;
 		$ddl .= $shape eq 'composite'
@@ -190,8 +207,14 @@ sub generate
 		$ddl .= ', UNIQUE' . pick('', ' NULLS NOT DISTINCT') . ' (t_id, word)' . pick('', ' DEFERRABLE INITIALLY DEFERRED') if $shape eq 'unique';
 		$ddl .= ', EXCLUDE USING gist (t_id WITH =, span WITH &&)' if $shape eq 'exclude';
 		$ddl .= ', PRIMARY KEY (id, t_id)' if $shape eq 'partitioned' && $not_null;
-		$ddl .= ')' . ($shape eq 'partitioned' ? " PARTITION BY HASH (t_id)" : '') . ";\n";
+		$ddl .= ')' . ($shape eq 'partitioned' ? ' PARTITION BY HASH (t_id)' : $shape eq 'local' ? ' PARTITION BY LIST (word)' : '') . ";\n";
 		$sql .= $ddl;
+		if ($shape eq 'local')
+		{
+			# unique within one partition only
+			$sql .= "CREATE TABLE gen.${table}_x PARTITION OF gen.$table FOR VALUES IN ('x', 'X');\n"
+			  . "CREATE TABLE gen.${table}_y PARTITION OF gen.$table DEFAULT;\nCREATE UNIQUE INDEX ON gen.${table}_x (t_id, word);\n";
+		}
 		if ($shape eq 'partitioned')
 		{
 			$sql .= "CREATE TABLE gen.${table}_p$_ PARTITION OF gen.$table FOR VALUES WITH (MODULUS 3, REMAINDER $_);\n" for 0 .. 2;
@@ -218,9 +241,9 @@ sub generate
 		{
 			my $t = !$not_null && chance(0.1) ? undef : pick(@ids);
 			my $word = $shape eq 'fk_in_key' ? pick('x', 'y', 'z') : pick('x', 'X', 'y', undef, '');
-			my $key = join('|', $t // '?', $shape eq 'partial' ? lc($word // '?') : $word // '?');
+			my $key = join('|', $t // '?', $shape =~ /^(partial|made)$/ ? lc($word // '?') : $word // '?');
 			next if $shape eq 'one_to_one' && defined $t && $seen{$t}++;
-			next if $shape =~ /^(unique|fk_in_key|partial)$/ && $seen{$key}++;
+			next if $shape =~ /^(unique|fk_in_key|partial|made|local)$/ && $seen{$key}++;
 			my (@names, @values) = ();
 			if ($shape ne 'keyless' && $shape ne 'fk_in_key') { push @names, 'id'; push @values, $r; }
 			push @names, 't_id', 'word';
