@@ -354,8 +354,9 @@ crm_record_error(const ErrorData *edata)
 	LWLockAcquire(&crm_scheduler->lock, LW_EXCLUSIVE);
 	crm_slot->errors++;
 	crm_slot->error_at = GetCurrentTimestamp();
-	snprintf(crm_slot->error, sizeof(crm_slot->error), "%s: %s",
-			 unpack_sql_state(edata->sqlerrcode), edata->message ? edata->message : "");
+	snprintf(crm_slot->error, sizeof(crm_slot->error), "%s: %s%s%s",
+			 unpack_sql_state(edata->sqlerrcode), edata->message ? edata->message : "",
+			 edata->hint ? " HINT:  " : "", edata->hint ? edata->hint : "");
 	crm_slot->error[pg_mbcliplen(crm_slot->error, strlen(crm_slot->error),
 								 sizeof(crm_slot->error) - 1)] = '\0';
 	LWLockRelease(&crm_scheduler->lock);
