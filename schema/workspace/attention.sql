@@ -339,13 +339,7 @@ BEGIN
     IF new.kind IS NULL THEN
         RETURN new;
     END IF;
-    SELECT t.rel INTO rel FROM crm._record_tables(@workspace_literal@::regnamespace) AS t WHERE t.kind = new.kind;
-    IF rel IS NULL THEN
-        RAISE EXCEPTION 'unrecognized kind of record: "%"', new.kind
-            USING ERRCODE = 'invalid_parameter_value',
-                  HINT = format('Kinds of this workspace are %s.',
-                                (SELECT string_agg(t.kind, ', ' ORDER BY t.kind) FROM crm._record_tables(@workspace_literal@::regnamespace) AS t));
-    END IF;
+    SELECT t.rel INTO rel FROM crm._record_table(@workspace_literal@::regnamespace, new.kind) AS t;
     IF new.condition IS NOT NULL THEN
         PERFORM crm._check_stage_expression(rel, @workspace_literal@::regnamespace, new.condition);
         EXECUTE format('SELECT FROM %s AS new WHERE (%s) LIMIT 0', rel, new.condition);

@@ -183,7 +183,10 @@ BEGIN
         new.starts_at := crm.now();
     END IF;
     new.working_time := new.working_time OR new.calendar IS NOT NULL;
-    SELECT t.rel INTO rel FROM crm._record_tables(@workspace_literal@::regnamespace) AS t WHERE t.kind = new.kind;
+    -- A rule about a table that is gone can still be ended.
+    IF new.active THEN
+        SELECT t.rel INTO rel FROM crm._record_table(@workspace_literal@::regnamespace, new.kind) AS t;
+    END IF;
     IF rel IS NOT NULL AND new.condition IS NOT NULL THEN
         PERFORM crm._check_stage_expression(rel, @workspace_literal@::regnamespace, new.condition);
     END IF;

@@ -148,7 +148,9 @@ BEGIN
         new.working_time := true;
     END IF;
     new.target := make_interval(secs => extract(epoch FROM new.target)::double precision);
-    SELECT t.rel INTO rel FROM crm._record_tables(@workspace_literal@::regnamespace) AS t WHERE t.kind = new.kind;
+    IF new.active THEN
+        SELECT t.rel INTO rel FROM crm._record_table(@workspace_literal@::regnamespace, new.kind) AS t;
+    END IF;
     FOREACH expression IN ARRAY ARRAY[new.condition, new.met_when, new.pause_when] LOOP
         IF rel IS NOT NULL AND expression IS NOT NULL THEN
             PERFORM crm._check_stage_expression(rel, @workspace_literal@::regnamespace, expression);

@@ -75,6 +75,26 @@ is($node->safe_psql('shop', q{SELECT count(*) FROM sales.reminder WHERE failed_a
 $node->safe_psql('shop', q{DROP TRIGGER refuse ON sales.event; UPDATE sales.reminder SET failed_at = NULL WHERE failed_at IS NOT NULL});
 fired('sales', 'poison too', 'and all fire in the end', 500);
 
+# One that takes too long is given up, and found.
+$node->safe_psql('postgres', q{ALTER SYSTEM SET crm.batch_timeout = '500ms'});
+$node->reload;
+$node->safe_psql('shop', q{
+	SET ROLE boss;
+	CREATE FUNCTION sales.dawdle() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		IF new.title = 'slow' THEN PERFORM pg_sleep(600); END IF;
+		RETURN NULL;
+	END $$;
+	CREATE TRIGGER dawdle AFTER INSERT ON sales.event FOR EACH ROW EXECUTE FUNCTION sales.dawdle();
+	INSERT INTO sales.reminder (member_id, due_at, title)
+	SELECT 1, '2020-01-01', CASE i WHEN 7 THEN 'slow' ELSE 'quick' END FROM generate_series(1, 20) AS i});
+fired('sales', 'quick', 'a reminder that takes too long: the others fire', 19);
+ok($node->poll_query_until('shop', q{SELECT failure LIKE '57014: %statement timeout' FROM sales.reminder WHERE title = 'slow'}), 'it is set aside');
+$node->safe_psql('postgres', 'ALTER SYSTEM RESET crm.batch_timeout');
+$node->reload;
+$node->safe_psql('shop', q{DROP TRIGGER dawdle ON sales.event; UPDATE sales.reminder SET failed_at = NULL WHERE failed_at IS NOT NULL});
+fired('sales', 'slow', 'and fires once it is quick');
+
 # A locked reminder is passed over, and fires when it is let go without a word.
 my $locker = session("BEGIN; INSERT INTO sales.reminder (member_id, due_at, title) VALUES (1, now() + interval '1 day', 'held') RETURNING 'made'; COMMIT;
 	BEGIN; UPDATE sales.reminder SET due_at = '2020-01-01' WHERE title = 'held'; COMMIT; SELECT 'x';", qr/x/);

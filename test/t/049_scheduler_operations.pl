@@ -124,6 +124,27 @@ $node->safe_psql('shop', q{
 	UPDATE sales.reminder SET due_at = now() WHERE title LIKE '% gone'});
 all_fired('record gone', 1, 'a reminder about a record that is gone fires');
 all_fired('table gone', 1, 'and one about a kind of record that does not exist');
+# A table that rules are about is dropped while their reminders wait.
+$node->safe_psql('shop', q{
+	SET ROLE boss;
+	CREATE TABLE sales.vessel (id bigint PRIMARY KEY, done boolean NOT NULL DEFAULT false, owner_id bigint, created_at timestamptz DEFAULT now());
+	SELECT crm.protect('sales.vessel', 'vessel');
+	INSERT INTO sales.sla_policy (kind, name, target, met_when) VALUES ('vessel', 'Launched', '1 hour', 'done');
+	INSERT INTO sales.escalation_rule (id, kind, name) VALUES (1, 'vessel', 'Forgotten');
+	INSERT INTO sales.escalation_level (rule_id, level, after) VALUES (1, 1, '1 hour');
+	INSERT INTO sales.attention_rule (name, kind, condition, delivery) VALUES ('Done', 'vessel', 'done', 'digest');
+	INSERT INTO sales.vessel (id, owner_id) VALUES (1, 1), (2, 1);
+	DROP TABLE sales.vessel CASCADE;
+	UPDATE sales.reminder SET due_at = now()});
+burst('after the table', 10);
+all_fired('after the table', 10, 'a table that rules are about is gone: others fire');
+ok($node->poll_query_until('shop', 'SELECT count(*) = 0 FROM sales.reminder WHERE failed_at IS NULL AND due_at <= now()'), 'what waited for its records ends');
+is($node->safe_psql('shop', q{SELECT count(*) FROM sales.event WHERE kind = 'vessel' AND title <> 'table gone'}), '0', 'and tells nobody');
+is($node->safe_psql('shop', q{SELECT count(*) FROM sales.reminder WHERE failed_at IS NOT NULL}), '0', 'nothing is set aside');
+$node->safe_psql('shop', q{SET ROLE boss; UPDATE sales.sla_policy SET active = false; UPDATE sales.escalation_rule SET active = false});
+is($node->safe_psql('shop', q{SELECT (SELECT count(*) FROM sales.escalation WHERE rule_id IS NOT NULL), (SELECT string_agg(DISTINCT state, ',') FROM sales.sla_clock)}), '0|ended', 'its rules can be ended');
+$node->safe_psql('shop', 'DELETE FROM sales.attention_rule; DELETE FROM sales.escalation_rule');
+
 $node->safe_psql('shop', q{
 	REASSIGN OWNED BY boss TO heir; DROP OWNED BY boss;
 	GRANT USAGE ON SCHEMA crm TO heir; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA crm TO heir});
