@@ -1445,7 +1445,7 @@ CREATE TABLE @workspace@.setting (
 COMMENT ON TABLE @workspace@.setting IS 'Settings of this workspace, one a row.';
 INSERT INTO @workspace@.setting (name, value) VALUES ('reporting_currency', NULL), ('unowned_access', 'edit');
 COMMENT ON COLUMN @workspace@.setting.id IS 'Identifier, never reused.';
-COMMENT ON COLUMN @workspace@.setting.name IS 'Name of the setting. reporting_currency: ISO 4217 code of the currency reports convert to; unowned_access: what every active member may do with records without an owner, none, read or edit, which includes claiming them.';
+COMMENT ON COLUMN @workspace@.setting.name IS 'Name of the setting. reporting_currency: ISO 4217 code of the currency reports convert to; unowned_access: what every active member may do with records without an owner, none, read or edit, which includes claiming them; escalation_fallback: id of the member who hears of escalations for whom there is nobody else; calendar: name of the calendar of members whose teams name none; duplicate_checks_per_minute, duplicate_rate_warning, duplicate_rate_alarm: see the documentation of duplicate rules and of review; event_retention: how long events are kept that everybody is done with, such as 90 days, NULL: for good.';
 COMMENT ON COLUMN @workspace@.setting.value IS 'Its value; NULL: not set.';
 COMMENT ON COLUMN @workspace@.setting.created_at IS 'When the row was inserted; may be given on import.';
 COMMENT ON COLUMN @workspace@.setting.updated_at IS 'Start of the transaction that last changed the row; kept by crm.touch().';
@@ -2807,7 +2807,6 @@ COMMENT ON COLUMN @workspace@.reminder.member_id IS 'Who is reminded; of an esca
 COMMENT ON COLUMN @workspace@.reminder.escalation_id IS 'The escalation that takes its next step when this is due; NULL: an ordinary reminder.';
 
 INSERT INTO @workspace@.setting (name, value) VALUES ('escalation_fallback', NULL);
-COMMENT ON COLUMN @workspace@.setting.name IS 'Name of the setting. reporting_currency: ISO 4217 code of the currency reports convert to; unowned_access: what every active member may do with records without an owner, none, read or edit, which includes claiming them; escalation_fallback: id of the member who hears of escalations for whom there is nobody else; calendar: name of the calendar of members whose teams name none.';
 INSERT INTO @workspace@.merge_link (table_name, move) VALUES ('escalation', false);
 
 $_ddl_$),
@@ -2887,7 +2886,10 @@ BEGIN
         new.starts_at := crm.now();
     END IF;
     new.working_time := new.working_time OR new.calendar IS NOT NULL;
-    SELECT t.rel INTO rel FROM crm._record_tables(@workspace_literal@::regnamespace) AS t WHERE t.kind = new.kind;
+    -- A rule about a table that is gone can still be ended.
+    IF new.active THEN
+        SELECT t.rel INTO rel FROM crm._record_table(@workspace_literal@::regnamespace, new.kind) AS t;
+    END IF;
     IF rel IS NOT NULL AND new.condition IS NOT NULL THEN
         PERFORM crm._check_stage_expression(rel, @workspace_literal@::regnamespace, new.condition);
     END IF;
@@ -3224,7 +3226,9 @@ BEGIN
         new.working_time := true;
     END IF;
     new.target := make_interval(secs => extract(epoch FROM new.target)::double precision);
-    SELECT t.rel INTO rel FROM crm._record_tables(@workspace_literal@::regnamespace) AS t WHERE t.kind = new.kind;
+    IF new.active THEN
+        SELECT t.rel INTO rel FROM crm._record_table(@workspace_literal@::regnamespace, new.kind) AS t;
+    END IF;
     FOREACH expression IN ARRAY ARRAY[new.condition, new.met_when, new.pause_when] LOOP
         IF rel IS NOT NULL AND expression IS NOT NULL THEN
             PERFORM crm._check_stage_expression(rel, @workspace_literal@::regnamespace, expression);
@@ -3421,13 +3425,18 @@ DECLARE
     candidates bigint[];
     matched_events bigint[];
     matched_rules bigint[];
+    horizon interval := nullif(current_setting('crm.catch_up_horizon'), '-1')::interval;
 BEGIN
     WITH late AS (
         UPDATE @workspace@.event AS e SET state = 'skipped', handled_at = hold_events.fired_at
-        WHERE e.id BETWEEN first_id AND last_id AND e.payload ? 'skip_after' AND e.fired_at - e.due_at > (e.payload ->> 'skip_after')::interval
-        RETURNING e.id, e.member_id, e.payload)
+        WHERE e.id BETWEEN first_id AND last_id
+          AND (e.payload ? 'skip_after' AND e.fired_at - e.due_at > (e.payload ->> 'skip_after')::interval
+               -- Escalations and service levels say how things are, others how they were.
+               OR e.fired_at - e.due_at > horizon AND e.missed = 0 AND NOT coalesce(e.payload ?| '{escalation,sla,crm_digest}' OR e.payload @> '{"urgent": true}', false))
+        RETURNING e.id, e.member_id, e.payload -> 'skip_after' AS skip_after, e.fired_at - e.due_at > horizon AS beyond)
     INSERT INTO @workspace@.event_hold (event_id, member_id, reason, detail, held_at)
-    SELECT l.id, l.member_id, 'too late', jsonb_build_object('max_late', l.payload -> 'skip_after'), hold_events.fired_at FROM late AS l;
+    SELECT l.id, l.member_id, 'too late', CASE WHEN l.beyond THEN jsonb_build_object('max_late', horizon, 'setting', 'crm.catch_up_horizon') ELSE jsonb_build_object('max_late', l.skip_after) END,
+           hold_events.fired_at FROM late AS l;
     last_id := @workspace@.delegate_events(first_id, last_id, fired_at);
     IF NOT EXISTS (SELECT FROM @workspace@.attention_rule AS r WHERE r.active) AND NOT EXISTS (SELECT FROM @workspace@.event_hold AS h WHERE h.until IS NOT NULL) THEN
         RETURN;
@@ -3661,13 +3670,7 @@ BEGIN
     IF new.kind IS NULL THEN
         RETURN new;
     END IF;
-    SELECT t.rel INTO rel FROM crm._record_tables(@workspace_literal@::regnamespace) AS t WHERE t.kind = new.kind;
-    IF rel IS NULL THEN
-        RAISE EXCEPTION 'unrecognized kind of record: "%"', new.kind
-            USING ERRCODE = 'invalid_parameter_value',
-                  HINT = format('Kinds of this workspace are %s.',
-                                (SELECT string_agg(t.kind, ', ' ORDER BY t.kind) FROM crm._record_tables(@workspace_literal@::regnamespace) AS t));
-    END IF;
+    SELECT t.rel INTO rel FROM crm._record_table(@workspace_literal@::regnamespace, new.kind) AS t;
     IF new.condition IS NOT NULL THEN
         PERFORM crm._check_stage_expression(rel, @workspace_literal@::regnamespace, new.condition);
         EXECUTE format('SELECT FROM %s AS new WHERE (%s) LIMIT 0', rel, new.condition);
@@ -4002,6 +4005,9 @@ COMMENT ON COLUMN @workspace@.event_failure.attempts IS 'How often the event has
 COMMENT ON COLUMN @workspace@.event_failure.reason IS 'Why it failed, in the consumer''s words.';
 COMMENT ON COLUMN @workspace@.event_failure.failed_at IS 'When it was set aside.';
 
+INSERT INTO @workspace@.setting (name, value) VALUES ('event_retention', '1 year');
+ALTER TABLE @workspace@.setting ADD CONSTRAINT setting_event_retention CHECK (name <> 'event_retention' OR value ~ '^[1-9][0-9]{0,4} (day|month|year)s?$');
+
 $_ddl_$),
 (NULL::integer, 'event', $_ddl_$
 
@@ -4243,6 +4249,38 @@ END
 $$;
 COMMENT ON FUNCTION @workspace@.purge_events(interval, integer, boolean) IS
 'Deletes the oldest events that fired longer ago than older_than, at most max_events, and returns how many; call it again while that is more than 0. Kept are events that a consumer has not acknowledged or has set aside, and, unless with_open, those nobody has acknowledged or snoozed. A member''s own consumer that has not read for so long holds nothing. For the workspace''s owner. max_events below 1 and a negative age are errors (22023).';
+
+CREATE OR REPLACE FUNCTION @workspace@.retain_events(after_id bigint, max_events integer, OUT deleted bigint, OUT looked_at bigint)
+LANGUAGE plpgsql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    cutoff timestamptz := crm.now() - (SELECT s.value::interval FROM @workspace@.setting AS s WHERE s.name = 'event_retention');
+BEGIN
+    deleted := 0;
+    IF cutoff IS NULL THEN
+        RETURN;
+    END IF;
+    WITH batch AS MATERIALIZED (
+        SELECT e.id, e.fired_at, e.state FROM @workspace@.event AS e WHERE e.id > after_id ORDER BY e.id LIMIT max_events),
+    old AS MATERIALIZED (
+        SELECT b.id FROM batch AS b
+        WHERE b.fired_at < cutoff AND b.state IN ('acknowledged', 'snoozed', 'skipped')
+          AND b.id <= ALL (SELECT c.acked_id FROM @workspace@.event_consumer AS c WHERE c.member_id IS NULL OR c.whole_feed OR c.read_at > cutoff)
+          AND NOT EXISTS (SELECT FROM @workspace@.event_failure AS f WHERE f.event_id = b.id)),
+    -- What somebody is changing just now is left for the next time.
+    free AS MATERIALIZED (
+        SELECT e.id FROM @workspace@.event AS e WHERE e.id IN (SELECT o.id FROM old AS o) FOR UPDATE SKIP LOCKED),
+    gone AS (
+        DELETE FROM @workspace@.event AS e USING free AS f WHERE e.id = f.id RETURNING e.id)
+    -- Ids are in the order of fired_at: a young event ends the round.
+    SELECT (SELECT count(*) FROM gone),
+           CASE WHEN count(*) = max_events AND max(b.fired_at) < cutoff THEN max(b.id) END
+    INTO deleted, looked_at FROM batch AS b;
+END
+$$;
+COMMENT ON FUNCTION @workspace@.retain_events(bigint, integer) IS
+'Of the max_events events after an id, deletes those that the setting event_retention lets go: fired longer ago, acknowledged, snoozed or skipped, and neither open nor set aside for any consumer. Returns how many, and the last id it looked at, NULL when there are no more that are old enough. Called by the scheduler, step by step.';
 
 CREATE OR REPLACE FUNCTION @workspace@.event_consumer_lag(
     OUT name text, OUT member_id bigint, OUT kinds text[], OUT events_behind bigint, OUT seconds_behind numeric, OUT oldest_id bigint,
@@ -7909,7 +7947,7 @@ CREATE FUNCTION crm.run_due(max_events bigint DEFAULT NULL, workspace regnamespa
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'crm_run_due';
 
 COMMENT ON FUNCTION crm.run_due(bigint, regnamespace) IS
-'Fires what is due, in the caller''s transaction: at most max_events reminders (NULL: all) of one workspace or of all workspaces of this database whose owner''s rights the caller has. Reminders locked by other transactions are left for later; another transaction that is firing is waited for. Returns the number of events written. Not needed while the scheduler runs.';
+'Fires what is due, in the caller''s transaction: at most max_events reminders (NULL: all) of one workspace or of all workspaces of this database whose owner''s rights the caller has. Reminders locked by other transactions are left for later; another transaction that is firing is waited for. While the system''s clock, set far forward, is held, it is an error (55000). Returns the number of events written. Not needed while the scheduler runs.';
 
 CREATE FUNCTION crm.scheduler_start() RETURNS text
 LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT AS 'MODULE_PATHNAME', 'crm_scheduler_start';
@@ -7980,12 +8018,12 @@ CREATE FUNCTION crm.scheduler_status(
     OUT database name, OUT state text, OUT reason text, OUT pid integer, OUT next_due timestamptz, OUT backlog bigint,
     OUT oldest_due timestamptz, OUT set_aside bigint, OUT fired bigint, OUT batches bigint, OUT wakeups bigint,
     OUT p50 interval, OUT p95 interval, OUT p99 interval, OUT max_lateness interval, OUT lateness bigint[],
-    OUT errors bigint, OUT error_at timestamptz, OUT error text, OUT mode text, OUT launcher_pid integer)
+    OUT errors bigint, OUT error_at timestamptz, OUT error text, OUT mode text, OUT launcher_pid integer, OUT purged bigint)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT AS 'MODULE_PATHNAME', 'crm_scheduler_status';
 
 COMMENT ON FUNCTION crm.scheduler_status() IS
-'The scheduler, one row a database it knows; other databases than the current one are shown to members of pg_read_all_stats only. state, which reason explains: off, running, starting, idle (no worker is connected; the launcher starts one before next_due), waiting (for a free worker process), stopping (a command needs the database without connections), held (the clock was set far forward), quarantined (restored or copied from another database), backing off (the last worker failed). next_due: least due time the last worker knew. backlog, oldest_due, set_aside: reminders that are due and have not fired, the due time of the first of them, and those set aside by a failure; counted when asked, for the current database only, others have NULL. Counters start with the server. p50, p95, p99: upper bounds of lateness from the histogram. lateness[n] counts events written less than 2^(n-1) ms after they were due and not counted before, the last element all others. mode: preloaded, or dynamic if the scheduler does not outlive a restart of the server.';
+'The scheduler, one row a database it knows; other databases than the current one are shown to members of pg_read_all_stats only. state, which reason explains: off, running, starting, idle (no worker is connected; the launcher starts one before next_due), waiting (for a free worker process), stopping (a command needs the database without connections), held (the clock was set far forward), quarantined (restored or copied from another database), backing off (the last worker failed). next_due: least due time the last worker knew. backlog, oldest_due, set_aside: reminders that are due and have not fired, the due time of the first of them, and those set aside by a failure; counted when asked, for the current database only, others have NULL. Counters start with the server. p50, p95, p99: upper bounds of lateness from the histogram. lateness[n] counts events written less than 2^(n-1) ms after they were due and not counted before, the last element all others. mode: preloaded, or dynamic if the scheduler does not outlive a restart of the server. purged: old events deleted, as the setting event_retention of their workspaces says.';
 
 ---------------------------------------------------------------------
 -- escalation
@@ -8040,10 +8078,8 @@ DECLARE
 BEGIN
     SELECT * INTO t FROM crm._record_tables(workspace) AS r WHERE r.kind = _escalation_query.kind;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'unrecognized kind of record: "%"', kind
-            USING ERRCODE = 'invalid_parameter_value',
-                  HINT = format('Kinds of this workspace are %s.',
-                                (SELECT string_agg(r.kind, ', ' ORDER BY r.kind) FROM crm._record_tables(workspace) AS r));
+        -- The table is gone, and its records with it.
+        RETURN 'SELECT NULL::bigint AS record_id, NULL::bigint AS owner_id, NULL::timestamptz AS clock_at, NULL::text AS calendar WHERE false';
     END IF;
     columns := ARRAY(SELECT a.attname FROM pg_attribute AS a WHERE a.attrelid = t.rel AND a.attnum > 0 AND NOT a.attisdropped);
 
@@ -8376,10 +8412,8 @@ BEGIN
     EXECUTE format('SELECT p.* FROM %s.sla_policy AS p WHERE p.id = $1', workspace) INTO p USING policy_id;
     SELECT * INTO t FROM crm._record_tables(workspace) AS r WHERE r.kind = p.kind;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'unrecognized kind of record: "%"', p.kind
-            USING ERRCODE = 'invalid_parameter_value',
-                  HINT = format('Kinds of this workspace are %s.',
-                                (SELECT string_agg(r.kind, ', ' ORDER BY r.kind) FROM crm._record_tables(workspace) AS r));
+        -- The table is gone, and its records with it.
+        RETURN 'SELECT NULL::bigint AS record_id, NULL::bigint AS owner_id, NULL::timestamptz AS created_at, NULL::text AS state, NULL::text AS calendar WHERE false';
     END IF;
     met := format('(%s) IS TRUE', coalesce(p.met_when, 'false'));
     IF p.met_by_activity THEN
@@ -8710,7 +8744,7 @@ SELECT CASE reason
     WHEN 'frequency' THEN format('another about the same record was handled less than %s before', detail ->> 'once_within')
     WHEN 'merged' THEN 'that one is about the same record'
     WHEN 'delegated' THEN coalesce(detail ->> 'why', 'someone stands in')
-    WHEN 'too late' THEN format('it was later than %s, and was to be skipped then', detail ->> 'max_late')
+    WHEN 'too late' THEN format('it was later than %s, and was to be skipped then', detail ->> 'max_late') || CASE WHEN detail ? 'setting' THEN format(' (%s)', detail ->> 'setting') ELSE '' END
 END || CASE WHEN detail ? 'rule' THEN format(', rule "%s"', detail ->> 'rule') ELSE '' END
 $$;
 

@@ -182,6 +182,33 @@ SELECT purge_events(max_events => 0);
 \set VERBOSITY terse
 INSERT INTO event_consumer (name, max_attempts) VALUES ('hasty', 1);
 
+\set VERBOSITY default
+-- what the scheduler deletes, step by step: old, closed, and passed by every consumer
+DELETE FROM event_consumer;
+DELETE FROM event;
+INSERT INTO reminder (member_id, due_at, title) SELECT 1, timestamptz '2020-01-01 00:00+00' + i * interval '1 minute', 'r' || i FROM generate_series(1, 8) AS i;
+SELECT crm.run_due();
+UPDATE event SET state = 'acknowledged' WHERE title <> 'r2';
+UPDATE event SET fired_at = fired_at - interval '366 days' WHERE title < 'r7';
+SELECT min(id) AS first FROM event \gset
+SELECT deleted, looked_at - :first AS looked_at FROM retain_events(0, 0);
+SELECT ack_events('exporter', :first + 4) FROM (SELECT count(*) FROM read_events('exporter')) AS r;
+SELECT fail_event('exporter', :first + 3, 'no');
+SELECT deleted, looked_at - :first AS looked_at FROM retain_events(0, 3);
+SELECT deleted, looked_at FROM retain_events(:first + 2, 1000);
+SELECT string_agg(title, ' ' ORDER BY id) FROM event;
+SELECT ack_events('exporter', :first + 7);
+UPDATE setting SET value = NULL WHERE name = 'event_retention';
+SELECT deleted, looked_at FROM retain_events(0, 1000);
+UPDATE setting SET value = '400 days' WHERE name = 'event_retention';
+SELECT deleted, looked_at FROM retain_events(0, 1000);
+UPDATE setting SET value = '1 year' WHERE name = 'event_retention';
+SELECT deleted, looked_at FROM retain_events(0, 1000);
+SELECT string_agg(title, ' ' ORDER BY id) FROM event;
+-- fails: not a time
+\set VERBOSITY terse
+UPDATE setting SET value = 'soon' WHERE name = 'event_retention';
+
 SET client_min_messages = warning;
 DROP SCHEMA regress_ev CASCADE;
 RESET ROLE;

@@ -396,19 +396,7 @@ crm_find_next(CrmPending *pending, CrmFirePlans *plans)
 	SPI_freetuptable(SPI_tuptable);
 }
 
-/*
- * The tables, their triggers and their indexes belong to the workspace's owner:
- * nothing of them runs with the rights of whoever fires, and no setting they
- * change outlives the batch.
- */
-typedef struct CrmOwnerContext
-{
-	Oid user;
-	int sec_context;
-	int nestlevel;
-} CrmOwnerContext;
-
-static void
+void
 crm_become_owner(CrmOwnerContext *saved, Oid workspace)
 {
 	GetUserIdAndSecContext(&saved->user, &saved->sec_context);
@@ -419,7 +407,7 @@ crm_become_owner(CrmOwnerContext *saved, Oid workspace)
 							 GUC_ACTION_SAVE, true, 0, false);
 }
 
-static void
+void
 crm_become_oneself(CrmOwnerContext *saved)
 {
 	AtEOXact_GUC(false, saved->nestlevel);
@@ -565,6 +553,14 @@ crm_run_due(PG_FUNCTION_ARGS)
 	}
 
 	SPI_connect();
+	/* A job that fires by hand must not fire the reminders of years, either. */
+	if (crm_scheduler_attach(DEBUG1) && !crm_clock_read(&now))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the system's clock was set far forward; no reminder fires for now"),
+				 errhint("If the time is right, run SELECT crm.scheduler_accept_clock(); or wait "
+						 "until crm.clock_hold has passed.")));
+
 	foreach (lc, workspaces)
 	{
 		CrmPending pending = {.workspace = lfirst_oid(lc),

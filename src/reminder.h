@@ -78,6 +78,27 @@ typedef struct CrmReminderCounts
 /* Adds those of a workspace. */
 extern void crm_reminder_count(Oid workspace, TimestampTz now, CrmReminderCounts *counts);
 
+/*
+ * The tables, their triggers and their indexes belong to the workspace's owner:
+ * nothing of them runs with the rights of whoever fires, and no setting they
+ * change outlives the batch.
+ */
+typedef struct CrmOwnerContext
+{
+	Oid user;
+	int sec_context;
+	int nestlevel;
+} CrmOwnerContext;
+
+extern void crm_become_owner(CrmOwnerContext *saved, Oid workspace);
+extern void crm_become_oneself(CrmOwnerContext *saved);
+
+/*
+ * Deletes some old events, in transactions of its own (event.c).  For a worker
+ * that has nothing else to do; true if it did something, and may have more to do.
+ */
+extern bool crm_event_retain(CrmSlot *slot);
+
 /* ---- between reminder.c and reminder_plain.c ---- */
 
 /*

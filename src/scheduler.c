@@ -44,6 +44,7 @@ int crm_max_databases = 64;
 int crm_worker_idle_timeout = 60;
 int crm_batch_size = 10000;
 int crm_batch_timeout = 60000;
+static int crm_catch_up_horizon = -1; /* read by hold_events() of a workspace */
 bool crm_notify = true;
 
 static shmem_request_hook_type crm_prev_shmem_request = NULL;
@@ -393,6 +394,11 @@ crm_scheduler_init(void)
 		"-1: "
 		"until it is; 0: not at all.",
 		&crm_clock_hold, 60, -1, 86400, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable(
+		"crm.catch_up_horizon", "Reminders that fire later than this are skipped.",
+		"Their events are written, and do not come into the inbox. Not of escalations, service "
+		"levels, urgent reminders, and those that recurred meanwhile. -1: none are.",
+		&crm_catch_up_horizon, -1, -1, INT_MAX, PGC_SIGHUP, GUC_UNIT_MIN, NULL, NULL, NULL);
 	DefineCustomBoolVariable("crm.notify", "Sends NOTIFY crm once for each batch of events.", NULL,
 							 &crm_notify, true, PGC_SUSET, 0, NULL, NULL, NULL);
 

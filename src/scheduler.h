@@ -48,6 +48,7 @@ typedef struct CrmSlot
 	int64 fired;				  /* events written */
 	int64 batches;				  /* transactions that wrote events */
 	int64 wakeups;				  /* times a worker woke */
+	int64 purged;				  /* old events deleted */
 	int64 errors;				  /* transactions that failed */
 	TimestampTz error_at;
 	char error[CRM_ERROR_LEN]; /* the last error */

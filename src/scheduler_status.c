@@ -47,6 +47,7 @@ enum
 	STATUS_COL_ERROR,
 	STATUS_COL_MODE,
 	STATUS_COL_LAUNCHER_PID,
+	STATUS_COL_PURGED,
 	STATUS_COL_NCOLUMNS
 };
 
@@ -214,6 +215,7 @@ crm_fill_status(CrmStatusRow *row, const CrmSlot *slot, const char *name, int la
 	crm_set(row, STATUS_COL_FIRED, Int64GetDatum(slot->fired));
 	crm_set(row, STATUS_COL_BATCHES, Int64GetDatum(slot->batches));
 	crm_set(row, STATUS_COL_WAKEUPS, Int64GetDatum(slot->wakeups));
+	crm_set(row, STATUS_COL_PURGED, Int64GetDatum(slot->purged));
 	crm_set_percentile(row, STATUS_COL_P50, slot, 0.5);
 	crm_set_percentile(row, STATUS_COL_P95, slot, 0.95);
 	crm_set_percentile(row, STATUS_COL_P99, slot, 0.99);

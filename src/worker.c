@@ -813,6 +813,8 @@ crm_worker_main(Datum arg)
 			continue;
 		if (next <= now)
 			continue;
+		if (crm_event_retain(crm_slot))
+			continue;
 
 		/* Leave if there is nothing to do for a while, or if another database needs the place. */
 		if (!crm_slot->prepared)

@@ -14,7 +14,7 @@ CREATE FUNCTION crm.run_due(max_events bigint DEFAULT NULL, workspace regnamespa
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'crm_run_due';
 
 COMMENT ON FUNCTION crm.run_due(bigint, regnamespace) IS
-'Fires what is due, in the caller''s transaction: at most max_events reminders (NULL: all) of one workspace or of all workspaces of this database whose owner''s rights the caller has. Reminders locked by other transactions are left for later; another transaction that is firing is waited for. Returns the number of events written. Not needed while the scheduler runs.';
+'Fires what is due, in the caller''s transaction: at most max_events reminders (NULL: all) of one workspace or of all workspaces of this database whose owner''s rights the caller has. Reminders locked by other transactions are left for later; another transaction that is firing is waited for. While the system''s clock, set far forward, is held, it is an error (55000). Returns the number of events written. Not needed while the scheduler runs.';
 
 CREATE FUNCTION crm.scheduler_start() RETURNS text
 LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT AS 'MODULE_PATHNAME', 'crm_scheduler_start';
@@ -85,9 +85,9 @@ CREATE FUNCTION crm.scheduler_status(
     OUT database name, OUT state text, OUT reason text, OUT pid integer, OUT next_due timestamptz, OUT backlog bigint,
     OUT oldest_due timestamptz, OUT set_aside bigint, OUT fired bigint, OUT batches bigint, OUT wakeups bigint,
     OUT p50 interval, OUT p95 interval, OUT p99 interval, OUT max_lateness interval, OUT lateness bigint[],
-    OUT errors bigint, OUT error_at timestamptz, OUT error text, OUT mode text, OUT launcher_pid integer)
+    OUT errors bigint, OUT error_at timestamptz, OUT error text, OUT mode text, OUT launcher_pid integer, OUT purged bigint)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE STRICT AS 'MODULE_PATHNAME', 'crm_scheduler_status';
 
 COMMENT ON FUNCTION crm.scheduler_status() IS
-'The scheduler, one row a database it knows; other databases than the current one are shown to members of pg_read_all_stats only. state, which reason explains: off, running, starting, idle (no worker is connected; the launcher starts one before next_due), waiting (for a free worker process), stopping (a command needs the database without connections), held (the clock was set far forward), quarantined (restored or copied from another database), backing off (the last worker failed). next_due: least due time the last worker knew. backlog, oldest_due, set_aside: reminders that are due and have not fired, the due time of the first of them, and those set aside by a failure; counted when asked, for the current database only, others have NULL. Counters start with the server. p50, p95, p99: upper bounds of lateness from the histogram. lateness[n] counts events written less than 2^(n-1) ms after they were due and not counted before, the last element all others. mode: preloaded, or dynamic if the scheduler does not outlive a restart of the server.';
+'The scheduler, one row a database it knows; other databases than the current one are shown to members of pg_read_all_stats only. state, which reason explains: off, running, starting, idle (no worker is connected; the launcher starts one before next_due), waiting (for a free worker process), stopping (a command needs the database without connections), held (the clock was set far forward), quarantined (restored or copied from another database), backing off (the last worker failed). next_due: least due time the last worker knew. backlog, oldest_due, set_aside: reminders that are due and have not fired, the due time of the first of them, and those set aside by a failure; counted when asked, for the current database only, others have NULL. Counters start with the server. p50, p95, p99: upper bounds of lateness from the histogram. lateness[n] counts events written less than 2^(n-1) ms after they were due and not counted before, the last element all others. mode: preloaded, or dynamic if the scheduler does not outlive a restart of the server. purged: old events deleted, as the setting event_retention of their workspaces says.';

@@ -99,13 +99,18 @@ DECLARE
     candidates bigint[];
     matched_events bigint[];
     matched_rules bigint[];
+    horizon interval := nullif(current_setting('crm.catch_up_horizon'), '-1')::interval;
 BEGIN
     WITH late AS (
         UPDATE @workspace@.event AS e SET state = 'skipped', handled_at = hold_events.fired_at
-        WHERE e.id BETWEEN first_id AND last_id AND e.payload ? 'skip_after' AND e.fired_at - e.due_at > (e.payload ->> 'skip_after')::interval
-        RETURNING e.id, e.member_id, e.payload)
+        WHERE e.id BETWEEN first_id AND last_id
+          AND (e.payload ? 'skip_after' AND e.fired_at - e.due_at > (e.payload ->> 'skip_after')::interval
+               -- Escalations and service levels say how things are, others how they were.
+               OR e.fired_at - e.due_at > horizon AND e.missed = 0 AND NOT coalesce(e.payload ?| '{escalation,sla,crm_digest}' OR e.payload @> '{"urgent": true}', false))
+        RETURNING e.id, e.member_id, e.payload -> 'skip_after' AS skip_after, e.fired_at - e.due_at > horizon AS beyond)
     INSERT INTO @workspace@.event_hold (event_id, member_id, reason, detail, held_at)
-    SELECT l.id, l.member_id, 'too late', jsonb_build_object('max_late', l.payload -> 'skip_after'), hold_events.fired_at FROM late AS l;
+    SELECT l.id, l.member_id, 'too late', CASE WHEN l.beyond THEN jsonb_build_object('max_late', horizon, 'setting', 'crm.catch_up_horizon') ELSE jsonb_build_object('max_late', l.skip_after) END,
+           hold_events.fired_at FROM late AS l;
     last_id := @workspace@.delegate_events(first_id, last_id, fired_at);
     IF NOT EXISTS (SELECT FROM @workspace@.attention_rule AS r WHERE r.active) AND NOT EXISTS (SELECT FROM @workspace@.event_hold AS h WHERE h.until IS NOT NULL) THEN
         RETURN;

@@ -104,7 +104,6 @@ COMMENT ON COLUMN @workspace@.reminder.member_id IS 'Who is reminded; of an esca
 COMMENT ON COLUMN @workspace@.reminder.escalation_id IS 'The escalation that takes its next step when this is due; NULL: an ordinary reminder.';
 
 INSERT INTO @workspace@.setting (name, value) VALUES ('escalation_fallback', NULL);
-COMMENT ON COLUMN @workspace@.setting.name IS 'Name of the setting. reporting_currency: ISO 4217 code of the currency reports convert to; unowned_access: what every active member may do with records without an owner, none, read or edit, which includes claiming them; escalation_fallback: id of the member who hears of escalations for whom there is nobody else; calendar: name of the calendar of members whose teams name none.';
 INSERT INTO @workspace@.merge_link (table_name, move) VALUES ('escalation', false);
 
 -- @repeatable

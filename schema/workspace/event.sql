@@ -47,6 +47,9 @@ COMMENT ON COLUMN @workspace@.event_failure.attempts IS 'How often the event has
 COMMENT ON COLUMN @workspace@.event_failure.reason IS 'Why it failed, in the consumer''s words.';
 COMMENT ON COLUMN @workspace@.event_failure.failed_at IS 'When it was set aside.';
 
+INSERT INTO @workspace@.setting (name, value) VALUES ('event_retention', '1 year');
+ALTER TABLE @workspace@.setting ADD CONSTRAINT setting_event_retention CHECK (name <> 'event_retention' OR value ~ '^[1-9][0-9]{0,4} (day|month|year)s?$');
+
 -- @repeatable
 
 CREATE OR REPLACE FUNCTION @workspace@.event_consumer_take(consumer text, OUT taken @workspace@.event_consumer)
@@ -287,6 +290,38 @@ END
 $$;
 COMMENT ON FUNCTION @workspace@.purge_events(interval, integer, boolean) IS
 'Deletes the oldest events that fired longer ago than older_than, at most max_events, and returns how many; call it again while that is more than 0. Kept are events that a consumer has not acknowledged or has set aside, and, unless with_open, those nobody has acknowledged or snoozed. A member''s own consumer that has not read for so long holds nothing. For the workspace''s owner. max_events below 1 and a negative age are errors (22023).';
+
+CREATE OR REPLACE FUNCTION @workspace@.retain_events(after_id bigint, max_events integer, OUT deleted bigint, OUT looked_at bigint)
+LANGUAGE plpgsql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    cutoff timestamptz := crm.now() - (SELECT s.value::interval FROM @workspace@.setting AS s WHERE s.name = 'event_retention');
+BEGIN
+    deleted := 0;
+    IF cutoff IS NULL THEN
+        RETURN;
+    END IF;
+    WITH batch AS MATERIALIZED (
+        SELECT e.id, e.fired_at, e.state FROM @workspace@.event AS e WHERE e.id > after_id ORDER BY e.id LIMIT max_events),
+    old AS MATERIALIZED (
+        SELECT b.id FROM batch AS b
+        WHERE b.fired_at < cutoff AND b.state IN ('acknowledged', 'snoozed', 'skipped')
+          AND b.id <= ALL (SELECT c.acked_id FROM @workspace@.event_consumer AS c WHERE c.member_id IS NULL OR c.whole_feed OR c.read_at > cutoff)
+          AND NOT EXISTS (SELECT FROM @workspace@.event_failure AS f WHERE f.event_id = b.id)),
+    -- What somebody is changing just now is left for the next time.
+    free AS MATERIALIZED (
+        SELECT e.id FROM @workspace@.event AS e WHERE e.id IN (SELECT o.id FROM old AS o) FOR UPDATE SKIP LOCKED),
+    gone AS (
+        DELETE FROM @workspace@.event AS e USING free AS f WHERE e.id = f.id RETURNING e.id)
+    -- Ids are in the order of fired_at: a young event ends the round.
+    SELECT (SELECT count(*) FROM gone),
+           CASE WHEN count(*) = max_events AND max(b.fired_at) < cutoff THEN max(b.id) END
+    INTO deleted, looked_at FROM batch AS b;
+END
+$$;
+COMMENT ON FUNCTION @workspace@.retain_events(bigint, integer) IS
+'Of the max_events events after an id, deletes those that the setting event_retention lets go: fired longer ago, acknowledged, snoozed or skipped, and neither open nor set aside for any consumer. Returns how many, and the last id it looked at, NULL when there are no more that are old enough. Called by the scheduler, step by step.';
 
 CREATE OR REPLACE FUNCTION @workspace@.event_consumer_lag(
     OUT name text, OUT member_id bigint, OUT kinds text[], OUT events_behind bigint, OUT seconds_behind numeric, OUT oldest_id bigint,

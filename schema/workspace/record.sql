@@ -291,7 +291,7 @@ CREATE TABLE @workspace@.setting (
 COMMENT ON TABLE @workspace@.setting IS 'Settings of this workspace, one a row.';
 INSERT INTO @workspace@.setting (name, value) VALUES ('reporting_currency', NULL), ('unowned_access', 'edit');
 COMMENT ON COLUMN @workspace@.setting.id IS 'Identifier, never reused.';
-COMMENT ON COLUMN @workspace@.setting.name IS 'Name of the setting. reporting_currency: ISO 4217 code of the currency reports convert to; unowned_access: what every active member may do with records without an owner, none, read or edit, which includes claiming them.';
+COMMENT ON COLUMN @workspace@.setting.name IS 'Name of the setting. reporting_currency: ISO 4217 code of the currency reports convert to; unowned_access: what every active member may do with records without an owner, none, read or edit, which includes claiming them; escalation_fallback: id of the member who hears of escalations for whom there is nobody else; calendar: name of the calendar of members whose teams name none; duplicate_checks_per_minute, duplicate_rate_warning, duplicate_rate_alarm: see the documentation of duplicate rules and of review; event_retention: how long events are kept that everybody is done with, such as 90 days, NULL: for good.';
 COMMENT ON COLUMN @workspace@.setting.value IS 'Its value; NULL: not set.';
 COMMENT ON COLUMN @workspace@.setting.created_at IS 'When the row was inserted; may be given on import.';
 COMMENT ON COLUMN @workspace@.setting.updated_at IS 'Start of the transaction that last changed the row; kept by crm.touch().';

@@ -162,5 +162,22 @@ command_ok([ 'pgbench', '-n', '-c', '8', '-t', '300', '-R', '800', '-f', "$scrip
 ok($node->poll_query_until('postgres', q{SELECT count(*) = 2400 FROM sales.event WHERE title = 'race'}), 'all of them fire');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM sales.event WHERE title = 'race' AND fired_at > due_at + interval '10 s'}), '0', 'no wake-up is lost');
 cmp_ok($node->safe_psql('postgres', 'SELECT wakeups FROM crm.scheduler_status()'), '>', $woken + 300, 'the worker slept in between');
+# The worker deletes what is old, when it has nothing else to do, and says how many.
+$node->safe_psql('postgres', q{
+	DELETE FROM sales.event_consumer;
+	UPDATE sales.event SET state = 'acknowledged' WHERE title = 'race';
+	UPDATE sales.event SET fired_at = fired_at - interval '2 years';
+	UPDATE sales.setting SET value = '18 months' WHERE name = 'event_retention'});
+my $open = $node->safe_psql('postgres', q{SELECT count(*) FROM sales.event WHERE state IN ('new', 'seen')});
+my ($held_in, $held_out, $held_err) = ("BEGIN; SELECT 'held ' || id FROM sales.event WHERE title = 'race' ORDER BY id LIMIT 1 FOR UPDATE;\n", '', '');
+my $holder = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') ], '<', \$held_in, '>', \$held_out, '2>', \$held_err, IPC::Run::timeout(180));
+$holder->pump until $held_out =~ /held/;
+$node->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'crm worker'});
+$node->safe_psql('postgres', q{INSERT INTO sales.reminder (member_id, due_at, title) VALUES (1, clock_timestamp(), 'calls the worker')});
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM sales.event WHERE title = 'race'}), 'old events that everybody is done with are deleted, but for one that somebody holds');
+is($node->safe_psql('postgres', q{SELECT purged FROM crm.scheduler_status()}), '2399', 'the status counts them');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM sales.event WHERE state IN ('new', 'seen') AND title <> 'calls the worker'}), $open, 'what is still open stays');
+$held_in = "ROLLBACK;\n\\q\n";
+$holder->finish;
 $node->stop;
 done_testing();

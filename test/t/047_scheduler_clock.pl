@@ -35,6 +35,8 @@ state('held', 'a year forward is held');
 remind('held', 'crm.now()');
 is(count(), '1', 'nothing fires, not even what was written since');
 like($node->safe_psql('shop', 'SELECT reason FROM crm.scheduler_status()'), qr/set forward by 52\d{4} minutes/, 'the status says why');
+my ($ret, $out, $err) = $node->psql('shop', 'SELECT crm.run_due()');
+like($err, qr/the system's clock was set far forward; no reminder fires for now.*HINT:  If the time is right/s, 'nor by hand');
 step('0');
 state('running', 'undone, firing goes on');
 is(count(), '1', 'and nothing was fired before its time');
@@ -42,7 +44,7 @@ $node->safe_psql('shop', q{UPDATE sales.reminder SET due_at = crm.now() WHERE ti
 fired('held', 'what is due by the right clock fires');
 
 # An hour forward, accepted by who may.
-my ($ret, $out, $err) = $node->psql('shop', 'SET ROLE clerk; SELECT crm.scheduler_accept_clock()');
+($ret, $out, $err) = $node->psql('shop', 'SET ROLE clerk; SELECT crm.scheduler_accept_clock()');
 like($err, qr/permission denied to accept the clock/, 'not everybody accepts a clock');
 is($node->safe_psql('shop', 'SELECT crm.scheduler_accept_clock()'), 'f', 'nothing to accept');
 step('61 minutes');
@@ -78,6 +80,25 @@ state('idle', 'the worker leaves');
 step('1 year 2 hours');
 fired('in 1 year', 'a step that lasts is accepted');
 is($node->safe_psql('shop', q{SELECT string_agg(title, ',') FROM sales.reminder}), 'in 10 years', 'what is due later is not fired');
+
+# Of what was due long ago, the horizon lets pass what still says something.
+$node->append_conf('postgresql.conf', "crm.catch_up_horizon = 7d\ncrm.scheduler = off\n");
+$node->reload;
+$node->safe_psql('shop', q{
+	DELETE FROM sales.event; DELETE FROM sales.reminder;
+	INSERT INTO sales.escalation_rule (id, kind, name, starts_at) VALUES (1, 'account', 'Left alone', '-infinity');
+	INSERT INTO sales.escalation_level (rule_id, level, after) VALUES (1, 1, '1 day');
+	INSERT INTO sales.account (name, owner_id, created_at) VALUES ('Acme', 1, crm.now() - interval '30 days');
+	INSERT INTO sales.reminder (member_id, due_at, title, payload, recurrence) VALUES
+		(1, crm.now() - interval '8 days', 'too old', NULL, NULL),
+		(1, crm.now() - interval '6 days', 'recent', NULL, NULL),
+		(1, crm.now() - interval '8 days', 'urgent', '{"urgent": true}', NULL),
+		(1, crm.now() - interval '8 days', 'weekly', NULL, 'FREQ=WEEKLY'),
+		(1, crm.now() - interval '8 days', 'yearly', NULL, 'FREQ=YEARLY')});
+is($node->safe_psql('shop', 'SELECT crm.run_due()'), '6', 'after a long outage');
+is($node->safe_psql('shop', q{SELECT string_agg(title, ',' ORDER BY title) FROM sales.event WHERE state = 'skipped'}), 'too old,yearly', 'what is older than the horizon is skipped');
+is($node->safe_psql('shop', q{SELECT w.reason FROM sales.event AS e, sales.why_not(e.id) AS w WHERE title = 'too old'}),
+	'It was skipped: it was later than 7 days, and was to be skipped then (crm.catch_up_horizon).', 'and why_not() says so');
 
 $node->stop('fast');
 my $log = slurp_file($node->logfile);
