@@ -59,12 +59,28 @@ SELECT e.version, m.recall FROM (VALUES (0), (7), (NULL)) AS e (version), regres
 -- ... and decisions of people serve as labels
 SELECT regress_match_learn.scan_duplicates('contact') > 0;
 SELECT * FROM regress_match_learn.match_eval('contact');
-UPDATE regress_match_learn.duplicate_pair SET state = CASE WHEN left_id <= 3 THEN 'not_duplicate' ELSE 'merged' END;
-SELECT pairs - right_pairs AS wrong, recall FROM regress_match_learn.match_eval('contact') WHERE proposed;
+UPDATE regress_match_learn.duplicate_pair SET state = CASE WHEN left_id <= 3 THEN 'not_duplicate' WHEN left_id <= 30 THEN 'duplicate' ELSE 'ignored' END;
+SELECT same, count(*) FROM regress_match_learn.duplicate_label GROUP BY 1;
+SELECT pairs, right_pairs, recall FROM regress_match_learn.match_eval('contact') WHERE proposed;
+-- ... and merges, of records as they were before: what the survivor took over makes them no more alike; those of a run are no decisions of people
+BEGIN;
+CREATE TABLE regress_match_learn.labelled AS SELECT p.left_id, p.right_id, true AS same FROM regress_match_learn.duplicate_pair AS p WHERE p.left_id BETWEEN 31 AND 40;
+UPDATE regress_match_learn.contact SET phone = NULL WHERE id BETWEEN 31 AND 40;
+CREATE TABLE regress_match_learn.before AS SELECT * FROM regress_match_learn.match_eval('contact', 'regress_match_learn.labelled');
+UPDATE regress_match_learn.duplicate_pair SET state = 'open';
+SELECT count(regress_match_learn.decide_pair(p.id, 'merge', p.left_id)) > 0 AS merged FROM regress_match_learn.duplicate_pair AS p WHERE p.left_id BETWEEN 31 AND 40 AND p.state = 'open';
+SELECT count(*) FROM regress_match_learn.contact WHERE id BETWEEN 31 AND 40 AND phone IS NULL;
+SELECT count(*) = (SELECT count(*) FROM regress_match_learn.labelled) AS labelled, bool_and(same) AS same, count(merge_id) = count(*) AS merged FROM regress_match_learn.duplicate_label;
+SELECT count(*) FROM (TABLE regress_match_learn.before EXCEPT SELECT * FROM regress_match_learn.match_eval('contact')) AS other;
+SELECT count(merge_id) > 0 AS merged FROM regress_match_learn.merge_clusters('contact', 0, 5);
+SELECT count(*) = (SELECT count(*) FROM regress_match_learn.labelled) AS labelled FROM regress_match_learn.duplicate_label;
+ROLLBACK;
 -- fails: wrong arguments
 SELECT * FROM crm.match_eval('regress_match_learn.contact', '{1}', '{2,3}', '{t,f}');
 SELECT * FROM crm.match_eval('regress_match_learn.contact', '{1}', '{2}', '{t,f}');
 SELECT * FROM crm.match_eval('regress_match_learn.contact', '{x}', '{2}', '{t}');
+SELECT * FROM crm.match_eval('regress_match_learn.contact', '{1}', '{2}', '{t}', records => '[]');
+SELECT * FROM crm.match_eval('regress_match_learn.contact', '{x}', '{2}', '{t}', records => '{"x": 1}');
 SELECT * FROM regress_match_learn.match_eval('contact', 'regress_match_learn.label', 99);
 SELECT * FROM regress_match_learn.match_eval('contact', 'regress_match_learn.member');
 -- fails: learning is for the owner; evaluation for those who may read the table

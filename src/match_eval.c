@@ -98,10 +98,45 @@ crm_cmp_keyed(const void *a, const void *b)
 	return strcmp(((const KeyedRecord *) a)->key, ((const KeyedRecord *) b)->key);
 }
 
-/* The rows of a table with the given primary keys, as their caller may read them. */
+/* Appends the records of a JSON object, by their keys. */
 static KeyedRecord *
-crm_fetch_records(Oid relid, const MatchColumns *columns, Datum keys, const MatchStats *stats,
-				  int *n)
+crm_given_records(Jsonb *records, const MatchColumns *columns, const MatchStats *stats,
+				  KeyedRecord *result, int *n)
+{
+	MatchScratch *scratch = crm_match_scratch();
+	JsonbIterator *it = JsonbIteratorInit(&records->root);
+	JsonbIteratorToken token;
+	JsonbValue v;
+
+	if (!JB_ROOT_IS_OBJECT(records))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("records must be a JSON object of records by their keys")));
+	result =
+		repalloc_huge(result, sizeof(KeyedRecord) * Max(*n + JsonContainerSize(&records->root), 1));
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		MatchRecord *record;
+
+		CHECK_FOR_INTERRUPTS();
+		if (token == WJB_KEY)
+			result[*n].key = pnstrdup(v.val.string.val, v.val.string.len);
+		if (token != WJB_VALUE)
+			continue;
+		record = crm_json_record(JsonbValueToJsonb(&v), columns, scratch, stats);
+		result[*n].record = palloc(record->size);
+		memcpy(result[*n].record, record, record->size);
+		(*n)++;
+	}
+	return result;
+}
+
+/*
+ * The rows of a table with the given primary keys, as their caller may read them, and the
+ * given records; by their keys.
+ */
+static KeyedRecord *
+crm_fetch_records(Oid relid, const MatchColumns *columns, Datum keys, Jsonb *records,
+				  const MatchStats *stats, int *n)
 {
 	Relation rel = table_open(relid, AccessShareLock);
 	char *key = crm_match_key_column(rel);
@@ -154,14 +189,16 @@ crm_fetch_records(Oid relid, const MatchColumns *columns, Datum keys, const Matc
 		MemoryContextReset(row_context);
 	}
 	MemoryContextDelete(row_context);
+	if (records != NULL)
+		result = crm_given_records(records, columns, stats, result, n);
 	qsort(result, *n, sizeof(KeyedRecord), crm_cmp_keyed);
 	return result;
 }
 
 /*
- * crm._match_bits(relation, keys, left_keys, right_keys, version) -> bits
- *		Log-odds of each pair of stored records; NULL where a record is not
- *		there.  keys has each key once.
+ * crm._match_bits(relation, keys, left_keys, right_keys, version, records) -> bits
+ *		Log-odds of each pair of records; NULL where one is not there.  keys has
+ *		each key of the table once, records those that are not from it.
  */
 PG_FUNCTION_INFO_V1(crm_match_bits_of);
 Datum
@@ -206,7 +243,8 @@ crm_match_bits_of(PG_FUNCTION_ARGS)
 	unknown = palloc_extended(sizeof(bool) * nside[0], MCXT_ALLOC_HUGE);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	known = crm_fetch_records(relid, columns, PG_GETARG_DATUM(1), stats, &n);
+	known = crm_fetch_records(relid, columns, PG_GETARG_DATUM(1),
+							  PG_ARGISNULL(5) ? NULL : PG_GETARG_JSONB_P(5), stats, &n);
 	for (int i = 0; i < nside[0]; i++)
 	{
 		KeyedRecord *found[2] = {NULL, NULL};

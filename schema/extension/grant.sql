@@ -142,6 +142,7 @@ SELECT * FROM (VALUES
     ('table', 'merge_request', 'SELECT, INSERT (kind, survivor_id, loser_ids, reason), UPDATE (state, note)', 'SELECT', 'SELECT'),
     ('table', 'report_merge', 'SELECT', 'SELECT', 'SELECT'),
     ('table', 'duplicate_review', 'SELECT, UPDATE (decision, survivor_id, later_until)', 'SELECT', NULL),
+    ('table', 'duplicate_label', 'SELECT', 'SELECT', NULL),
     ('table', 'duplicate_rate', 'SELECT', 'SELECT', NULL),
     ('table', 'report_duplicate_rate', 'SELECT', 'SELECT', NULL),
     ('function', 'decide_pair', 'EXECUTE', NULL, NULL),

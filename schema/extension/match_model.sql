@@ -170,14 +170,14 @@ $$;
 COMMENT ON FUNCTION crm.learn_matching(regclass, integer, integer) IS
 'Learns from a table with a matching index what levels of agreement weigh there, by expectation maximisation, without any labelled pair; writes a new version to table match_model of the same schema and returns its number. It is not put to use until crm.use_match_model() is called; crm.match_eval() tells whether it is better. max_rows (100 to 10,000,000) is how many rows are looked at, chosen by a hash of their key and the seed: the same rows and seed give the same weights. Takes about a kilobyte of memory a row. Errors: 55000 if the table has too few duplicates to learn from, 22023 for max_rows out of range. The caller must be a member of the role that owns the table.';
 
-CREATE FUNCTION crm._match_bits(relation regclass, keys text[], left_keys text[], right_keys text[], version bigint) RETURNS double precision[]
+CREATE FUNCTION crm._match_bits(relation regclass, keys text[], left_keys text[], right_keys text[], version bigint, records jsonb) RETURNS double precision[]
 LANGUAGE C STABLE
 AS 'MODULE_PATHNAME', 'crm_match_bits_of';
 
-COMMENT ON FUNCTION crm._match_bits(regclass, text[], text[], text[], bigint) IS
-'Implements crm.match_eval(): the log-odds of pairs of stored records, NULL where one is not there. keys has each key once.';
+COMMENT ON FUNCTION crm._match_bits(regclass, text[], text[], text[], bigint, jsonb) IS
+'Implements crm.match_eval(): the log-odds of pairs of records, NULL where one is not there. keys has each key of the table once, records those that are not from it.';
 
-CREATE FUNCTION crm.match_eval(relation regclass, left_keys text[], right_keys text[], same boolean[], version bigint DEFAULT NULL,
+CREATE FUNCTION crm.match_eval(relation regclass, left_keys text[], right_keys text[], same boolean[], version bigint DEFAULT NULL, records jsonb DEFAULT NULL,
     OUT threshold real, OUT pairs bigint, OUT right_pairs bigint, OUT "precision" real, OUT recall real, OUT f1 real, OUT proposed boolean)
 RETURNS SETOF record LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -193,7 +193,7 @@ BEGIN
     IF cardinality(same) <> cardinality(left_keys) THEN
         RAISE EXCEPTION 'the arrays of labelled pairs must be of one length' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    bits := crm._match_bits(relation, ARRAY(SELECT DISTINCT k FROM unnest(left_keys || right_keys) AS u (k) WHERE k IS NOT NULL), left_keys, right_keys, version);
+    bits := crm._match_bits(relation, ARRAY(SELECT DISTINCT k FROM unnest(left_keys || right_keys) AS u (k) WHERE k IS NOT NULL AND (records ? k) IS NOT TRUE), left_keys, right_keys, version, records);
     SELECT count(u.same), count(u.bits) FILTER (WHERE u.same IS NOT NULL) INTO labelled, usable FROM unnest(bits, match_eval.same) AS u (bits, same);
     IF usable < labelled THEN
         RAISE NOTICE '% of % labelled pairs name records that are not there and are left out', labelled - usable, labelled;
@@ -230,8 +230,8 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION crm.match_eval(regclass, text[], text[], boolean[], bigint) IS
-'How well labelled pairs of stored records are told apart. left_keys and right_keys are primary keys as text, same whether the pair means one thing (NULL: not labelled). version is that of a matching model, in use or not; 0 what crm brings along, NULL the one in use. A row for each threshold (probability, 0 to 1): pairs at or above it, how many of them are right, precision, recall and F1 (0 to 1; NULL where nothing is divided); proposed marks the threshold of the best F1. Judges the comparison, not whether a search would have brought the pair up. Reads as the caller, who needs SELECT on the table. Errors: 22023 for arrays of different length, 42704 for an unknown version.';
+COMMENT ON FUNCTION crm.match_eval(regclass, text[], text[], boolean[], bigint, jsonb) IS
+'How well labelled pairs of records are told apart. left_keys and right_keys are primary keys as text, same whether the pair means one thing (NULL: not labelled). records has those that are not in the table, such as merged ones: a JSON object of records, as crm.find_matches() takes them, by keys that left_keys and right_keys name. version is that of a matching model, in use or not; 0 what crm brings along, NULL the one in use. A row for each threshold (probability, 0 to 1): pairs at or above it, how many of them are right, precision, recall and F1 (0 to 1; NULL where nothing is divided); proposed marks the threshold of the best F1. Judges the comparison, not whether a search would have brought the pair up. Reads as the caller, who needs SELECT on the table. Errors: 22023 for arrays of different length or records that are none, 42704 for an unknown version.';
 
 CREATE FUNCTION crm.match_eval(relation regclass, labels regclass, version bigint DEFAULT NULL,
     OUT threshold real, OUT pairs bigint, OUT right_pairs bigint, OUT "precision" real, OUT recall real, OUT f1 real, OUT proposed boolean)
