@@ -370,6 +370,53 @@ INSERT INTO regress_duplicate_rule_own.supplier VALUES (3, 'Other');
 CREATE INDEX ON regress_duplicate_rule_own.supplier USING gin (crm.match_keys('company', firm) crm.match_ops) WITH (fastupdate = off);
 INSERT INTO regress_duplicate_rule_own.supplier VALUES (3, 'Other');
 
+-- fails: a row that a rule does not apply to hides none of the same statement that it does apply to
+DELETE FROM duplicate_rule;
+INSERT INTO duplicate_rule (kind, name, action, condition) VALUES ('account', 'some', 'block', 'new.description IS NULL');
+INSERT INTO account (name, phone, description) VALUES ('ACME Trading', '+49 30 901820', NULL), ('Free', '+1 212 555 9100', 'not asked');
+UPDATE account SET name = CASE id WHEN 5 THEN 'Acme Trading' ELSE name END, phone = CASE id WHEN 5 THEN '+49 30 901820' ELSE phone END WHERE id IN (4, 5);
+-- rows that come back: a soft delete is undone, a flag or a date set back, a condition of any kind comes true
+DELETE FROM duplicate_rule;
+ALTER TABLE account ADD archived_at timestamptz, ADD archived boolean NOT NULL DEFAULT false, ADD grade integer;
+ALTER TABLE account DISABLE TRIGGER USER;
+INSERT INTO account (id, name, phone, archived_at, archived, grade) VALUES
+    (7000, 'Cyberdyne Systems', '+1 212 555 9001', NULL, false, 5), (7001, 'Cyberdyne Systems Inc', '+1 212 555 9001', now(), true, 1);
+ALTER TABLE account ENABLE TRIGGER USER;
+INSERT INTO duplicate_rule (kind, name, action, events, condition) VALUES ('account', 'in use', 'block', '{undelete}', 'new.archived_at IS NULL');
+-- out of use it may be anything
+UPDATE account SET name = 'Cyberdyne Systems', description = 'x' WHERE id = 7001;
+-- fails: it comes back
+UPDATE account SET archived_at = NULL WHERE id = 7001;
+MERGE INTO account AS a USING (VALUES (7001)) AS v (id) ON a.id = v.id WHEN MATCHED THEN UPDATE SET archived_at = NULL, website = 'x.example.com';
+INSERT INTO account (id, name) VALUES (7001, 'y') ON CONFLICT (id) DO UPDATE SET archived_at = NULL;
+-- in use before and after: nothing comes back, and this rule is not on update
+UPDATE account SET phone = '+1 212 555 9001', description = 'y' WHERE id = 7000;
+-- fails: a flag; an expression over several columns; several rows at once, of which one comes back
+UPDATE duplicate_rule SET condition = 'NOT new.archived';
+UPDATE account SET archived = false WHERE id IN (7000, 7001);
+UPDATE duplicate_rule SET condition = 'NOT new.archived OR new.grade > 3';
+UPDATE account SET grade = 4 WHERE id = 7001;
+-- unknown is not true, on either side
+UPDATE account SET grade = NULL WHERE id = 7001;
+-- without a condition nothing comes back by an update
+UPDATE duplicate_rule SET condition = NULL;
+UPDATE account SET archived = false, archived_at = NULL WHERE id = 7001;
+-- twins that come back together: the later is to blame, or warned of
+UPDATE account SET archived = true WHERE id IN (7000, 7001);
+UPDATE duplicate_rule SET condition = 'NOT new.archived', action = 'record';
+UPDATE account SET archived = false WHERE id IN (7000, 7001);
+SELECT left_id, right_id, state FROM duplicate_pair WHERE left_id = 7000;
+-- with other events in one rule: each row is judged once
+UPDATE duplicate_rule SET events = '{insert,update,import,undelete}', action = 'block';
+UPDATE account SET archived = true WHERE id = 7001;
+-- fails: back; a new one; an update in use
+UPDATE account SET archived = false, name = 'Cyberdyne Systems Inc' WHERE id = 7001;
+INSERT INTO account (name, phone) VALUES ('Cyberdyne Systems', '+1 212 555 9001');
+INSERT INTO account (id, name, phone) VALUES (7002, 'Tyrell Corporation', '+1 212 555 9002');
+UPDATE account SET name = 'Cyberdyne Systems', phone = '+1 212 555 9001' WHERE id = 7002;
+-- ... and one that is out of use from the start
+INSERT INTO account (name, phone, archived) VALUES ('Cyberdyne Systems', '+1 212 555 9001', true);
+
 DROP SCHEMA regress_duplicate_rule_own CASCADE;
 DROP SCHEMA regress_duplicate_rule CASCADE;
 DROP OWNED BY regress_duplicate_rule_ann, regress_duplicate_rule_bob;

@@ -387,45 +387,64 @@ crm_check_changed(CheckState *state, const DuplicateRule *rule)
 	return false;
 }
 
+/* Is a rule's condition true of two rows? */
+static bool
+crm_check_condition(CheckState *state, int which, TupleTableSlot *old_slot,
+					TupleTableSlot *new_slot)
+{
+	const DuplicateRule *rule = &state->rules->rule[which];
+	ErrorContextCallback callback = {error_context_stack, crm_duplicate_rule_context, rule->name};
+	bool isnull;
+	Datum value;
+
+	if (rule->condition == NULL)
+		return true;
+	if (state->condition[which] == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(state->econtext->ecxt_per_query_memory);
+
+		state->condition[which] =
+			ExecInitExpr(expression_planner((Expr *) copyObject(rule->condition)), NULL);
+		MemoryContextSwitchTo(old);
+	}
+	error_context_stack = &callback;
+	state->econtext->ecxt_innertuple = old_slot;
+	state->econtext->ecxt_outertuple = new_slot;
+	value = ExecEvalExprSwitchContext(state->condition[which], state->econtext, &isnull);
+	error_context_stack = callback.previous;
+	ResetExprContext(state->econtext);
+	return !isnull && DatumGetBool(value);
+}
+
+/*
+ * Does an update bring the row back, as a rule on undelete sees it: is the rule's condition
+ * true of it now and was not of the row as it stood?
+ */
+static bool
+crm_check_comes_back(CheckState *state, int which)
+{
+	const DuplicateRule *rule = &state->rules->rule[which];
+
+	return state->event == DUPLICATE_ON_UPDATE && (rule->events & DUPLICATE_ON_UNDELETE) != 0 &&
+		   rule->condition != NULL &&
+		   !crm_check_condition(state, which, state->old_slot, state->old_slot);
+}
+
 /* The rules that apply to the row in the slots, a bit each. */
 static uint64
 crm_check_applies(CheckState *state)
 {
 	uint64 result = 0;
-	ErrorContextCallback callback = {NULL, crm_duplicate_rule_context, NULL};
 
 	for (int i = 0; i < state->rules->nrules; i++)
 	{
 		const DuplicateRule *rule = &state->rules->rule[i];
+		bool watched = (rule->events & state->event) != 0 &&
+					   (state->trigdata->tg_oldtable == NULL || crm_check_changed(state, rule));
 
-		if ((rule->events & state->event) == 0 ||
-			(state->trigdata->tg_oldtable != NULL && !crm_check_changed(state, rule)))
-			continue;
-		if (rule->condition != NULL)
-		{
-			bool isnull;
-			Datum value;
-
-			if (state->condition[i] == NULL)
-			{
-				MemoryContext old = MemoryContextSwitchTo(state->econtext->ecxt_per_query_memory);
-
-				state->condition[i] =
-					ExecInitExpr(expression_planner((Expr *) copyObject(rule->condition)), NULL);
-				MemoryContextSwitchTo(old);
-			}
-			callback.arg = rule->name;
-			callback.previous = error_context_stack;
-			error_context_stack = &callback;
-			state->econtext->ecxt_innertuple = state->old_slot;
-			state->econtext->ecxt_outertuple = state->new_slot;
-			value = ExecEvalExprSwitchContext(state->condition[i], state->econtext, &isnull);
-			error_context_stack = callback.previous;
-			ResetExprContext(state->econtext);
-			if (isnull || !DatumGetBool(value))
-				continue;
-		}
-		result |= UINT64CONST(1) << i;
+		if ((watched || crm_check_comes_back(state, i)) &&
+			crm_check_condition(state, i, state->old_slot, state->new_slot))
+			result |= UINT64CONST(1) << i;
 	}
 	return result;
 }
@@ -535,7 +554,7 @@ crm_check_threshold(const DuplicateRules *rules, uint64 applies)
 	return threshold;
 }
 
-/* Looks up the next rows of the statement, from *number on; false after the last. */
+/* Looks up the next rows of the statement, from *number on; false if enough were refused. */
 static bool
 crm_check_chunk(CheckState *state, DuplicateTold *told, int64 *number)
 {
@@ -550,7 +569,7 @@ crm_check_chunk(CheckState *state, DuplicateTold *told, int64 *number)
 	int n = 0;
 	bool more = true;
 
-	while (n < size && (more = *number < state->nrows && crm_check_next(state)))
+	while (n < size && *number < state->nrows && crm_check_next(state))
 	{
 		uint64 applies = state->applies[(*number)++];
 		MatchValue values[MATCH_NROLES] = {0};
@@ -664,6 +683,7 @@ crm_check_duplicates(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
 	CheckState state = {0};
+	int events;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
 		!TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event) || trigdata->tg_newtable == NULL ||
@@ -682,9 +702,10 @@ crm_check_duplicates(PG_FUNCTION_ARGS)
 	if (state.rules == NULL)
 		return PointerGetDatum(NULL);
 	state.event = crm_check_event(trigdata);
+	events = state.event == DUPLICATE_ON_UPDATE ? state.event | DUPLICATE_ON_UNDELETE : state.event;
 	PG_TRY();
 	{
-		if ((state.rules->events & state.event) != 0)
+		if ((state.rules->events & events) != 0)
 			crm_check_statement(&state);
 	}
 	PG_FINALLY();

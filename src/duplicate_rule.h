@@ -26,10 +26,11 @@ typedef enum DuplicateAction
 	DUPLICATE_WARN
 } DuplicateAction;
 
-#define DUPLICATE_ON_INSERT	  0x01
-#define DUPLICATE_ON_UPDATE	  0x02
-#define DUPLICATE_ON_IMPORT	  0x04 /* rows that COPY brings */
-#define DUPLICATE_ON_UNDELETE 0x08 /* rows that unmerge() brings back */
+#define DUPLICATE_ON_INSERT 0x01
+#define DUPLICATE_ON_UPDATE 0x02
+#define DUPLICATE_ON_IMPORT 0x04 /* rows that COPY brings */
+#define DUPLICATE_ON_UNDELETE \
+	0x08 /* rows that come back: by unmerge(), or into the rule's condition */
 
 typedef struct DuplicateRule
 {
