@@ -3523,29 +3523,34 @@ BEGIN
         LEFT JOIN @workspace@.attention_rule AS day ON day.id = a.day_rule
         LEFT JOIN @workspace@.attention_rule AS once ON once.id = a.once_rule
         LEFT JOIN @workspace@.attention_rule AS digest ON digest.id = a.digest_rule),
-    -- What the time of day says.
-    timed AS MATERIALIZED (
-        SELECT c.*, p.wall, p.time_zone, y.per_hour, y.per_day, y.hour_rule, y.day_rule, y.once_rule, y.digest_rule, y.digest_at,
-               y.quiet_from, y.quiet_to, y.quiet_rule,
-               CASE WHEN y.delivery = 'at once' OR c.record_id IS NULL THEN NULL ELSE y.once_within END AS once_within,
-               coalesce(y.delivery = 'at once', true) AS free,
-               y.delivery_rule, q.reason AS held_for, q.until AS held_until,
+    -- What the time of day says, once for each person and policy.
+    moment AS MATERIALIZED (
+        SELECT p.member_id, p.time_zone, y.*, q.reason AS held_for,
+               CASE q.reason WHEN 'digest' THEN crm._instant(n.day, p.time_zone)
+                             WHEN 'quiet hours' THEN coalesce(y.opens_at, crm._instant(n.quiet, p.time_zone)) END AS held_until,
+               crm._instant(coalesce(crm._quiet_until(n.hour, y.quiet_from, y.quiet_to), n.hour), p.time_zone) AS hour_until,
+               crm._instant(coalesce(crm._quiet_until(n.day, y.quiet_from, y.quiet_to), n.day), p.time_zone) AS day_until,
                CASE WHEN y.delivery IS DISTINCT FROM 'at once'
                     THEN LEAST(y.per_hour - p.this_hour, y.per_day - p.this_day) END AS left_over,
                y.per_day - p.this_day AS left_today
-        FROM candidate AS c
-        JOIN person AS p ON p.member_id = c.member_id
-        LEFT JOIN rules AS r ON r.event_id = c.id
-        LEFT JOIN policy AS y ON y.ids = r.ids
+        FROM (SELECT DISTINCT c.member_id, r.ids FROM rules AS r JOIN candidate AS c ON c.id = r.event_id) AS d
+        JOIN person AS p ON p.member_id = d.member_id
+        JOIN policy AS y ON y.ids = d.ids
+        CROSS JOIN LATERAL (
+            SELECT coalesce(w.digest, date_trunc('hour', p.wall) + interval '1 hour') AS hour, coalesce(w.digest, date_trunc('day', p.wall) + interval '1 day') AS day,
+                   crm._quiet_until(p.wall, y.quiet_from, y.quiet_to) AS quiet
+            FROM (SELECT crm._next_time(p.wall, y.digest_at) AS digest OFFSET 0) AS w) AS n
         CROSS JOIN LATERAL (
             SELECT CASE WHEN y.delivery = 'at once' THEN NULL
                         WHEN y.delivery = 'digest' THEN 'digest'
-                        WHEN y.opens_at IS NOT NULL OR crm._quiet_until(p.wall, y.quiet_from, y.quiet_to) IS NOT NULL THEN 'quiet hours' END AS reason,
-                   CASE WHEN y.delivery = 'at once' THEN NULL
-                        WHEN y.delivery = 'digest' THEN crm._instant(coalesce(crm._next_time(p.wall, y.digest_at), date_trunc('day', p.wall) + interval '1 day'), p.time_zone)
-                        WHEN y.opens_at IS NOT NULL THEN y.opens_at
-                        WHEN crm._quiet_until(p.wall, y.quiet_from, y.quiet_to) IS NOT NULL
-                        THEN crm._instant(crm._quiet_until(p.wall, y.quiet_from, y.quiet_to), p.time_zone) END AS until) AS q),
+                        WHEN y.opens_at IS NOT NULL OR n.quiet IS NOT NULL THEN 'quiet hours' END AS reason) AS q),
+    timed AS MATERIALIZED (
+        SELECT c.*, m.time_zone, m.per_hour, m.per_day, m.hour_rule, m.day_rule, m.once_rule, m.digest_at, m.quiet_rule, m.delivery_rule,
+               CASE WHEN m.delivery = 'at once' OR c.record_id IS NULL THEN NULL ELSE m.once_within END AS once_within,
+               m.held_for, m.held_until, m.hour_until, m.day_until, m.left_over, m.left_today
+        FROM candidate AS c
+        LEFT JOIN rules AS r ON r.event_id = c.id
+        LEFT JOIN moment AS m ON m.member_id = c.member_id AND m.ids = r.ids),
     -- One event a record: the first of the batch leads, unless one was shown before.
     subject AS MATERIALIZED (
         SELECT t.member_id, t.kind, t.record_id, min(t.id) AS lead_id, max(t.once_within) AS once_within
@@ -3580,10 +3585,10 @@ BEGIN
         LEFT JOIN earlier AS s ON t.held_for IS NULL AND t.once_within IS NOT NULL AND s.member_id = t.member_id AND s.kind = t.kind AND s.record_id = t.record_id
         LEFT JOIN ranked AS k ON k.id = coalesce(s.lead_id, t.id)),
     outcome AS MATERIALIZED (
-        SELECT j.id AS event_id, j.member_id, j.carrier_id, j.wall, j.reason,
+        SELECT j.id AS event_id, j.member_id, j.carrier_id, j.reason,
                CASE WHEN j.reason = 'merged' THEN coalesce(j.open_id, j.lead_id) END AS shown_with,
                CASE j.reason WHEN 'frequency' THEN j.earlier_at + j.once_within
-                             WHEN 'budget' THEN crm._instant(coalesce(crm._quiet_until(o.wall, j.quiet_from, j.quiet_to), o.wall), j.time_zone)
+                             WHEN 'budget' THEN CASE WHEN o.day THEN j.day_until ELSE j.hour_until END
                              WHEN 'merged' THEN NULL
                              ELSE j.held_until END AS until,
                CASE j.reason WHEN 'digest' THEN jsonb_build_object('rule', d.name, 'digest_at', j.digest_at)
@@ -3592,15 +3597,14 @@ BEGIN
                              WHEN 'budget' THEN jsonb_strip_nulls(jsonb_build_object('rule', b.name, 'per_day', CASE WHEN o.day THEN j.per_day END, 'per_hour', CASE WHEN NOT o.day THEN j.per_hour END))
                              ELSE jsonb_build_object('rule', n.name, 'once_within', j.once_within) END AS detail
         FROM judged AS j
-        CROSS JOIN LATERAL (
-            SELECT coalesce(j.place > j.left_today, false) AS day,
-                   coalesce(crm._next_time(j.wall, j.digest_at),
-                            CASE WHEN j.place > j.left_today THEN date_trunc('day', j.wall) + interval '1 day'
-                                 ELSE date_trunc('hour', j.wall) + interval '1 hour' END) AS wall) AS o
+        CROSS JOIN LATERAL (SELECT coalesce(j.place > j.left_today, false) AS day) AS o
         LEFT JOIN @workspace@.attention_rule AS d ON d.id = j.delivery_rule
         LEFT JOIN @workspace@.attention_rule AS q ON q.id = j.quiet_rule
         LEFT JOIN @workspace@.attention_rule AS b ON b.id = CASE WHEN o.day THEN j.day_rule ELSE j.hour_rule END
         LEFT JOIN @workspace@.attention_rule AS n ON n.id = j.once_rule),
+    tally AS MATERIALIZED (
+        SELECT o.member_id, count(*) FILTER (WHERE o.reason IS NULL) AS shown, min(o.until) FILTER (WHERE o.reason IS NOT NULL) AS until
+        FROM outcome AS o GROUP BY o.member_id),
     held AS (
         INSERT INTO @workspace@.event_hold (event_id, member_id, reason, detail, held_at, until, shown_with)
         SELECT o.event_id, o.member_id, o.reason, o.detail, hold_events.fired_at, o.until, o.shown_with FROM outcome AS o WHERE o.reason IS NOT NULL ORDER BY o.event_id
@@ -3636,8 +3640,9 @@ BEGIN
         INSERT INTO @workspace@.attention_spent AS s (member_id, hour, shown)
         SELECT p.member_id, date_trunc('hour', p.wall), n.shown
         FROM person AS p
-        CROSS JOIN LATERAL (SELECT (SELECT count(*) FROM outcome AS o WHERE o.member_id = p.member_id AND o.reason IS NULL)
-                                 + (SELECT count(DISTINCT l.carrier_id) FROM listed AS l JOIN carrier AS c ON c.id = l.carrier_id WHERE c.member_id = p.member_id) AS shown) AS n
+        LEFT JOIN tally AS t ON t.member_id = p.member_id
+        LEFT JOIN (SELECT c.member_id, count(DISTINCT c.id) AS shown FROM listed AS l JOIN carrier AS c ON c.id = l.carrier_id GROUP BY c.member_id) AS d ON d.member_id = p.member_id
+        CROSS JOIN LATERAL (SELECT coalesce(t.shown, 0) + coalesce(d.shown, 0) AS shown) AS n
         WHERE n.shown > 0 ORDER BY p.member_id
         ON CONFLICT (member_id, hour) DO UPDATE SET shown = s.shown + excluded.shown),
     forgotten AS (
@@ -3646,12 +3651,12 @@ BEGIN
     INSERT INTO @workspace@.reminder (member_id, due_at, title, payload)
     SELECT p.member_id, n.until, 'Reminders that were held', '{"crm_digest": true}'
     FROM person AS p
+    LEFT JOIN tally AS t ON t.member_id = p.member_id
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN min(u.until) <= hold_events.fired_at THEN hold_events.fired_at + interval '10 s' ELSE min(u.until) END AS until
-        FROM (SELECT o.until FROM outcome AS o WHERE o.member_id = p.member_id AND o.reason IS NOT NULL
-              UNION ALL
-              SELECT h.until FROM @workspace@.event_hold AS h
-              WHERE h.member_id = p.member_id AND h.until IS NOT NULL AND NOT EXISTS (SELECT FROM released AS r WHERE r.event_id = h.event_id)) AS u) AS n
+        SELECT LEAST(t.until, (SELECT h.until FROM @workspace@.event_hold AS h
+                               WHERE h.member_id = p.member_id AND h.until IS NOT NULL AND NOT EXISTS (SELECT FROM released AS r WHERE r.event_id = h.event_id)
+                               ORDER BY h.until LIMIT 1)) AS until) AS u
+    CROSS JOIN LATERAL (SELECT CASE WHEN u.until <= hold_events.fired_at THEN hold_events.fired_at + interval '10 s' ELSE u.until END AS until) AS n
     WHERE n.until IS NOT NULL
       AND NOT EXISTS (SELECT FROM @workspace@.reminder AS r
                       WHERE r.member_id = p.member_id AND r.due_at <= n.until AND r.payload ? 'crm_digest' AND r.failed_at IS NULL);
