@@ -315,7 +315,7 @@ CREATE SCHEMA regress_duplicate_rule_own;
 CREATE TABLE regress_duplicate_rule_own.supplier (no integer PRIMARY KEY, firm text, tel varchar(40));
 -- fails: no index
 SELECT crm.guard_duplicates('regress_duplicate_rule_own.supplier', workspace => 'regress_duplicate_rule');
-CREATE INDEX ON regress_duplicate_rule_own.supplier USING gin (crm.match_keys('company,phone', firm, tel) crm.match_ops) WITH (fastupdate = off);
+CREATE INDEX ON regress_duplicate_rule_own.supplier USING crm_match (crm.match_keys('company,phone', firm, tel));
 -- fails: which workspace; not a kind yet
 SELECT crm.guard_duplicates('regress_duplicate_rule_own.supplier');
 INSERT INTO duplicate_rule (kind, name, action) VALUES ('supplier', 'once', 'block');
@@ -367,7 +367,7 @@ DROP TRIGGER t ON regress_duplicate_rule_own.supplier;
 -- fails: the index is gone, then back
 ALTER TABLE regress_duplicate_rule_own.supplier DROP COLUMN tel CASCADE;
 INSERT INTO regress_duplicate_rule_own.supplier VALUES (3, 'Other');
-CREATE INDEX ON regress_duplicate_rule_own.supplier USING gin (crm.match_keys('company', firm) crm.match_ops) WITH (fastupdate = off);
+CREATE INDEX ON regress_duplicate_rule_own.supplier USING crm_match (crm.match_keys('company', firm));
 INSERT INTO regress_duplicate_rule_own.supplier VALUES (3, 'Other');
 
 -- fails: a row that a rule does not apply to hides none of the same statement that it does apply to

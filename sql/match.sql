@@ -114,7 +114,7 @@ CREATE TABLE regress_match.supplier (no integer PRIMARY KEY, junk text, firma va
 INSERT INTO regress_match.supplier VALUES (7, 'x', 'Sociedad Anónima Hermanos García', '+34 91 123 45 67', '2001-01-01'), (8, 'y', 'Другая фирма ООО', NULL, NULL);
 -- fails: no index yet
 SELECT * FROM crm.find_matches('regress_match.supplier', '{"firma": "hermanos garcia"}');
-CREATE INDEX ON regress_match.supplier USING gin (crm.match_keys('company,phone', firma, tel) crm.match_ops) WITH (fastupdate = off);
+CREATE INDEX ON regress_match.supplier USING crm_match (crm.match_keys('company,phone', firma, tel));
 SELECT id FROM crm.find_matches('regress_match.supplier', '{"firma": "hermanos garcia"}');
 ALTER TABLE regress_match.supplier DROP COLUMN junk;
 ALTER TABLE regress_match.supplier RENAME COLUMN firma TO company_name;
@@ -124,9 +124,9 @@ SELECT crm.analyze_matching('regress_match.supplier');
 ALTER TABLE regress_match.supplier DROP COLUMN tel;
 SELECT * FROM crm.find_matches('regress_match.supplier', '{"company_name": "x"}');
 -- fails: roles and values do not fit
-CREATE INDEX ON regress_match.supplier USING gin (crm.match_keys('company,fax', company_name, company_name) crm.match_ops);
-CREATE INDEX ON regress_match.supplier USING gin (crm.match_keys('company,company', company_name, company_name) crm.match_ops);
-CREATE INDEX ON regress_match.supplier USING gin (crm.match_keys('company,phone', company_name) crm.match_ops);
+CREATE INDEX ON regress_match.supplier USING crm_match (crm.match_keys('company,fax', company_name, company_name));
+CREATE INDEX ON regress_match.supplier USING crm_match (crm.match_keys('company,company', company_name, company_name));
+CREATE INDEX ON regress_match.supplier USING crm_match (crm.match_keys('company,phone', company_name));
 INSERT INTO regress_match.supplier VALUES (9, 'z');
 SELECT crm.match_keys('company', no) FROM regress_match.supplier;
 SELECT crm.match_keys('company', VARIADIC ARRAY['x']);
@@ -136,7 +136,7 @@ SELECT * FROM crm.find_matches('pg_tables', '{}');
 -- a hundred thousand rows of one name and telephone number: an answer that says it is not the whole one
 CREATE TABLE regress_match.crowd (id bigint PRIMARY KEY, name text, phone text);
 INSERT INTO regress_match.crowd SELECT i, 'Jo Public Ltd', '+442079460018' FROM generate_series(1, 100000) AS i;
-CREATE INDEX ON regress_match.crowd USING gin (crm.match_keys('company,phone', name, phone) crm.match_ops) WITH (fastupdate = off);
+CREATE INDEX ON regress_match.crowd USING crm_match (crm.match_keys('company,phone', name, phone));
 ANALYZE regress_match.crowd;
 SELECT crm.analyze_matching('regress_match.crowd');
 SELECT count(*), bool_and(reasons @> '[{"field": "search", "level": "truncated"}]') AS truncated

@@ -33,7 +33,7 @@ SELECT count(*) FROM regress_match_learn.match_model WHERE source LIKE 'learned:
 CREATE TABLE regress_match_learn.moved (LIKE regress_match_learn.contact INCLUDING DEFAULTS);
 INSERT INTO regress_match_learn.moved SELECT * FROM regress_match_learn.contact ORDER BY md5(id::text);
 ALTER TABLE regress_match_learn.moved ADD PRIMARY KEY (id);
-CREATE INDEX ON regress_match_learn.moved USING gin (crm.match_keys('given_name,family_name,birth_date,phone,email,city', given_name, family_name, birth_date, phone, email, city) crm.match_ops);
+CREATE INDEX ON regress_match_learn.moved USING crm_match (crm.match_keys('given_name,family_name,birth_date,phone,email,city', given_name, family_name, birth_date, phone, email, city));
 SELECT regress_match_learn.learn_matching('moved'), regress_match_learn.learn_matching('moved', seed => 2), regress_match_learn.learn_matching('contact', max_rows => 600);
 SELECT count(*) FROM (SELECT field, level, weight, rarity FROM regress_match_learn.match_model WHERE relation = 'moved' AND version = 1
                       EXCEPT SELECT field, level, weight, rarity FROM regress_match_learn.match_model WHERE relation = 'contact' AND version = 1) AS d;

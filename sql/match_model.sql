@@ -97,7 +97,7 @@ RESET ROLE;
 SET ROLE regress_match_model_owner;
 CREATE SCHEMA regress_match_model_2;
 CREATE TABLE regress_match_model_2.supplier (no integer PRIMARY KEY, firm text);
-CREATE INDEX ON regress_match_model_2.supplier USING gin (crm.match_keys('company', firm) crm.match_ops) WITH (fastupdate = off);
+CREATE INDEX ON regress_match_model_2.supplier USING crm_match (crm.match_keys('company', firm));
 -- fails: no model yet
 SELECT crm.use_match_model('regress_match_model_2.supplier', 1);
 SELECT crm.use_match_model('regress_match_model_2.supplier', NULL);

@@ -147,7 +147,7 @@ SELECT undone, split_part(note, ' ', 1) || ' ... ' || split_part(note, ' has ', 
 SET ROLE regress_review_owner;
 CREATE TABLE regress_review.supplier (id bigint PRIMARY KEY, name text, telephone text, owner_id bigint REFERENCES regress_review.member);
 CREATE TABLE regress_review.supply (supplier_id bigint REFERENCES regress_review.supplier, part text);
-CREATE INDEX ON regress_review.supplier USING gin (crm.match_keys('company,phone', name, telephone) crm.match_ops) WITH (fastupdate = off);
+CREATE INDEX ON regress_review.supplier USING crm_match (crm.match_keys('company,phone', name, telephone));
 SELECT crm.protect('regress_review.supplier', 'supplier');
 GRANT SELECT, INSERT, UPDATE, DELETE ON regress_review.supplier TO regress_review_rep;
 INSERT INTO regress_review.supplier VALUES (1, 'Proseware Steel', '+4940111222', 2), (2, 'Proseware Steel AG', '+4940111222', 2), (3, 'Wingtip Glass', '+4940333444', 3), (4, 'Wingtip Glass KG', '+4940333444', 3);

@@ -28,6 +28,7 @@
 #include "compat.h"
 #include "crm.h"
 #include "match.h"
+#include "match_index.h"
 
 static const char *const role_names[MATCH_NROLES] = {
 	[MATCH_COMPANY] = "company",
@@ -161,8 +162,8 @@ crm_read_index(Relation rel, Relation index, Oid keys_function)
 	int nroles, i = 0;
 	ListCell *lc;
 
-	if (list_length(expressions) != 1 || index->rd_index->indnkeyatts != 1 ||
-		RelationGetIndexPredicate(index) != NIL)
+	if (!crm_is_match_index(index) || list_length(expressions) != 1 ||
+		index->rd_index->indnkeyatts != 1 || RelationGetIndexPredicate(index) != NIL)
 		return NULL;
 	call = linitial(expressions);
 	if (!IsA(call, FuncExpr) || call->funcid != keys_function || list_length(call->args) < 2)
@@ -226,10 +227,10 @@ crm_match_columns(Relation rel, bool missing_ok)
 	if (columns == NULL && !missing_ok)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("table \"%s\" has no matching index", RelationGetRelationName(rel)),
-						errdetail("Records are found through a valid GIN index on "
+						errdetail("Records are found through a valid index on "
 								  "crm.match_keys(...), without a condition."),
-						errhint("CREATE INDEX ON %s USING gin (crm.match_keys('company,phone', "
-								"name, phone) crm.match_ops) WITH (fastupdate = off)",
+						errhint("CREATE INDEX ON %s USING crm_match "
+								"(crm.match_keys('company,phone', name, phone))",
 								RelationGetRelationName(rel))));
 	return columns;
 }

@@ -23,6 +23,7 @@
 #include "utils/rel.h"
 
 #include "compat.h"
+#include "match_index.h"
 #include "match_posting.h"
 
 #define TREE_LEAF_ROWS 2500 /* about as many are in a leaf of a posting tree */
@@ -43,6 +44,7 @@ crm_postings_begin(Relation index, Snapshot snapshot)
 {
 	MatchPostings *postings = palloc(sizeof(MatchPostings));
 
+	crm_match_index_catch_up(RelationGetRelid(index));
 	postings->index = index;
 	postings->snapshot = snapshot;
 	initGinState(&postings->state, index);

@@ -35,6 +35,7 @@
 #include "utils/snapmgr.h"
 
 #include "compat.h"
+#include "match_index.h"
 #include "match_scan.h"
 #include "workspace.h"
 
@@ -607,6 +608,8 @@ crm_scan_duplicates(PG_FUNCTION_ARGS)
 	old = MemoryContextSwitchTo(task.context);
 	task.rel = crm_table_open(relid, AccessShareLock);
 	columns = crm_match_columns(task.rel, false);
+	/* Workers cannot see what this session has put off. */
+	crm_match_index_catch_up(columns->indexid);
 	(void) crm_scan_id_column(task.rel);
 	task.seen = crm_snapshot_seen(GetActiveSnapshot());
 

@@ -4,8 +4,9 @@ LANGUAGE C IMMUTABLE LEAKPROOF PARALLEL SAFE COST 1000 AS 'MODULE_PATHNAME', 'cr
 COMMENT ON FUNCTION crm.match_keys(text, "any") IS
 'The keys under which a record is found by crm.find_matches(). roles says what each value is, separated by commas: company, given_name, family_name, full_name, phone, email, tax_id, website, street, city, region, postcode, country, birth_date, national_id. Values are text or, for birth_date, date; NULL is blank. Of a value the first 4096 bytes are read. Errors: 22023 for an unknown or repeated role or another number of values than roles, 42804 for a value of another type. The keys never change, whatever the locale, the settings or the version of ICU.';
 
+-- Restricted: what this session has put off for an index, its parallel workers cannot see.
 CREATE FUNCTION crm._match_satisfies(integer[], integer[]) RETURNS boolean
-LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE COST 10 AS 'MODULE_PATHNAME', 'crm_match_satisfies';
+LANGUAGE C IMMUTABLE STRICT LEAKPROOF PARALLEL RESTRICTED COST 10 AS 'MODULE_PATHNAME', 'crm_match_satisfies';
 
 COMMENT ON FUNCTION crm._match_satisfies(integer[], integer[]) IS
 'Implements the operator crm.@@.';
@@ -58,7 +59,29 @@ CREATE OPERATOR CLASS crm.match_ops FOR TYPE integer[] USING gin FAMILY crm.matc
     FUNCTION 6 crm._match_tri_consistent(internal, smallint, integer[], integer, internal, internal, internal),
     STORAGE integer;
 COMMENT ON OPERATOR CLASS crm.match_ops USING gin IS
-'For indexes on crm.match_keys(...). Create them WITH (fastupdate = off): a search reads the list of pending entries whole.';
+'For indexes on crm.match_keys(...) that enter every row at once. Create them WITH (fastupdate = off): a search reads the list of pending entries whole.';
+
+CREATE FUNCTION crm.match_index_handler(internal) RETURNS index_am_handler
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'crm_match_index_handler';
+COMMENT ON FUNCTION crm.match_index_handler(internal) IS 'Handler of access method crm_match.';
+
+CREATE ACCESS METHOD crm_match TYPE INDEX HANDLER crm.match_index_handler;
+COMMENT ON ACCESS METHOD crm_match IS
+'Matching indexes: GIN that enters the keys of a transaction''s new rows together, in the order of the index, before the transaction commits or its own session reads the index. Until then they take up to maintenance_work_mem of memory for each index.';
+
+CREATE OPERATOR FAMILY crm.match_ops USING crm_match;
+COMMENT ON OPERATOR FAMILY crm.match_ops USING crm_match IS 'Finding records by a weighted sum of matching keys.';
+
+CREATE OPERATOR CLASS crm.match_ops DEFAULT FOR TYPE integer[] USING crm_match FAMILY crm.match_ops AS
+    OPERATOR 1 crm.@@ (integer[], integer[]),
+    FUNCTION 1 crm._match_compare(integer, integer),
+    FUNCTION 2 crm._match_extract_value(integer[], internal),
+    FUNCTION 3 crm._match_extract_query(integer[], internal, smallint, internal, internal, internal, internal),
+    FUNCTION 4 crm._match_consistent(internal, smallint, integer[], integer, internal, internal, internal, internal),
+    FUNCTION 6 crm._match_tri_consistent(internal, smallint, integer[], integer, internal, internal, internal),
+    STORAGE integer;
+COMMENT ON OPERATOR CLASS crm.match_ops USING crm_match IS
+'For indexes on crm.match_keys(...): CREATE INDEX ON customer USING crm_match (crm.match_keys(''company,phone'', name, phone)).';
 
 CREATE FUNCTION crm.find_matches(relation regclass, record jsonb, max_results integer DEFAULT 10, OUT id text, OUT score real, OUT reasons jsonb)
 RETURNS SETOF record LANGUAGE C STABLE STRICT

@@ -221,7 +221,7 @@ my %long = (
 	'find_duplicates' => q{SELECT count(*) FROM sales.find_duplicates('account', jsonb_build_object('name', repeat('上海 ', 100000)))},
 	'occurrences' => q{SELECT count(*) FROM crm.occurrences('FREQ=SECONDLY;BYMONTH=2;BYMONTHDAY=29;BYDAY=SU', '2025-01-01', 'UTC', '-infinity', 10000)},
 	'registrable_domain' => q{SELECT crm.registrable_domain(repeat('a.', 500000) || 'com')},
-	'index' => q{CREATE INDEX CONCURRENTLY ON sales.account USING gin (crm.match_keys('company', name) crm.match_ops)},
+	'index' => q{CREATE INDEX CONCURRENTLY ON sales.account USING crm_match (crm.match_keys('company', name))},
 );
 for my $name (sort keys %long)
 {
