@@ -126,7 +126,7 @@ COMMIT PREPARED 'regress_match_index';
 DO $$
 BEGIN
     FOR i IN 51..55 LOOP
-        INSERT INTO firm VALUES (i, 'Initech Software ' || i);
+        INSERT INTO firm VALUES (i, 'Initech Software');
         IF i % 2 = 0 THEN COMMIT; ELSIF i = 53 THEN ROLLBACK; END IF;
     END LOOP;
 END $$;
