@@ -34,13 +34,23 @@
 #include "match_posting.h"
 #include "match_search.h"
 
-#define QUICK_ROWS	   100	 /* rows of the rarest keys that become candidates at first, ... */
-#define CANDIDATE_ROWS 4000	 /* rows of the rarest keys that become candidates */
-#define SUPPORT_ROWS   20000 /* rows of commoner keys that are read to weigh them */
+/*
+ * How far a search goes: what shares something rare at first, then what is
+ * commoner, unless a row found convinces.
+ */
+typedef struct SearchEffort
+{
+	int rows;	 /* of the rarest keys, which become candidates */
+	int support; /* of commoner keys, which are read to weigh those */
+} SearchEffort;
+
+static const SearchEffort efforts[] = {{100, 0}, {4000, 20000}};
+
+#define CANDIDATE_ROWS 4000 /* of the last effort */
 #define SLOT_BITS	   14
 #define SLOTS		   (1 << SLOT_BITS) /* more than 2 * CANDIDATE_ROWS */
 #define CHUNK		   16				/* candidates fetched at a time */
-#define MIN_SCORED	   96				/* candidates scored, unless better ones were found */
+#define MIN_SCORED	   160				/* candidates scored, unless better ones were found */
 #define MAX_LOOKED_AT  2000				/* at most, when rows are hidden or many are wanted */
 #define SAID_BITS	   (-3.0) /* an identifier agrees: reported unless more than this speaks against */
 #define CONVINCING	   0.87 /* of the evidence that the record itself would give */
@@ -251,18 +261,56 @@ crm_search_keys(MatchSearch *search, const MatchQuery *query, int *n)
 	return ranked;
 }
 
+#define WEIGHT_STEPS 1024 /* quarters of a bit */
+
+static inline int
+crm_weight_step(float weight)
+{
+	return Min((int) (weight * 4), WEIGHT_STEPS - 1);
+}
+
+/* The candidates that may be looked at, the heaviest first; *left tells that others share an
+ * identifier. */
+static Candidate *
+crm_search_heaviest(MatchSearch *search, int *n, bool *left)
+{
+	int step[WEIGHT_STEPS] = {0};
+	int lightest = WEIGHT_STEPS, taken = 0;
+	Candidate *result;
+
+	for (int i = 0; i < search->ncandidates; i++)
+		step[crm_weight_step(slots[search->used[i]].weight)]++;
+	while (lightest > 0 && taken < MAX_LOOKED_AT)
+		taken += step[--lightest];
+	result = palloc(sizeof(Candidate) * Max(taken, 1));
+	*n = 0;
+	for (int i = 0; i < search->ncandidates; i++)
+	{
+		Candidate *candidate = &slots[search->used[i]];
+
+		if (crm_weight_step(candidate->weight) >= lightest)
+			result[(*n)++] = *candidate;
+		else
+			*left = *left || candidate->exact;
+		candidate->row = 0;
+	}
+	crm_sort_candidates(result, *n);
+	return result;
+}
+
 /*
- * Adds up posting lists.  Keys of so many rows together make candidates, or the
- * rarest alone; so many rows of others are read to weigh them.  The candidates
- * come heaviest first.  *truncated tells that an identifier is so common that
- * not all its rows are among them.
+ * Adds up posting lists.  Keys of as many rows together as the effort allows make
+ * candidates, or the rarest alone; of others some are read to weigh them.  The
+ * candidates come heaviest first.  *truncated tells that an identifier is so
+ * common that not all its rows are among them.
  */
 static Candidate *
-crm_search_candidates(MatchSearch *search, const RankedKey *keys, int nkeys, double most_rows,
-					  double most_support, int *n, bool *truncated)
+crm_search_candidates(MatchSearch *search, const RankedKey *keys, int nkeys,
+					  const SearchEffort *effort, int *n, bool *truncated)
 {
 	Candidate *result;
-	double rows = 0, support = 0;
+	double rows = 0;
+	int64 support = 0;
 
 	crm_slots_prepare();
 	slots_dirty = true;
@@ -277,21 +325,21 @@ crm_search_candidates(MatchSearch *search, const RankedKey *keys, int nkeys, dou
 		search->key_exact = key->strength == MATCH_KEY_IDENTIFIER;
 		/* Keys that overlap say less than as many that do not. */
 		search->key_weight = (float) (Max(bits, 0.1) / sqrt(key->parts));
-		search->key_adds = i == 0 || rows + posting->rows <= most_rows;
+		search->key_adds = i == 0 || rows + posting->rows <= effort->rows;
 		if (search->key_adds)
 		{
 			rows += posting->rows;
-			search->key_left = CANDIDATE_ROWS;
-			*truncated = *truncated || posting->rows > CANDIDATE_ROWS;
+			search->key_left = effort->rows;
+			*truncated = *truncated || posting->rows > effort->rows;
 		}
 		else
 		{
 			*truncated = *truncated || search->key_exact;
 			/* When all candidates will be looked at there is no need to weigh them. */
-			if (search->ncandidates <= CHUNK || support + posting->rows > most_support)
+			if (search->ncandidates <= CHUNK || support + posting->rows > effort->support)
 				continue;
-			search->key_left = (int64) (most_support - support);
-			support = most_support;
+			search->key_left = effort->support - support;
+			support = effort->support;
 		}
 		crm_postings_read(search->postings, posting, crm_search_read, search);
 		/* What is read counts, not what the size of a tree was taken for. */
@@ -299,15 +347,8 @@ crm_search_candidates(MatchSearch *search, const RankedKey *keys, int nkeys, dou
 			support -= Max(search->key_left, 0);
 	}
 
-	*n = search->ncandidates;
-	result = palloc(sizeof(Candidate) * Max(*n, 1));
-	for (int i = 0; i < *n; i++)
-	{
-		result[i] = slots[search->used[i]];
-		slots[search->used[i]].row = 0;
-	}
+	result = crm_search_heaviest(search, n, truncated);
 	slots_dirty = false;
-	crm_sort_candidates(result, *n);
 	return result;
 }
 
@@ -405,10 +446,38 @@ typedef struct SearchState
 	double convincing; /* bits from which nothing better is looked for */
 	MatchHit *hits;
 	int nhits;
-	int scored;
+	int room;		   /* for hits */
+	int scored;		   /* with the present effort */
 	double best;	   /* of the hits */
 	float best_weight; /* of its candidate */
+	uint64 *looked_at; /* rows; those of earlier efforts ascending */
+	int nlooked_at;
+	int nearlier;
 } SearchState;
+
+#define ST_SORT			 crm_sort_rows
+#define ST_ELEMENT_TYPE	 uint64
+#define ST_COMPARE(a, b) (*(a) < *(b) ? -1 : *(a) > *(b))
+#define ST_SCOPE		 static
+#define ST_DEFINE
+#include "lib/sort_template.h"
+
+static bool
+crm_looked_at(const SearchState *state, uint64 row)
+{
+	int low = 0, high = state->nearlier;
+
+	while (low < high)
+	{
+		int mid = (low + high) / 2;
+
+		if (state->looked_at[mid] < row)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low < state->nearlier && state->looked_at[low] == row;
+}
 
 /* Fetches and scores some candidates. */
 static void
@@ -420,12 +489,18 @@ crm_search_chunk(MatchSearch *search, SearchState *state, const Candidate *candi
 	int found = 0;
 
 	CHECK_FOR_INTERRUPTS();
+	if (state->nhits + n > state->room)
+	{
+		state->room *= 2;
+		state->hits = repalloc(state->hits, sizeof(MatchHit) * state->room);
+	}
 	for (int i = 0; i < n; i++)
 	{
 		bool again = false, dead;
 		ItemPointerData tid;
 
 		/* Of a chain of versions the snapshot sees one; its place is then in the slot. */
+		state->looked_at[state->nlooked_at++] = candidate[i].row;
 		crm_row_tid(candidate[i].row, &tid);
 		if (!table_index_fetch_tuple(search->fetch, &tid, search->snapshot, search->slot[found],
 									 &again, &dead))
@@ -462,19 +537,28 @@ crm_search_candidates_score(MatchSearch *search, SearchState *state, const Candi
 							int n)
 {
 	int wanted = Max(MIN_SCORED, 2 * state->query->wanted);
-	int i;
+	int i = 0;
 
-	state->nhits = state->scored = 0;
-	state->best = -INFINITY;
-	state->hits = palloc(sizeof(MatchHit) * Max(Min(n, MAX_LOOKED_AT), 1));
-	for (i = 0; i < Min(n, MAX_LOOKED_AT) && state->scored < wanted; i += CHUNK)
+	state->scored = 0;
+	state->nearlier = state->nlooked_at;
+	crm_sort_rows(state->looked_at, state->nearlier);
+	while (state->nlooked_at < MAX_LOOKED_AT && state->scored < wanted)
 	{
-		if (state->best >= state->convincing && candidate[i].weight < HOPELESS * state->best_weight)
+		Candidate chunk[CHUNK];
+		int filled = 0;
+
+		if (i < n && state->best >= state->convincing &&
+			candidate[i].weight < HOPELESS * state->best_weight)
 			break;
-		crm_search_chunk(search, state, candidate + i, Min(CHUNK, Min(n, MAX_LOOKED_AT) - i));
+		for (; i < n && filled < CHUNK; i++)
+			if (!crm_looked_at(state, candidate[i].row))
+				chunk[filled++] = candidate[i];
+		if (filled == 0)
+			break;
+		crm_search_chunk(search, state, chunk, filled);
 	}
 	for (; i < n; i++)
-		if (candidate[i].exact)
+		if (candidate[i].exact && !crm_looked_at(state, candidate[i].row))
 			return true;
 	return false;
 }
@@ -483,13 +567,6 @@ MatchHit *
 crm_search(MatchSearch *search, const MatchQuery *query, MatchFilter filter, void *arg, int *nhits,
 		   bool *truncated)
 {
-	/* First a quick look at what shares something rare; the whole only if that does not convince.
-	 */
-	static const struct
-	{
-		double rows;
-		double support;
-	} effort[] = {{QUICK_ROWS, 0}, {CANDIDATE_ROWS, SUPPORT_ROWS}};
 	SearchState state = {query, filter, arg};
 	MemoryContext old;
 	MatchScore own;
@@ -504,13 +581,20 @@ crm_search(MatchSearch *search, const MatchQuery *query, MatchFilter filter, voi
 	old = MemoryContextSwitchTo(search->call_context);
 	crm_match_score(search->scorer, query->record, query->record, &own);
 	state.convincing = CONVINCING * (own.bits - own.weight[FIELD_PRIOR]) + own.weight[FIELD_PRIOR];
+	state.best = -INFINITY;
+	state.room = 2 * MIN_SCORED;
+	state.hits = palloc(sizeof(MatchHit) * state.room);
+	state.looked_at = palloc(sizeof(uint64) * (MAX_LOOKED_AT + CHUNK));
 	keys = crm_search_keys(search, query, &nkeys);
-	for (int i = 0; i < (int) lengthof(effort) && nkeys > 0; i++)
+	for (int i = 0; i < (int) lengthof(efforts) && nkeys > 0; i++)
 	{
 		int n;
-		Candidate *candidate = crm_search_candidates(search, keys, nkeys, effort[i].rows,
-													 effort[i].support, &n, truncated);
+		Candidate *candidate;
 
+		/* Not even the rarest key fits. */
+		if (i + 1 < (int) lengthof(efforts) && keys[0].posting->rows > efforts[i].rows)
+			continue;
+		candidate = crm_search_candidates(search, keys, nkeys, &efforts[i], &n, truncated);
 		if (crm_search_candidates_score(search, &state, candidate, n))
 			*truncated = true;
 		if (state.best >= state.convincing)
