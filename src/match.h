@@ -78,7 +78,8 @@ typedef enum MatchKeyClass
 	KEY_PERSON_VARIANT,
 	KEY_PAIR,
 	KEY_NAME_WHOLE,
-	KEY_BIRTH_DATE
+	KEY_BIRTH_DATE,
+	KEY_NAME_SLIP
 } MatchKeyClass;
 
 /* Text kept for comparisons by edit distance. */
@@ -94,6 +95,7 @@ typedef enum MatchText
 	TEXT_COMPANY, /* what distinguishes it: a letter a byte, a Han character a byte above 127 */
 	TEXT_NAME,	  /* of what a short name is picked: all Han characters, or the initials of words */
 	TEXT_ROMAN,	  /* of a name in Han: the syllables of what distinguishes it, joined */
+	TEXT_WORDS,	  /* of a name without Han: all words but legal forms and linking ones, joined */
 	TEXT_BRANCH	  /* what follows the legal form: the same of Han syllables; numbers below 32 */
 } MatchText;
 #define MATCH_NTEXTS (TEXT_BRANCH + 1)

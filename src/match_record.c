@@ -83,6 +83,7 @@ crm_match_hash(int key_class, const void *data, size_t len)
 		case KEY_NAME_WIDE:
 		case KEY_STREET_GRAM:
 		case KEY_BIRTH_DATE:
+		case KEY_NAME_SLIP:
 			return hash > 1 ? hash & ~1u : 2;
 		default:
 			return hash | 1;
@@ -322,6 +323,30 @@ crm_add_word_pieces(MatchScratch *s, const CrmNameToken *token)
 						 MATCH_KEY_PIECE, token->len);
 }
 
+#define SLIP_LEAST 4 /* letters of a word that is found with one of them wrong */
+#define SLIP_MOST  9 /* ... and of one that has no pieces, which are rare in long ones only */
+
+/* A short word, and with each of its letters left out: words one slip apart share one. */
+static void
+crm_add_slips(MatchScratch *s, const CrmNameToken *token)
+{
+	char left[SLIP_MOST];
+
+	if (token->len < SLIP_LEAST || token->len > SLIP_MOST)
+		return;
+	crm_add_key(s, crm_match_hash(KEY_NAME_SLIP, token->text, token->len), GRAM_BITS_CORE,
+				MATCH_KEY_PIECE);
+	for (int i = 0; i < token->len; i++)
+	{
+		if (i > 0 && token->text[i] == token->text[i - 1])
+			continue;
+		memcpy(left, token->text, i);
+		memcpy(left + i, token->text + i + 1, token->len - i - 1);
+		crm_add_key(s, crm_match_hash(KEY_NAME_SLIP, left, token->len - 1), GRAM_BITS_CORE,
+					MATCH_KEY_PIECE);
+	}
+}
+
 /* Where a word of business follows: with its first and last letters, one of which a slip leaves. */
 static void
 crm_add_ends(MatchScratch *s, const CrmNameToken *a, const CrmNameToken *b)
@@ -387,8 +412,12 @@ crm_name_keys(MatchScratch *s, const CrmName *name)
 			crm_add_key(s, crm_match_hash(KEY_NAME_WIDE, token->text, token->len),
 						token->kind == CRM_NAME_CORE ? GRAM_BITS_CORE : GRAM_BITS_INDUSTRY,
 						MATCH_KEY_PIECE);
-			if ((!core || token->kind == CRM_NAME_CORE) && token->len > 2)
-				crm_add_word_pieces(s, token);
+			if (!core || token->kind == CRM_NAME_CORE)
+			{
+				if (token->len == 3 || token->len >= SLIP_MOST)
+					crm_add_word_pieces(s, token);
+				crm_add_slips(s, token);
+			}
 			if (last[0] != NULL)
 			{
 				const CrmNameToken *a = last[0], *b = token;
@@ -519,8 +548,8 @@ crm_is_venue(const CrmNameToken *token)
 	return false;
 }
 
-#define VENUE_LETTERS 5
-#define LINKING_WORD  3 /* letters of words that say nothing: the, of, and, und, des */
+#define BUSINESS_LETTERS 5 /* industry, industries, industrial */
+#define LINKING_WORD	 3 /* letters of words that say nothing: the, of, and, und, des */
 
 /* What the firm does: 商贸 and 贸易 have a character in common, and 业 is in everything. */
 static uint64
@@ -535,7 +564,7 @@ crm_business(const CrmName *name)
 		if (crm_is_venue(token))
 		{
 			result |= UINT64CONST(1)
-					  << (crm_hash(KEY_NAME_WIDE, token->text, Min(token->len, VENUE_LETTERS)) &
+					  << (crm_hash(KEY_NAME_WIDE, token->text, Min(token->len, BUSINESS_LETTERS)) &
 						  63);
 			continue;
 		}
@@ -549,7 +578,9 @@ crm_business(const CrmName *name)
 		}
 		else if (token->len > LINKING_WORD && !crm_token_is(token, "company") &&
 				 !crm_token_is(token, "limited"))
-			result |= UINT64CONST(1) << (crm_hash(KEY_NAME_WIDE, token->text, token->len) & 63);
+			result |= UINT64CONST(1)
+					  << (crm_hash(KEY_NAME_WIDE, token->text, Min(token->len, BUSINESS_LETTERS)) &
+						  63);
 	}
 	return result;
 }
@@ -592,6 +623,42 @@ crm_company_text(MatchScratch *s, const CrmName *name, int end)
 				out[n++] = token->text[j];
 	}
 	s->head.text_len[TEXT_COMPANY] = (uint8) n;
+}
+
+#define END_LETTERS 5
+
+/* What is compared when letters of a word of business are wrong, so that it is not known as one. */
+static void
+crm_words_text(MatchScratch *s, const CrmName *name)
+{
+	char *out = s->text[TEXT_WORDS];
+	int n = 0;
+
+	for (int i = 0; i < name->ntokens; i++)
+	{
+		const CrmNameToken *token = &name->tokens[i];
+		int len = Min(token->len, MATCH_TEXT_MAX - n);
+
+		if (token->script == CRM_SCRIPT_HAN)
+			return;
+		if (token->kind == CRM_NAME_LEGAL_FORM ||
+			(token->kind == CRM_NAME_INDUSTRY && token->len <= LINKING_WORD))
+			continue;
+		memcpy(out + n, token->text, len);
+		n += len;
+	}
+	s->head.text_len[TEXT_WORDS] = (uint8) n;
+
+	/* Both ends of a long name are right when words ran together or a letter between is wrong. */
+	if (n >= 2 * END_LETTERS)
+	{
+		char ends[1 + 2 * END_LETTERS] = "=";
+
+		memcpy(ends + 1, out, END_LETTERS);
+		memcpy(ends + 1 + END_LETTERS, out + n - END_LETTERS, END_LETTERS);
+		crm_add_key(s, crm_match_hash(KEY_NAME_WIDE, ends, sizeof(ends)), GRAM_BITS_WIDE,
+					MATCH_KEY_PIECE);
+	}
 }
 
 /*
@@ -785,6 +852,7 @@ crm_company(MatchScratch *s, const MatchValue *value)
 			core = crm_append_token(core_text, core, token);
 	}
 	crm_company_text(s, name, branch_start);
+	crm_words_text(s, name);
 	crm_name_text(s, name);
 	crm_alias_keys(s, name, branch_start);
 	crm_branch_text(s, name, branch_start);

@@ -109,7 +109,11 @@ crm_clamp(double x, double low, double high)
 #define SLIP_NONE		0.85 /* of the rarity of the name, for no difference but in common words */
 #define SLIP_ONE		0.65 /* ... for one letter wrong, missing or moved */
 #define SLIP_TWO		0.45 /* ... for two */
+#define SLIP_THREE		0.3	 /* ... for three */
 #define SLIP_SHORT		0.7	 /* of that again, for short names */
+#define WORDS_ONE		10	 /* letters of all words, in which one may be wrong, ... */
+#define WORDS_TWO		12	 /* ... two, ... */
+#define WORDS_THREE		18	 /* ... three */
 #define PICKED_LEAST	2	 /* characters of a short name picked from a longer one */
 #define PICKED_MOST		6
 #define ACRONYM_LEAST	3	/* letters of an acronym */
@@ -174,6 +178,27 @@ crm_slip_evidence(const MatchRecord *a, const MatchRecord *b, double shared)
 		return SLIP_NONE * Min(rarity, shared);
 	rarity *= edits == 0 ? SLIP_NONE : edits == 1 ? SLIP_ONE : SLIP_TWO;
 	return n <= (han ? 3 : 6) ? rarity * SLIP_SHORT : rarity;
+}
+
+/*
+ * All words one to three slips apart, where a word of business was not known as
+ * one, or words ran together, so that what distinguishes the names does not show.
+ */
+static double
+crm_words_evidence(const MatchRecord *a, const MatchRecord *b)
+{
+	int n = Min(a->text_len[TEXT_WORDS], b->text_len[TEXT_WORDS]), most, edits;
+	double rarity =
+		(double) Max(a->item_bits[ITEM_CORE], b->item_bits[ITEM_CORE]) / MATCH_BITS_SCALE;
+
+	if (n < WORDS_ONE || a->business == b->business)
+		return NAME_WORST;
+	most = n >= WORDS_THREE ? 3 : n >= WORDS_TWO ? 2 : 1;
+	edits = crm_match_edits(MATCH_TEXT(a, TEXT_WORDS), a->text_len[TEXT_WORDS],
+							MATCH_TEXT(b, TEXT_WORDS), b->text_len[TEXT_WORDS], most);
+	if (edits > most)
+		return NAME_WORST;
+	return rarity * (edits <= 1 ? SLIP_ONE : edits == 2 ? SLIP_TWO : SLIP_THREE);
 }
 
 /* The same of what distinguishes two long names in Han. */
@@ -308,7 +333,7 @@ crm_score_name(const MatchScorer *scorer, const MatchRecord *a, const MatchRecor
 					   crm_item_bits(a, b, ITEM_CORE) - NAME_CORE_LESS);
 	else if (bits < best)
 	{
-		bits = crm_slip_evidence(a, b, shared);
+		bits = Max(crm_slip_evidence(a, b, shared), crm_words_evidence(a, b));
 		if (bits > NAME_WORST)
 			crm_say_better(score, model, FIELD_NAME, NAME_SLIP, bits);
 		bits = crm_picked_evidence(a, b);
@@ -662,6 +687,23 @@ crm_score_phone(const MatchScorer *scorer, const MatchRecord *a, const MatchReco
 				  level == PHONE_EQUAL ? crm_item_bits(a, b, ITEM_PHONE) : 0);
 }
 
+/* Namesakes tell their e-mail addresses apart by a number. */
+static bool
+crm_other_number(const MatchRecord *a, const MatchRecord *b)
+{
+	const char *x = MATCH_TEXT(a, TEXT_LOCAL_PART), *y = MATCH_TEXT(b, TEXT_LOCAL_PART);
+	char digits[2][MATCH_TEXT_MAX];
+	int n[2] = {0, 0};
+
+	for (int i = 0; i < a->text_len[TEXT_LOCAL_PART]; i++)
+		if (x[i] >= '0' && x[i] <= '9')
+			digits[0][n[0]++] = x[i];
+	for (int i = 0; i < b->text_len[TEXT_LOCAL_PART]; i++)
+		if (y[i] >= '0' && y[i] <= '9')
+			digits[1][n[1]++] = y[i];
+	return n[0] > 0 && n[1] > 0 && (n[0] != n[1] || memcmp(digits[0], digits[1], n[0]) != 0);
+}
+
 static void
 crm_score_email(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
 				MatchScore *score)
@@ -675,6 +717,8 @@ crm_score_email(const MatchScorer *scorer, const MatchRecord *a, const MatchReco
 		else if (crm_same(a, b, ITEM_LOCAL_PART))
 			crm_say_level(score, model, FIELD_EMAIL, EMAIL_LOCAL_PART,
 						  crm_item_bits(a, b, ITEM_LOCAL_PART));
+		else if (crm_other_number(a, b))
+			crm_say_level(score, model, FIELD_EMAIL, EMAIL_DIFFERENT, 0);
 		else
 		{
 			double jw = crm_match_jaro_winkler(
@@ -840,9 +884,63 @@ crm_maybe_sisters(const MatchScore *score)
 }
 
 /*
+ * A branch and its head office, firms of one group that do other things, members
+ * of a family: what their house has in common says which house it is, and then
+ * whoever is asked for is as likely in it as not.  What tells them apart decides.
+ */
+static bool
+crm_one_house(const MatchScore *score)
+{
+	if (score->level[FIELD_NAME] != LEVEL_NONE)
+		return score->level[FIELD_BRANCH] == BRANCH_OF ||
+			   score->level[FIELD_BRANCH] == BRANCH_DIFFERENT ||
+			   score->level[FIELD_BUSINESS] == BUSINESS_DIFFERENT;
+	return score->part_level[0] == PERSON_DIFFERENT &&
+		   score->level[FIELD_PERSON] != PERSON_SWAPPED &&
+		   score->level[FIELD_NATIONAL_ID] != NATIONAL_ID_EQUAL &&
+		   score->level[FIELD_NATIONAL_ID] != NATIONAL_ID_SLIP &&
+		   score->level[FIELD_BIRTH_DATE] != BIRTH_DATE_EQUAL &&
+		   score->level[FIELD_BIRTH_DATE] != BIRTH_DATE_SLIP;
+}
+
+static void
+crm_limit_house(MatchScore *score)
+{
+	static const MatchField house[] = {FIELD_PHONE, FIELD_DOMAIN, FIELD_ADDRESS, FIELD_EMAIL,
+									   FIELD_NAME};
+	bool company = score->level[FIELD_NAME] != LEVEL_NONE;
+	/* An e-mail address is a person's own. */
+	int n = company ? lengthof(house) : 3;
+	double family = !company && score->part_level[1] == PERSON_EQUAL &&
+							score->level[FIELD_PERSON] != PERSON_SWAPPED
+						? Max(score->part_weight[1], 0)
+						: 0;
+	double sum = family, most = Max(-score->weight[FIELD_PRIOR], 0), kept;
+
+	for (int i = 0; i < n; i++)
+		sum += Max(score->weight[house[i]], 0);
+	if (sum <= most)
+		return;
+	kept = most / sum;
+	for (int i = 0; i < n; i++)
+		if (score->weight[house[i]] > 0)
+			score->weight[house[i]] *= kept;
+	score->weight[FIELD_PERSON] -= family * (1 - kept);
+}
+
+static void
+crm_weaken(MatchScore *score)
+{
+	if (crm_maybe_sisters(score))
+		crm_weaken_contact(score);
+	if (crm_one_house(score))
+		crm_limit_house(score);
+}
+
+/*
  * The sum of the weights.  Where some of them are only what a field can weigh
  * at most, it is what the sum can be at most: every step in it grows with each
- * weight, rounding included.
+ * weight, but for rounding.
  */
 static double
 crm_total(const MatchScore *score)
@@ -850,10 +948,10 @@ crm_total(const MatchScore *score)
 	MatchScore weakened;
 	double bits = 0;
 
-	if (crm_maybe_sisters(score))
+	if (crm_maybe_sisters(score) || crm_one_house(score))
 	{
 		weakened = *score;
-		crm_weaken_contact(&weakened);
+		crm_weaken(&weakened);
 		score = &weakened;
 	}
 	for (int i = 0; i < MATCH_NFIELDS; i++)
@@ -998,15 +1096,17 @@ crm_bounds(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b
 	most[FIELD_ADDRESS] = crm_most_address(scorer, a, b, company);
 }
 
+#define ROUNDED 1e-6 /* bits by which a sum of smaller weights may come out larger */
+
 /* The weight of a field in place of what it can be at most. */
-#define CRM_SCORE(field, condition, step)         \
-	do                                            \
-	{                                             \
-		score->weight[field] = 0;                 \
-		if (condition)                            \
-			step;                                 \
-		if (bounded && crm_total(score) < needed) \
-			return false;                         \
+#define CRM_SCORE(field, condition, step)                   \
+	do                                                      \
+	{                                                       \
+		score->weight[field] = 0;                           \
+		if (condition)                                      \
+			step;                                           \
+		if (bounded && crm_total(score) < needed - ROUNDED) \
+			return false;                                   \
 	} while (0)
 
 /*
@@ -1048,8 +1148,7 @@ crm_match_score(const MatchScorer *scorer, const MatchRecord *a, const MatchReco
 {
 	crm_weigh_pair(scorer, a, b, false, 0, score);
 	score->bits = crm_total(score);
-	if (crm_maybe_sisters(score))
-		crm_weaken_contact(score);
+	crm_weaken(score);
 }
 
 void
