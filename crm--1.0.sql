@@ -2551,11 +2551,11 @@ CREATE INDEX ON @workspace@.reminder (member_id, due_at);
 CREATE INDEX ON @workspace@.reminder (kind, record_id) WHERE record_id IS NOT NULL;
 COMMENT ON TABLE @workspace@.reminder IS 'What a member is to be reminded of. A row waits here until it is due; then it becomes a row of event.';
 COMMENT ON COLUMN @workspace@.reminder.id IS 'Identifier, never reused.';
-COMMENT ON COLUMN @workspace@.reminder.member_id IS 'Who is reminded.';
+COMMENT ON COLUMN @workspace@.reminder.member_id IS 'Who is reminded; by default the session''s member.';
 COMMENT ON COLUMN @workspace@.reminder.due_at IS 'When. A time in the past fires at once. Finite.';
 COMMENT ON COLUMN @workspace@.reminder.title IS 'What the member reads.';
 COMMENT ON COLUMN @workspace@.reminder.kind IS 'Kind of the record it is about, such as account; NULL if it is about none.';
-COMMENT ON COLUMN @workspace@.reminder.record_id IS 'The record it is about. The reminder fires even if the record is gone.';
+COMMENT ON COLUMN @workspace@.reminder.record_id IS 'The record it is about. The reminder fires even if the record is gone, unless it is an activity: once that is completed or deleted, there is nothing to remind of.';
 COMMENT ON COLUMN @workspace@.reminder.payload IS 'Anything an application wants to find in the event.';
 COMMENT ON COLUMN @workspace@.reminder.recurrence IS 'Rule of RFC 5545 by which it recurs, see crm.recurrence(); NULL: once.';
 COMMENT ON COLUMN @workspace@.reminder.time_zone IS 'IANA time zone by whose clock it recurs; default: the member''s.';
@@ -2666,6 +2666,33 @@ COMMENT ON FUNCTION @workspace@.reminder_max_late() IS 'Puts max_late into the p
 
 CREATE OR REPLACE TRIGGER max_late BEFORE INSERT OR UPDATE OF max_late, payload ON @workspace@.reminder
     FOR EACH ROW WHEN (new.max_late IS NOT NULL) EXECUTE FUNCTION @workspace@.reminder_max_late();
+
+ALTER TABLE @workspace@.reminder ALTER COLUMN member_id SET DEFAULT @workspace@.me();
+
+-- Who did the task early is not to be reminded of it; who moved it, at the new time.
+CREATE OR REPLACE FUNCTION @workspace@.reminder_activity() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF tg_op = 'DELETE' OR new.completed_at IS NOT NULL AND old.completed_at IS NULL THEN
+        DELETE FROM @workspace@.reminder AS r WHERE r.kind = 'activity' AND r.record_id = old.id AND r.recurrence IS NULL AND r.escalation_id IS NULL;
+        RETURN NULL;
+    END IF;
+    UPDATE @workspace@.reminder AS r
+    SET due_at = r.due_at + CASE WHEN isfinite(old.due_at) AND isfinite(new.due_at) THEN new.due_at - old.due_at ELSE interval '0' END,
+        member_id = CASE WHEN r.member_id = old.owner_id AND new.owner_id IS NOT NULL THEN new.owner_id ELSE r.member_id END
+    WHERE r.kind = 'activity' AND r.record_id = new.id AND r.recurrence IS NULL AND r.escalation_id IS NULL;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION @workspace@.reminder_activity() IS 'Row trigger of activity: reminders about one end when it is completed or deleted, move as far as it is moved, and follow its owner. Those that recur are left alone.';
+
+CREATE OR REPLACE TRIGGER reminder_update AFTER UPDATE OF completed_at, due_at, owner_id ON @workspace@.activity
+    FOR EACH ROW WHEN (old.completed_at IS NULL AND new.completed_at IS NOT NULL OR old.due_at IS DISTINCT FROM new.due_at OR old.owner_id IS DISTINCT FROM new.owner_id)
+    EXECUTE FUNCTION @workspace@.reminder_activity();
+CREATE OR REPLACE TRIGGER reminder_delete AFTER DELETE ON @workspace@.activity
+    FOR EACH ROW EXECUTE FUNCTION @workspace@.reminder_activity();
 
 -- Named to run last: it must see the due time that is stored.
 CREATE OR REPLACE TRIGGER zz_wake BEFORE INSERT OR UPDATE OF due_at, failed_at ON @workspace@.reminder
@@ -2832,7 +2859,7 @@ ALTER TABLE @workspace@.reminder
     ALTER COLUMN member_id DROP NOT NULL,
     ADD CONSTRAINT reminder_for_somebody CHECK (member_id IS NOT NULL OR escalation_id IS NOT NULL);
 CREATE UNIQUE INDEX reminder_escalation ON @workspace@.reminder (escalation_id) WHERE escalation_id IS NOT NULL;
-COMMENT ON COLUMN @workspace@.reminder.member_id IS 'Who is reminded; of an escalation, who owns the record.';
+COMMENT ON COLUMN @workspace@.reminder.member_id IS 'Who is reminded, by default the session''s member; of an escalation, who owns the record.';
 COMMENT ON COLUMN @workspace@.reminder.escalation_id IS 'The escalation that takes its next step when this is due; NULL: an ordinary reminder.';
 
 INSERT INTO @workspace@.setting (name, value) VALUES ('escalation_fallback', NULL);
@@ -3401,7 +3428,7 @@ CREATE TABLE @workspace@.event_hold (
     event_id bigint NOT NULL UNIQUE REFERENCES @workspace@.event ON DELETE CASCADE,
     member_id bigint NOT NULL,
     reason text NOT NULL CONSTRAINT event_hold_reason_known
-        CHECK (reason IN ('quiet hours', 'digest', 'budget', 'frequency', 'merged', 'delegated', 'too late')),
+        CHECK (reason IN ('quiet hours', 'digest', 'budget', 'frequency', 'merged', 'delegated', 'too late', 'settled')),
     detail jsonb NOT NULL DEFAULT '{}',
     held_at timestamptz NOT NULL,
     until timestamptz,
@@ -3414,7 +3441,7 @@ COMMENT ON TABLE @workspace@.event_hold IS 'Why events did not come into the inb
 COMMENT ON COLUMN @workspace@.event_hold.id IS 'Identifier.';
 COMMENT ON COLUMN @workspace@.event_hold.event_id IS 'The event.';
 COMMENT ON COLUMN @workspace@.event_hold.member_id IS 'Whose it is.';
-COMMENT ON COLUMN @workspace@.event_hold.reason IS 'quiet hours, digest, budget, frequency, merged (with an open event about the same record), delegated (to who stands in), too late (for a reminder with catch_up skip).';
+COMMENT ON COLUMN @workspace@.event_hold.reason IS 'quiet hours, digest, budget, frequency, merged (with an open event about the same record), delegated (to who stands in), too late (for a reminder with catch_up skip), settled (somebody acted while it was snoozed).';
 COMMENT ON COLUMN @workspace@.event_hold.detail IS 'The reason as data: rule, its name, and what it said.';
 COMMENT ON COLUMN @workspace@.event_hold.held_at IS 'When it was held.';
 COMMENT ON COLUMN @workspace@.event_hold.until IS 'When it will be looked at again; NULL: it is not waiting.';
@@ -3466,6 +3493,20 @@ BEGIN
     INSERT INTO @workspace@.event_hold (event_id, member_id, reason, detail, held_at)
     SELECT l.id, l.member_id, 'too late', CASE WHEN l.beyond THEN jsonb_build_object('max_late', horizon, 'setting', 'crm.catch_up_horizon') ELSE jsonb_build_object('max_late', l.skip_after) END,
            hold_events.fired_at FROM late AS l;
+    -- What somebody was warned of, and snoozed, may be done by now.
+    WITH settled AS (
+        UPDATE @workspace@.event AS e SET state = 'skipped', handled_at = hold_events.fired_at
+        WHERE e.id BETWEEN first_id AND last_id AND e.state = 'new' AND e.payload ? 'snoozed_event'
+          AND (EXISTS (SELECT FROM @workspace@.escalation_rule AS r
+                       WHERE r.name = e.payload ->> 'escalation' AND r.kind = e.kind AND NOT r.yearly
+                         -- Started anew it is at level 0.
+                         AND NOT EXISTS (SELECT FROM @workspace@.escalation AS x
+                                         WHERE x.rule_id = r.id AND x.record_id = e.record_id AND to_jsonb(x.level) >= e.payload -> 'level'))
+               OR EXISTS (SELECT FROM @workspace@.sla_policy AS p JOIN @workspace@.sla_clock AS c ON c.policy_id = p.id
+                          WHERE p.name = e.payload ->> 'sla' AND c.kind = e.kind AND c.record_id = e.record_id AND c.state IN ('met', 'ended')))
+        RETURNING e.id, e.member_id)
+    INSERT INTO @workspace@.event_hold (event_id, member_id, reason, held_at)
+    SELECT s.id, s.member_id, 'settled', hold_events.fired_at FROM settled AS s;
     last_id := @workspace@.delegate_events(first_id, last_id, fired_at);
     IF NOT EXISTS (SELECT FROM @workspace@.attention_rule AS r WHERE r.active) AND NOT EXISTS (SELECT FROM @workspace@.event_hold AS h WHERE h.until IS NOT NULL) THEN
         RETURN;
@@ -4392,7 +4433,8 @@ BEGIN
 
     WITH activity AS (
         SELECT a.*, CASE WHEN a.type IN ('call', 'meeting', 'visit') AND crm.icalendar_time('DTSTART', a.due_at) <> '' THEN 'VEVENT' ELSE 'VTODO' END AS component
-        FROM @workspace@.activity AS a WHERE a.owner_id = me AND a.completed_at IS NULL
+        -- A call or note without a date was logged, not planned.
+        FROM @workspace@.activity AS a WHERE a.owner_id = me AND a.completed_at IS NULL AND (a.due_at IS NOT NULL OR a.type = 'task')
     ), pending AS (
         -- due_at differs from occurs_at where somebody moved an occurrence; the first
         -- one need not be one of the rule.
@@ -8801,6 +8843,7 @@ SELECT CASE reason
     WHEN 'frequency' THEN format('another about the same record was handled less than %s before', detail ->> 'once_within')
     WHEN 'merged' THEN 'that one is about the same record'
     WHEN 'delegated' THEN coalesce(detail ->> 'why', 'someone stands in')
+    WHEN 'settled' THEN 'somebody acted while it was snoozed'
     WHEN 'too late' THEN format('it was later than %s, and was to be skipped then', detail ->> 'max_late') || CASE WHEN detail ? 'setting' THEN format(' (%s)', detail ->> 'setting') ELSE '' END
 END || CASE WHEN detail ? 'rule' THEN format(', rule "%s"', detail ->> 'rule') ELSE '' END
 $$;

@@ -74,6 +74,20 @@ DELETE FROM opportunity WHERE id = 1;
 SELECT count(*) FROM reminder;
 ROLLBACK;
 
+-- a warning that was snoozed comes back, unless somebody has acted
+BEGIN;
+SELECT days(41), crm.run_due();
+SELECT snooze(id, crm.now() + interval '1 day') > 0 AS snoozed FROM event WHERE state = 'new' AND member_id = 3 AND payload ->> 'level' = '2' ORDER BY id DESC LIMIT 1;
+SAVEPOINT s;
+SELECT days(42.5), crm.run_due();
+SELECT e.title, e.state FROM event AS e WHERE e.payload ? 'snoozed_event' ORDER BY id DESC LIMIT 1;
+ROLLBACK TO s;
+SELECT days(42);
+INSERT INTO activity (type, subject, opportunity_id, owner_id) VALUES ('call', 'rang them', 1, 3);
+SELECT days(42.5), crm.run_due();
+SELECT e.title, e.state, w.reason FROM event AS e, why_not(e.id) AS w WHERE e.payload ? 'snoozed_event' ORDER BY e.id DESC LIMIT 1;
+ROLLBACK;
+
 -- after an outage only the highest level that has passed, which says what was skipped
 SELECT days(44), crm.run_due();
 SELECT * FROM fired OFFSET 4;
@@ -132,7 +146,10 @@ DELETE FROM reminder;
 INSERT INTO reminder (member_id, due_at, title, escalation_id) SELECT 3, now(), 'forged', id FROM escalation;
 UPDATE escalation SET level = 9;
 UPDATE escalation_rule SET active = false;
-INSERT INTO reminder (due_at, title) VALUES (now(), 'for nobody');
+INSERT INTO reminder (member_id, due_at, title) VALUES (NULL, now(), 'for nobody');
+-- without a member it is for oneself
+INSERT INTO reminder (due_at, title) VALUES ('2099-01-01', 'for me') RETURNING member_id;
+DELETE FROM reminder WHERE title = 'for me';
 -- what a member does counts, whoever may write escalations
 INSERT INTO activity (type, subject, account_id) VALUES ('visit', 'was there', 1);
 RESET SESSION AUTHORIZATION;
@@ -274,6 +291,18 @@ FROM activity AS a
 LEFT JOIN reminder AS r ON r.kind = 'activity' AND r.record_id = a.id
 LEFT JOIN LATERAL (SELECT min(h.changed_at) AS changed_at FROM stage_history AS h WHERE h.record_id = a.opportunity_id AND h.stage = 'proposal') AS h ON true
 WHERE a.opportunity_id >= 40 ORDER BY 1, 3;
+-- the reminder moves with the task, follows its owner, and goes with it
+UPDATE activity SET due_at = due_at + interval '1 week', owner_id = 2 WHERE opportunity_id = 40 AND subject = 'Send the offer';
+SELECT r.member_id, r.due_at - a.due_at AS after FROM activity AS a JOIN reminder AS r ON r.kind = 'activity' AND r.record_id = a.id;
+INSERT INTO reminder (member_id, due_at, title, kind, record_id, recurrence) SELECT 3, a.due_at, 'recurs', 'activity', a.id, 'FREQ=DAILY' FROM activity AS a WHERE a.subject = 'Send the offer' AND a.opportunity_id = 40;
+UPDATE activity SET subject = 'Send the offer' WHERE opportunity_id = 40 AND subject = 'Send the offer';
+UPDATE activity SET completed_at = crm.now() WHERE opportunity_id = 40 AND subject = 'Send the offer';
+SELECT title FROM reminder WHERE kind = 'activity';
+DELETE FROM reminder WHERE kind = 'activity';
+INSERT INTO reminder (member_id, due_at, title, kind, record_id) SELECT 3, crm.now(), 'deleted', 'activity', a.id FROM activity AS a WHERE a.opportunity_id = 41;
+DELETE FROM activity WHERE opportunity_id = 41;
+SELECT title FROM reminder WHERE kind = 'activity';
+UPDATE activity SET completed_at = NULL, owner_id = 3 WHERE opportunity_id = 40;
 -- what was done is given again
 UPDATE activity SET completed_at = crm.now() WHERE opportunity_id = 40;
 UPDATE opportunity SET stage = 'qualification' WHERE id = 40;

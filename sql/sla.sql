@@ -246,6 +246,11 @@ UPDATE ticket SET waiting = false;
 SELECT * FROM by_team;
 SELECT fire('2027-06-11 11:00+00');
 SELECT record_id, title FROM told WHERE title LIKE 'By team%' ORDER BY record_id;
+-- what was snoozed is not told again once it is solved
+SELECT snooze(id, crm.now() + interval '1 hour') > 0 AS snoozed FROM event WHERE title = 'By team: the time is over' AND record_id IN (1, 2) AND member_id = 3 ORDER BY id;
+UPDATE ticket SET solved = true WHERE id = 2;
+SELECT fire('2027-06-11 13:00+00');
+SELECT record_id, state FROM event WHERE payload ? 'snoozed_event' ORDER BY record_id;
 -- fails: a calendar that is in use, and days
 DELETE FROM calendar WHERE name = '上海';
 INSERT INTO sla_policy (kind, name, target, working_time, met_when) VALUES ('ticket', 'x', '2 days', true, 'solved');

@@ -47,7 +47,7 @@ CREATE TABLE @workspace@.event_hold (
     event_id bigint NOT NULL UNIQUE REFERENCES @workspace@.event ON DELETE CASCADE,
     member_id bigint NOT NULL,
     reason text NOT NULL CONSTRAINT event_hold_reason_known
-        CHECK (reason IN ('quiet hours', 'digest', 'budget', 'frequency', 'merged', 'delegated', 'too late')),
+        CHECK (reason IN ('quiet hours', 'digest', 'budget', 'frequency', 'merged', 'delegated', 'too late', 'settled')),
     detail jsonb NOT NULL DEFAULT '{}',
     held_at timestamptz NOT NULL,
     until timestamptz,
@@ -60,7 +60,7 @@ COMMENT ON TABLE @workspace@.event_hold IS 'Why events did not come into the inb
 COMMENT ON COLUMN @workspace@.event_hold.id IS 'Identifier.';
 COMMENT ON COLUMN @workspace@.event_hold.event_id IS 'The event.';
 COMMENT ON COLUMN @workspace@.event_hold.member_id IS 'Whose it is.';
-COMMENT ON COLUMN @workspace@.event_hold.reason IS 'quiet hours, digest, budget, frequency, merged (with an open event about the same record), delegated (to who stands in), too late (for a reminder with catch_up skip).';
+COMMENT ON COLUMN @workspace@.event_hold.reason IS 'quiet hours, digest, budget, frequency, merged (with an open event about the same record), delegated (to who stands in), too late (for a reminder with catch_up skip), settled (somebody acted while it was snoozed).';
 COMMENT ON COLUMN @workspace@.event_hold.detail IS 'The reason as data: rule, its name, and what it said.';
 COMMENT ON COLUMN @workspace@.event_hold.held_at IS 'When it was held.';
 COMMENT ON COLUMN @workspace@.event_hold.until IS 'When it will be looked at again; NULL: it is not waiting.';
@@ -111,6 +111,20 @@ BEGIN
     INSERT INTO @workspace@.event_hold (event_id, member_id, reason, detail, held_at)
     SELECT l.id, l.member_id, 'too late', CASE WHEN l.beyond THEN jsonb_build_object('max_late', horizon, 'setting', 'crm.catch_up_horizon') ELSE jsonb_build_object('max_late', l.skip_after) END,
            hold_events.fired_at FROM late AS l;
+    -- What somebody was warned of, and snoozed, may be done by now.
+    WITH settled AS (
+        UPDATE @workspace@.event AS e SET state = 'skipped', handled_at = hold_events.fired_at
+        WHERE e.id BETWEEN first_id AND last_id AND e.state = 'new' AND e.payload ? 'snoozed_event'
+          AND (EXISTS (SELECT FROM @workspace@.escalation_rule AS r
+                       WHERE r.name = e.payload ->> 'escalation' AND r.kind = e.kind AND NOT r.yearly
+                         -- Started anew it is at level 0.
+                         AND NOT EXISTS (SELECT FROM @workspace@.escalation AS x
+                                         WHERE x.rule_id = r.id AND x.record_id = e.record_id AND to_jsonb(x.level) >= e.payload -> 'level'))
+               OR EXISTS (SELECT FROM @workspace@.sla_policy AS p JOIN @workspace@.sla_clock AS c ON c.policy_id = p.id
+                          WHERE p.name = e.payload ->> 'sla' AND c.kind = e.kind AND c.record_id = e.record_id AND c.state IN ('met', 'ended')))
+        RETURNING e.id, e.member_id)
+    INSERT INTO @workspace@.event_hold (event_id, member_id, reason, held_at)
+    SELECT s.id, s.member_id, 'settled', hold_events.fired_at FROM settled AS s;
     last_id := @workspace@.delegate_events(first_id, last_id, fired_at);
     IF NOT EXISTS (SELECT FROM @workspace@.attention_rule AS r WHERE r.active) AND NOT EXISTS (SELECT FROM @workspace@.event_hold AS h WHERE h.until IS NOT NULL) THEN
         RETURN;

@@ -100,7 +100,7 @@ ALTER TABLE @workspace@.reminder
     ALTER COLUMN member_id DROP NOT NULL,
     ADD CONSTRAINT reminder_for_somebody CHECK (member_id IS NOT NULL OR escalation_id IS NOT NULL);
 CREATE UNIQUE INDEX reminder_escalation ON @workspace@.reminder (escalation_id) WHERE escalation_id IS NOT NULL;
-COMMENT ON COLUMN @workspace@.reminder.member_id IS 'Who is reminded; of an escalation, who owns the record.';
+COMMENT ON COLUMN @workspace@.reminder.member_id IS 'Who is reminded, by default the session''s member; of an escalation, who owns the record.';
 COMMENT ON COLUMN @workspace@.reminder.escalation_id IS 'The escalation that takes its next step when this is due; NULL: an ordinary reminder.';
 
 INSERT INTO @workspace@.setting (name, value) VALUES ('escalation_fallback', NULL);

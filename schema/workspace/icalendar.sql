@@ -35,7 +35,8 @@ BEGIN
 
     WITH activity AS (
         SELECT a.*, CASE WHEN a.type IN ('call', 'meeting', 'visit') AND crm.icalendar_time('DTSTART', a.due_at) <> '' THEN 'VEVENT' ELSE 'VTODO' END AS component
-        FROM @workspace@.activity AS a WHERE a.owner_id = me AND a.completed_at IS NULL
+        -- A call or note without a date was logged, not planned.
+        FROM @workspace@.activity AS a WHERE a.owner_id = me AND a.completed_at IS NULL AND (a.due_at IS NOT NULL OR a.type = 'task')
     ), pending AS (
         -- due_at differs from occurs_at where somebody moved an occurrence; the first
         -- one need not be one of the rule.

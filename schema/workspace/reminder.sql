@@ -30,11 +30,11 @@ CREATE INDEX ON @workspace@.reminder (member_id, due_at);
 CREATE INDEX ON @workspace@.reminder (kind, record_id) WHERE record_id IS NOT NULL;
 COMMENT ON TABLE @workspace@.reminder IS 'What a member is to be reminded of. A row waits here until it is due; then it becomes a row of event.';
 COMMENT ON COLUMN @workspace@.reminder.id IS 'Identifier, never reused.';
-COMMENT ON COLUMN @workspace@.reminder.member_id IS 'Who is reminded.';
+COMMENT ON COLUMN @workspace@.reminder.member_id IS 'Who is reminded; by default the session''s member.';
 COMMENT ON COLUMN @workspace@.reminder.due_at IS 'When. A time in the past fires at once. Finite.';
 COMMENT ON COLUMN @workspace@.reminder.title IS 'What the member reads.';
 COMMENT ON COLUMN @workspace@.reminder.kind IS 'Kind of the record it is about, such as account; NULL if it is about none.';
-COMMENT ON COLUMN @workspace@.reminder.record_id IS 'The record it is about. The reminder fires even if the record is gone.';
+COMMENT ON COLUMN @workspace@.reminder.record_id IS 'The record it is about. The reminder fires even if the record is gone, unless it is an activity: once that is completed or deleted, there is nothing to remind of.';
 COMMENT ON COLUMN @workspace@.reminder.payload IS 'Anything an application wants to find in the event.';
 COMMENT ON COLUMN @workspace@.reminder.recurrence IS 'Rule of RFC 5545 by which it recurs, see crm.recurrence(); NULL: once.';
 COMMENT ON COLUMN @workspace@.reminder.time_zone IS 'IANA time zone by whose clock it recurs; default: the member''s.';
@@ -144,6 +144,33 @@ COMMENT ON FUNCTION @workspace@.reminder_max_late() IS 'Puts max_late into the p
 
 CREATE OR REPLACE TRIGGER max_late BEFORE INSERT OR UPDATE OF max_late, payload ON @workspace@.reminder
     FOR EACH ROW WHEN (new.max_late IS NOT NULL) EXECUTE FUNCTION @workspace@.reminder_max_late();
+
+ALTER TABLE @workspace@.reminder ALTER COLUMN member_id SET DEFAULT @workspace@.me();
+
+-- Who did the task early is not to be reminded of it; who moved it, at the new time.
+CREATE OR REPLACE FUNCTION @workspace@.reminder_activity() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF tg_op = 'DELETE' OR new.completed_at IS NOT NULL AND old.completed_at IS NULL THEN
+        DELETE FROM @workspace@.reminder AS r WHERE r.kind = 'activity' AND r.record_id = old.id AND r.recurrence IS NULL AND r.escalation_id IS NULL;
+        RETURN NULL;
+    END IF;
+    UPDATE @workspace@.reminder AS r
+    SET due_at = r.due_at + CASE WHEN isfinite(old.due_at) AND isfinite(new.due_at) THEN new.due_at - old.due_at ELSE interval '0' END,
+        member_id = CASE WHEN r.member_id = old.owner_id AND new.owner_id IS NOT NULL THEN new.owner_id ELSE r.member_id END
+    WHERE r.kind = 'activity' AND r.record_id = new.id AND r.recurrence IS NULL AND r.escalation_id IS NULL;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION @workspace@.reminder_activity() IS 'Row trigger of activity: reminders about one end when it is completed or deleted, move as far as it is moved, and follow its owner. Those that recur are left alone.';
+
+CREATE OR REPLACE TRIGGER reminder_update AFTER UPDATE OF completed_at, due_at, owner_id ON @workspace@.activity
+    FOR EACH ROW WHEN (old.completed_at IS NULL AND new.completed_at IS NOT NULL OR old.due_at IS DISTINCT FROM new.due_at OR old.owner_id IS DISTINCT FROM new.owner_id)
+    EXECUTE FUNCTION @workspace@.reminder_activity();
+CREATE OR REPLACE TRIGGER reminder_delete AFTER DELETE ON @workspace@.activity
+    FOR EACH ROW EXECUTE FUNCTION @workspace@.reminder_activity();
 
 -- Named to run last: it must see the due time that is stored.
 CREATE OR REPLACE TRIGGER zz_wake BEFORE INSERT OR UPDATE OF due_at, failed_at ON @workspace@.reminder
