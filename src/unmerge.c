@@ -18,7 +18,6 @@
 #include "postgres.h"
 
 #include "catalog/namespace.h"
-#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -65,9 +64,10 @@ typedef struct UnmergeSettle
 typedef struct UnmergeContext
 {
 	MergeContext *mc;
-	List *kept;	   /* of UnmergeKept */
-	List *settles; /* of List of UnmergeSettle, a list for each group of changes */
-	HTAB *settled; /* UnmergeSettled: the same by their keys */
+	List *kept;		/* of UnmergeKept */
+	List *settles;	/* of List of UnmergeSettle, a list for each group of changes */
+	HTAB *settled;	/* UnmergeSettled: the same by their keys */
+	MergeTable *at; /* whose rows are being put back */
 } UnmergeContext;
 
 typedef struct UnmergeSettled
@@ -154,15 +154,16 @@ crm_rewritten(MergeTable *t, int c, char *logged)
 							  InputFunctionCall(&t->in[c], logged, t->inparam[c], t->coltypmod[c]));
 }
 
-/* The text of some types depends on settings, such as the time zone, that may differ by now. */
+/*
+ * The text of some types depends on settings, such as the time zone, that may differ by now;
+ * and the column may have another type.
+ */
 static bool
 crm_same_value(MergeTable *t, int c, char *logged, char *now)
 {
-	if (crm_same_text(logged, now))
-		return true;
-	if (logged == NULL || now == NULL || func_volatile(t->out[c].fn_oid) == PROVOLATILE_IMMUTABLE)
-		return false;
-	return strcmp(crm_rewritten(t, c, logged), now) == 0;
+	if (logged == NULL || now == NULL)
+		return logged == now;
+	return strcmp(logged, now) == 0 || strcmp(crm_rewritten(t, c, logged), now) == 0;
 }
 
 static bool
@@ -421,7 +422,34 @@ crm_is_logged_row(MergeTable *t, MergeRows *rows, uint64 r, Jsonb *key)
 	return true;
 }
 
-/* Columns of an image that the table still has; the others are reported once. */
+/* Tells of the columns of a group of changes that the table has no more: of each once. */
+static void
+crm_keep_gone(UnmergeContext *uc, MergeTable *t, UnmergeEntries *e)
+{
+	List *gone = NIL;
+
+	for (int i = 0; i < e->n; i++)
+	{
+		Jsonb *image = e->after[i] ? e->after[i] : e->before[i];
+		JsonbIterator *it = JsonbIteratorInit(&image->root);
+		JsonbIteratorToken token;
+		JsonbValue v;
+
+		while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+		{
+			char *name;
+
+			if (token != WJB_KEY)
+				continue;
+			name = pnstrdup(v.val.string.val, v.val.string.len);
+			if (crm_merge_column(t, name) >= 0 || list_member(gone, makeString(name)))
+				continue;
+			gone = lappend(gone, makeString(name));
+			crm_keep(uc, t, e->key[i], name, NULL, NULL, "the column is gone since the merge");
+		}
+	}
+}
+
 static void
 crm_undo_updates(UnmergeContext *uc, MergeTable *t, UnmergeEntries *e)
 {
@@ -703,6 +731,10 @@ crm_undo_changes(UnmergeContext *uc)
 				 " GROUP BY c.position ORDER BY c.position DESC",
 				 quote_identifier(mc->workspace_name)),
 		&p, NULL);
+	if (groups.count == 0)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("merge " INT64_FORMAT " cannot be undone", mc->merge_id),
+						errdetail("The rows it changed are not in \"merge_change\" any more.")));
 	for (uint64 g = 0; g < groups.count; g++)
 	{
 		MergeTable *t = crm_logged_table(mc, crm_string(&groups, g, 3), crm_string(&groups, g, 4));
@@ -721,6 +753,9 @@ crm_undo_changes(UnmergeContext *uc)
 		MemoryContext old = MemoryContextSwitchTo(batch);
 		UnmergeEntries e = crm_entries(mc, position);
 
+		uc->at = t;
+		if (strcmp(operation, "settle") != 0)
+			crm_keep_gone(uc, t, &e);
 		if (strcmp(operation, "settle") == 0)
 			crm_read_settled(uc, t, &e);
 		else if (strcmp(operation, "delete") == 0)
@@ -819,6 +854,16 @@ crm_undo_escalations(MergeContext *mc)
 	crm_merge_free(&rows);
 }
 
+static void
+crm_unmerge_context(void *arg)
+{
+	UnmergeContext *uc = arg;
+
+	if (uc->at != NULL)
+		errcontext("undoing merge " INT64_FORMAT ", at the rows of \"%s\"", uc->mc->merge_id,
+				   uc->at->name);
+}
+
 PG_FUNCTION_INFO_V1(crm_unmerge);
 Datum
 crm_unmerge(PG_FUNCTION_ARGS)
@@ -836,6 +881,7 @@ crm_unmerge(PG_FUNCTION_ARGS)
 	bool isnull;
 	AclResult acl;
 	ListCell *lc;
+	ErrorContextCallback callback = {.callback = crm_unmerge_context, .arg = &uc};
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -896,6 +942,8 @@ crm_unmerge(PG_FUNCTION_ARGS)
 		crm_merge_missing(mc, t, ids[0]);
 	}
 	crm_duplicate_writer = DUPLICATE_BY_UNMERGE;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
 	PG_TRY();
 	{
 		crm_undo_changes(&uc);
@@ -905,6 +953,7 @@ crm_unmerge(PG_FUNCTION_ARGS)
 		crm_duplicate_writer = DUPLICATE_BY_CLIENT;
 	}
 	PG_END_TRY();
+	error_context_stack = callback.previous;
 	crm_undo_escalations(mc);
 	crm_merge_check_orphans(mc, t);
 	missing = crm_merge_lock(t, ids, n + 1);
