@@ -483,30 +483,9 @@ COMMENT ON FUNCTION crm._protect_workspace(regnamespace) IS
 -- Cycles in a tree.
 
 CREATE FUNCTION crm.refuse_cycle() RETURNS trigger
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    cycle boolean;
-    id bigint := (to_jsonb(NEW) ->> 'id')::bigint;
-BEGIN
-    EXECUTE format('WITH RECURSIVE above (id) AS (
-                        SELECT $2 UNION
-                        SELECT t.%1$I FROM above AS a JOIN %2$s AS t ON t.id = a.id WHERE t.%1$I IS NOT NULL)
-                    SELECT EXISTS (SELECT FROM above AS a WHERE a.id = $1)',
-                   TG_ARGV[0], TG_RELID::regclass)
-    INTO cycle USING id, (to_jsonb(NEW) ->> TG_ARGV[0])::bigint;
-    IF cycle THEN
-        RAISE EXCEPTION 'row % of "%" cannot be below itself', id, TG_TABLE_NAME
-            USING ERRCODE = 'check_violation',
-                  DETAIL = format('Following %I from the new row leads back to it.', TG_ARGV[0]),
-                  COLUMN = TG_ARGV[0], TABLE = TG_TABLE_NAME, SCHEMA = TG_TABLE_SCHEMA;
-    END IF;
-    RETURN NULL;
-END
-$$;
+LANGUAGE C AS 'MODULE_PATHNAME', 'crm_refuse_cycle';
 COMMENT ON FUNCTION crm.refuse_cycle() IS
-'AFTER ROW trigger that refuses (check_violation) a row that is its own ancestor. Argument: the column that refers to the id of the row above.';
+'AFTER ROW trigger that refuses (check_violation) a row that is its own ancestor, also where two sessions make one together: whoever moves a row waits for others who have moved one of the same table. Argument: the column that refers to the id, an integer, of the row above.';
 
 -- What the functions can(), transfer(), share_record() and unshare() of a workspace
 -- do.  They run as the workspace's owner and ask themselves what the session's
