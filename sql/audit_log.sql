@@ -243,9 +243,26 @@ RESET ROLE;
 SELECT crm.seal_audit('regress_audit_log_tenant') > 0 AS sealed;
 SELECT DISTINCT who, super FROM regress_audit_log_tenant.acted;
 SELECT count(*) FROM regress_audit_log_tenant.acted;
+-- ... nor one who verifies it, whatever stands where the tables were, now or at the end of the transaction
+SELECT bool_and(intact) AS intact FROM crm.audit_verify('regress_audit_log_tenant');
+SET ROLE regress_audit_log_tenant;
+TRUNCATE regress_audit_log_tenant.acted;
+CREATE FUNCTION regress_audit_log_tenant.spy(text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO regress_audit_log_tenant.acted VALUES (current_user, (SELECT rolsuper FROM pg_roles WHERE rolname = current_user));
+    RETURN $1;
+END $$;
+CREATE CONSTRAINT TRIGGER later AFTER INSERT ON regress_audit_log_tenant.acted DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NEW.who IS NOT NULL AND pg_trigger_depth() = 0) EXECUTE FUNCTION regress_audit_log_tenant.act();
+ALTER TABLE regress_audit_log_tenant.audit_seal RENAME TO seal;
+CREATE VIEW regress_audit_log_tenant.audit_seal AS SELECT id, last_id, row_count, regress_audit_log_tenant.spy(digest) AS digest FROM regress_audit_log_tenant.seal;
+RESET ROLE;
+SELECT bool_and(intact) AS intact FROM crm.audit_verify('regress_audit_log_tenant');
+SELECT DISTINCT who, super FROM regress_audit_log_tenant.acted;
 -- fails: another role without rights of its own
 SET ROLE regress_audit_log_owner;
 SELECT crm.seal_audit('regress_audit_log_tenant');
+SELECT * FROM crm.audit_verify('regress_audit_log_tenant');
 
 RESET ROLE;
 RESET search_path;

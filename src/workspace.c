@@ -147,6 +147,23 @@ crm_is_workspace_sql(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(crm_is_workspace(PG_GETARG_OID(0)));
 }
 
+/*
+ * Acts as another role, within SPI, until SetUserIdAndSecContext() with what is saved.
+ * Deferred triggers that the other role has put on its tables would run at commit, when
+ * the caller is back: so nothing is deferred for the rest of the transaction.
+ */
+void
+crm_act_as(Oid role, Oid *save_userid, int *save_sec_context)
+{
+	GetUserIdAndSecContext(save_userid, save_sec_context);
+	if (role == *save_userid)
+		return;
+	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not fire deferred triggers");
+	SetUserIdAndSecContext(role, *save_sec_context | SECURITY_LOCAL_USERID_CHANGE |
+									 SECURITY_RESTRICTED_OPERATION);
+}
+
 static void
 crm_execute_as(Oid role, const char *ddl)
 {
@@ -155,9 +172,7 @@ crm_execute_as(Oid role, const char *ddl)
 	int rc;
 
 	SPI_connect();
-	GetUserIdAndSecContext(&save_userid, &save_sec_context);
-	SetUserIdAndSecContext(role, save_sec_context | SECURITY_LOCAL_USERID_CHANGE |
-									 SECURITY_RESTRICTED_OPERATION);
+	crm_act_as(role, &save_userid, &save_sec_context);
 	rc = SPI_execute(ddl, false, 0);
 	SetUserIdAndSecContext(save_userid, save_sec_context);
 	if (rc < 0)

@@ -25,5 +25,6 @@ extern void crm_check_workspace(Oid schema);
 
 /* Owner of the workspace's tables, as whom crm reads its own bookkeeping. */
 extern Oid crm_workspace_owner(Oid workspace);
+extern void crm_act_as(Oid role, Oid *save_userid, int *save_sec_context);
 
 #endif /* CRM_WORKSPACE_H */

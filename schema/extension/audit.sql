@@ -200,39 +200,61 @@ $$;
 COMMENT ON FUNCTION crm.seal_audit(name, integer) IS
 'Seals the audit log of a workspace: writes a SHA-256 over the rows since the last seal, chained to that seal, into audit_seal. Rows that a transaction still running might yet precede wait for a later call. It runs as the workspace''s owner when a member of that role or a superuser calls it. Run it regularly, in a READ COMMITTED transaction of its own; at most max_rows rows a seal and two seals a call. Returns the number of rows sealed.';
 
-CREATE FUNCTION crm.audit_verify(workspace name, OUT seal_id bigint, OUT last_id bigint, OUT row_count bigint, OUT intact boolean, OUT detail text)
-RETURNS SETOF record LANGUAGE plpgsql STABLE STRICT
+CREATE FUNCTION crm._audit_verify(workspace name) RETURNS jsonb
+LANGUAGE plpgsql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    schema_oid oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
     seal record;
     after_id bigint := 0;
     previous bytea := '';
     found record;
+    intact boolean;
+    result jsonb := '[]';
+BEGIN
+    FOR seal IN EXECUTE format('SELECT s.id::bigint, s.last_id::bigint, s.row_count::bigint, s.digest::text
+                                FROM %I.audit_seal AS s WHERE s.digest IS NOT NULL ORDER BY s.id', workspace) LOOP
+        SELECT d.row_count, d.digest INTO found
+        FROM crm._audit_digest(workspace, after_id, seal.last_id, previous) AS d;
+        intact := encode(found.digest, 'hex') = seal.digest;
+        result := result || jsonb_build_object(
+            'seal_id', seal.id, 'last_id', seal.last_id, 'row_count', found.row_count, 'intact', intact,
+            'detail', CASE WHEN intact THEN NULL
+                           WHEN found.row_count < seal.row_count THEN format('%s of %s rows are missing', seal.row_count - found.row_count, seal.row_count)
+                           WHEN found.row_count > seal.row_count THEN format('%s rows were added', found.row_count - seal.row_count)
+                           ELSE 'a row or the seal was changed' END);
+        after_id := seal.last_id;
+        previous := decode(seal.digest, 'hex');
+    END LOOP;
+    RETURN result;
+END
+$$;
+
+COMMENT ON FUNCTION crm._audit_verify(name) IS
+'What crm.audit_verify() does once its argument is checked and the workspace''s owner acts: an array of its rows.';
+
+CREATE FUNCTION crm._audit_verify_as_owner(schema oid, workspace name) RETURNS jsonb
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'crm_audit_verify_as_owner';
+
+COMMENT ON FUNCTION crm._audit_verify_as_owner(oid, name) IS
+'Calls crm._audit_verify() as the owner of the schema where the caller is a member of that role, so that what the owner has put in place of the tables does not run with the rights of a superuser; otherwise as the caller.';
+
+CREATE FUNCTION crm.audit_verify(workspace name, OUT seal_id bigint, OUT last_id bigint, OUT row_count bigint, OUT intact boolean, OUT detail text)
+RETURNS SETOF record LANGUAGE plpgsql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    schema_oid oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
 BEGIN
     IF schema_oid IS NULL OR NOT crm.is_workspace(schema_oid) THEN
         RAISE EXCEPTION 'schema "%" is not a crm workspace', workspace
             USING ERRCODE = 'invalid_schema_name',
                   HINT = 'SELECT * FROM crm.workspaces() lists the workspaces of this database.';
     END IF;
-    FOR seal IN EXECUTE format('SELECT s.* FROM %I.audit_seal AS s WHERE s.digest IS NOT NULL ORDER BY s.id', workspace) LOOP
-        SELECT d.row_count, d.digest INTO found
-        FROM crm._audit_digest(workspace, after_id, seal.last_id, previous) AS d;
-        seal_id := seal.id;
-        last_id := seal.last_id;
-        row_count := found.row_count;
-        intact := encode(found.digest, 'hex') = seal.digest;
-        detail := CASE WHEN intact THEN NULL
-                       WHEN found.row_count < seal.row_count THEN format('%s of %s rows are missing', seal.row_count - found.row_count, seal.row_count)
-                       WHEN found.row_count > seal.row_count THEN format('%s rows were added', found.row_count - seal.row_count)
-                       ELSE 'a row or the seal was changed' END;
-        RETURN NEXT;
-        after_id := seal.last_id;
-        previous := decode(seal.digest, 'hex');
-    END LOOP;
+    RETURN QUERY SELECT r.* FROM jsonb_to_recordset(crm._audit_verify_as_owner(schema_oid, workspace))
+                     AS r (seal_id bigint, last_id bigint, row_count bigint, intact boolean, detail text);
 END
 $$;
 
 COMMENT ON FUNCTION crm.audit_verify(name) IS
-'Recomputes every seal of a workspace''s audit log: intact is false where sealed rows were changed, added or removed. Someone who can rewrite both the log and its seals is found out only by comparing the newest digest with a copy kept elsewhere.';
+'Recomputes every seal of a workspace''s audit log, one row a seal: intact is false where sealed rows were changed, added or removed. Someone who can rewrite both the log and its seals is found out only by comparing the newest digest with a copy kept elsewhere. It runs as the workspace''s owner when a member of that role or a superuser calls it, and otherwise as the caller, who must be able to read the log. Error: 3F000 for a schema that is no workspace.';

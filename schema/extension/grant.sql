@@ -52,6 +52,8 @@ SELECT * FROM (VALUES
     ('toolkit', '_convert_insert', 'EXECUTE', NULL, NULL),
     ('toolkit', 'audit_verify', NULL, NULL, 'EXECUTE'),
     ('toolkit', '_audit_digest', NULL, NULL, 'EXECUTE'),
+    ('toolkit', '_audit_verify', NULL, NULL, 'EXECUTE'),
+    ('toolkit', '_audit_verify_as_owner', NULL, NULL, 'EXECUTE'),
     ('toolkit', 'member_id', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', 'can_read', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', 'can_edit', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
