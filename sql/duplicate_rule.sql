@@ -417,6 +417,16 @@ UPDATE account SET name = 'Cyberdyne Systems', phone = '+1 212 555 9001' WHERE i
 -- ... and one that is out of use from the start
 INSERT INTO account (name, phone, archived) VALUES ('Cyberdyne Systems', '+1 212 555 9001', true);
 
+-- fails: of a hidden record whose owner is in no team, too, what the person may know makes a sentence
+DELETE FROM duplicate_rule;
+INSERT INTO account (id, name, phone, owner_id) VALUES (7100, 'Stark Industries', '+1 212 555 9200', 1);
+INSERT INTO duplicate_rule (kind, name, action) VALUES ('account', 'no twins', 'block');
+SET SESSION AUTHORIZATION regress_duplicate_rule_bob;
+\set VERBOSITY default
+INSERT INTO account (id, name, phone) VALUES (7101, 'Stark Industries Inc', '+1 212 555 9200');
+\set VERBOSITY terse
+RESET SESSION AUTHORIZATION;
+
 DROP SCHEMA regress_duplicate_rule_own CASCADE;
 DROP SCHEMA regress_duplicate_rule CASCADE;
 DROP OWNED BY regress_duplicate_rule_ann, regress_duplicate_rule_bob;

@@ -44,6 +44,17 @@ SELECT fill, recent, street, origin FROM regress_merge_rule_user.thing;
 SELECT * FROM regress_merge_rule.unmerge(:merge_id);
 DELETE FROM regress_merge_rule.merge_rule WHERE kind = 'regress_merge_rule_user.thing';
 
+-- the fullest record is one of the losers: it gives every field that a rule for all says so of, and a block whole
+INSERT INTO regress_merge_rule.merge_rule (kind, field, strategy) VALUES ('regress_merge_rule_user.thing', '*', 'most_complete');
+INSERT INTO regress_merge_rule.merge_rule (kind, field, strategy, block)
+SELECT 'regress_merge_rule_user.thing', f, 'most_complete', 'address' FROM unnest(ARRAY['street', 'city', 'postcode']) AS f;
+SELECT regress_merge_rule.merge_records('regress_merge_rule_user.thing', '1', '{2,3}') AS merge_id \gset
+SELECT complete, keep, street, city, postcode FROM regress_merge_rule_user.thing;
+SELECT f.key, f.value ->> 'strategy' AS strategy, f.value -> 'from' AS "from" FROM regress_merge_rule.merge_log, jsonb_each(fields) AS f
+WHERE id = :merge_id AND f.key IN ('complete', 'street', 'city', 'postcode') ORDER BY f.key COLLATE "C";
+SELECT * FROM regress_merge_rule.unmerge(:merge_id);
+DELETE FROM regress_merge_rule.merge_rule WHERE kind = 'regress_merge_rule_user.thing';
+
 -- a value that a constraint or a trigger refuses is left out and noted
 CREATE FUNCTION regress_merge_rule_user.no_berlin() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -418,6 +418,8 @@ crm_told_hidden(const DuplicateMasked *masked, const char *rule)
 {
 	if (masked->team != NULL)
 		return psprintf("It belongs to team \"%s\" (rule \"%s\").", masked->team, rule);
+	if (masked->claim_state != NULL && strcmp(masked->claim_state, "owned") == 0)
+		return psprintf("Its owner is in no team (rule \"%s\").", rule);
 	if (masked->claim_state != NULL)
 		return psprintf("It is %s (rule \"%s\").", masked->claim_state, rule);
 	return psprintf("Rule \"%s\" keeps it from being entered twice.", rule);
