@@ -143,11 +143,11 @@ COMMENT ON FUNCTION crm.amount_currency(crm.amount) IS 'The three letters of the
 
 CREATE FUNCTION crm.amount_add(crm.amount, crm.amount) RETURNS crm.amount
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_amount_add';
-COMMENT ON FUNCTION crm.amount_add(crm.amount, crm.amount) IS 'The sum of two amounts in one currency.';
+COMMENT ON FUNCTION crm.amount_add(crm.amount, crm.amount) IS 'The sum of two amounts in one currency. Errors: 22000 for two currencies, 22003 for a sum that is out of range.';
 
 CREATE FUNCTION crm.amount_subtract(crm.amount, crm.amount) RETURNS crm.amount
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_amount_subtract';
-COMMENT ON FUNCTION crm.amount_subtract(crm.amount, crm.amount) IS 'The difference of two amounts in one currency.';
+COMMENT ON FUNCTION crm.amount_subtract(crm.amount, crm.amount) IS 'The difference of two amounts in one currency. Errors: 22000 for two currencies, 22003 out of range.';
 
 CREATE FUNCTION crm.amount_multiply(crm.amount, numeric) RETURNS crm.amount
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_amount_multiply';
@@ -159,11 +159,11 @@ COMMENT ON FUNCTION crm.amount_multiply(numeric, crm.amount) IS 'A finite number
 
 CREATE FUNCTION crm.amount_divide(crm.amount, numeric) RETURNS crm.amount
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_amount_divide';
-COMMENT ON FUNCTION crm.amount_divide(crm.amount, numeric) IS 'An amount divided by a finite number, with the digits numeric gives.';
+COMMENT ON FUNCTION crm.amount_divide(crm.amount, numeric) IS 'An amount divided by a finite number, with the digits numeric gives. Errors: 22012 for 0, 22003 for infinity, NaN or a result out of range.';
 
 CREATE FUNCTION crm.amount_divide(crm.amount, crm.amount) RETURNS numeric
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_amount_ratio';
-COMMENT ON FUNCTION crm.amount_divide(crm.amount, crm.amount) IS 'The ratio of two amounts in one currency.';
+COMMENT ON FUNCTION crm.amount_divide(crm.amount, crm.amount) IS 'The ratio of two amounts in one currency. Errors: 22000 for two currencies, 22012 if the second is 0.';
 
 CREATE FUNCTION crm.amount_negate(crm.amount) RETURNS crm.amount
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_amount_negate';
@@ -202,8 +202,8 @@ COMMENT ON FUNCTION crm.amount_larger(crm.amount, crm.amount) IS 'The larger of 
 
 -- No SORTOP for min and max: an index would answer across currencies without an error.
 CREATE AGGREGATE crm.sum(crm.amount) (SFUNC = crm.amount_add, STYPE = crm.amount, COMBINEFUNC = crm.amount_add, PARALLEL = safe);
-COMMENT ON AGGREGATE crm.sum(crm.amount) IS 'The sum of amounts in one currency; NULL for no rows.';
+COMMENT ON AGGREGATE crm.sum(crm.amount) IS 'The sum of amounts in one currency; NULL for no rows. Error: 22000 for several currencies: group by crm.amount_currency().';
 CREATE AGGREGATE crm.min(crm.amount) (SFUNC = crm.amount_smaller, STYPE = crm.amount, COMBINEFUNC = crm.amount_smaller, PARALLEL = safe);
-COMMENT ON AGGREGATE crm.min(crm.amount) IS 'The smallest of amounts in one currency.';
+COMMENT ON AGGREGATE crm.min(crm.amount) IS 'The smallest of amounts in one currency; NULL for no rows. Error: 22000 for several currencies.';
 CREATE AGGREGATE crm.max(crm.amount) (SFUNC = crm.amount_larger, STYPE = crm.amount, COMBINEFUNC = crm.amount_larger, PARALLEL = safe);
-COMMENT ON AGGREGATE crm.max(crm.amount) IS 'The largest of amounts in one currency.';
+COMMENT ON AGGREGATE crm.max(crm.amount) IS 'The largest of amounts in one currency; NULL for no rows. Error: 22000 for several currencies.';

@@ -27,7 +27,7 @@ CREATE TYPE crm.email (
 CREATE FUNCTION crm.email(text) RETURNS crm.email
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_email_from_text';
 COMMENT ON FUNCTION crm.email(text) IS
-'Parses an e-mail address into its canonical form.';
+'Parses an e-mail address into its canonical form: the domain in lower-case ASCII, the rest as it is. Error: 22P02 for what is no address; the message says why.';
 
 -- To text only where it is asked for or assigned: were the cast implicit, a query
 -- without crm in its search_path would silently compare text with text.

@@ -7,7 +7,7 @@ SET extra_float_digits = 3
 SET bytea_output = hex;
 
 COMMENT ON FUNCTION crm.merge_records(regnamespace, text, text, text[], boolean, bigint) IS
-'Merges records of a kind (a table of the workspace, or the qualified name of any table with a primary key of one column) into the survivor: fields by the workspace''s merge_rule, every foreign key and registered link re-pointed, conflicting rows folded together, losers kept as tombstones. Ids are the text of the primary key. Returns the number of the merge in the workspace''s merge_log; null with dry_run. run_id says of which run of many merges it is part: the number of the run''s first merge, 0 for that one itself. The caller needs SELECT, UPDATE and DELETE on the table and must see and be allowed to change every record under row-level security.';
+'Merges records of a kind (a table of the workspace, or the qualified name of any table with a primary key of one column) into the survivor: fields by the workspace''s merge_rule, every foreign key and registered link re-pointed, conflicting rows folded together, losers kept as tombstones. Ids are the text of the primary key. Returns the number of the merge in the workspace''s merge_log; null with dry_run. run_id says of which run of many merges it is part: the number of the run''s first merge, 0 for that one itself. The caller needs SELECT, UPDATE and DELETE on the table and must see and be allowed to change every record under row-level security. Errors: P0002 for a record that is not there or not to be changed, 55000 for one that was merged before, RMM01 if somebody else has to agree, 22023 for a record named twice or merged with itself, 42P01, 42809 and 0A000 for kinds that cannot be merged, 27000 if a trigger suppressed or reverted a change.';
 
 CREATE FUNCTION crm.merge_preview(workspace regnamespace, kind text, survivor text, losers text[],
     OUT table_name text, OUT column_name text, OUT rows bigint, OUT conflicts bigint, OUT totals jsonb, OUT note text)
@@ -42,7 +42,7 @@ SET extra_float_digits = 3
 SET bytea_output = hex;
 
 COMMENT ON FUNCTION crm.unmerge(regnamespace, bigint) IS
-'Undoes a merge of the workspace. BEFORE triggers do not run for rows that get back exactly what they had; constraints are checked and AFTER triggers fire. Returns each value edited since the merge, which is kept. A later merge that removed a row this one needs must be undone first; the error names it.';
+'Undoes a merge of the workspace. BEFORE triggers do not run for rows that get back exactly what they had; constraints are checked and AFTER triggers fire. Returns each value edited since the merge, which is kept. A later merge that removed a row this one needs must be undone first; the error names it. Errors: P0002 for a merge that is not there, 55000 for one that is undone already or cannot be, 42501 for records the caller may not have back, 23xxx if a value was given to another record meanwhile.';
 
 CREATE FUNCTION crm._merge_order(target regclass, images jsonb[], OUT place integer, OUT recency integer, OUT filled integer)
 RETURNS SETOF record LANGUAGE plpgsql VOLATILE

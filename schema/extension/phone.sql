@@ -26,7 +26,7 @@ CREATE TYPE crm.phone (
 CREATE FUNCTION crm.phone(text) RETURNS crm.phone
 LANGUAGE C STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_phone_from_text';
 COMMENT ON FUNCTION crm.phone(text) IS
-'Parses a telephone number into its canonical form; a national number is read as one of crm.default_region.';
+'Parses a telephone number into its canonical form (E.164, with an extension if there is one); a national number is read as one of crm.default_region. Error: 22P02 for what is no number, or a national one while no region is set.';
 
 -- To text only where it is asked for or assigned: were the cast implicit, a query
 -- without crm in its search_path would silently compare text with text.
@@ -137,7 +137,7 @@ COMMENT ON OPERATOR FAMILY crm.phone_ops USING hash IS 'Hashing of crm.phone.';
 CREATE FUNCTION crm.phone(number text, region text) RETURNS crm.phone
 LANGUAGE C STABLE STRICT PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'crm_phone_from_region';
 COMMENT ON FUNCTION crm.phone(text, text) IS
-'Parses a telephone number; a national number is read as one of the region, a two-letter code of ISO 3166.';
+'Parses a telephone number into its canonical form (E.164); a national number is read as one of the region, a two-letter code of ISO 3166. Errors: 22P02 for what is no number, 22023 for a region that is none.';
 
 CREATE FUNCTION crm.phone_region(crm.phone) RETURNS text
 LANGUAGE C STABLE STRICT PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'crm_phone_region';

@@ -104,11 +104,11 @@ RETURNS SETOF record LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT d.id, d.score, d.reasons FROM crm.find_duplicates(@workspace_literal@::regnamespace, kind, record, max_results) AS d $$;
 COMMENT ON FUNCTION @workspace@.find_duplicates(text, jsonb, integer) IS
-'Who is this already? Records of a kind (account, contact, lead) that may mean the same as the given one, best first, among those the caller may see: id, probability (0 to 1) and reasons whose weights in bits add up to its log-odds. record has the column names of the kind''s table, for example {"name": "Acme Ltd", "phone": "+44 20 7946 0018"}; other fields are ignored.';
+'Who is this already? Records of a kind (account, contact, lead) that may mean the same as the given one, best first, among those the caller may see: id, probability (0 to 1) and reasons whose weights in bits add up to its log-odds. record has the column names of the kind''s table, for example {"name": "Acme Ltd", "phone": "+44 20 7946 0018"}; other fields are ignored. max_results is 1 to 1000. Errors: 22023 for another number, an unknown kind, or a record that is no JSON object; 55000 for a table without a matching index.';
 
 CREATE OR REPLACE FUNCTION @workspace@.scan_duplicates(kind text, threshold real DEFAULT NULL, whole boolean DEFAULT false)
 RETURNS bigint LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT crm.scan_duplicates(@workspace_literal@::regnamespace, kind, threshold, whole) $$;
 COMMENT ON FUNCTION @workspace@.scan_duplicates(text, real, boolean) IS
-'Compares the records of a kind (account, contact, lead) and writes what means the same to duplicate_pair and duplicate_cluster: all of them the first time, then what changed since, unless whole is true. threshold is the probability from which a pair is reported; NULL takes the default. Returns the number of pairs. For the owner of the workspace.';
+'Compares the records of a kind (account, contact, lead) and writes what means the same to duplicate_pair and duplicate_cluster: all of them the first time, then what changed since, unless whole is true. threshold is the probability from which a pair is reported; NULL takes the default. Returns the number of pairs. For the owner of the workspace. Errors: 22023 for a threshold that is no probability or an unknown kind, 55P03 while another scan of the kind runs, 53400 beyond crm.scan_memory, 42501.';

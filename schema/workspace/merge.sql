@@ -158,14 +158,14 @@ RETURNS bigint LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT crm.merge_records(@workspace_literal@::regnamespace, kind, survivor::text, losers::text[], dry_run) $$;
 COMMENT ON FUNCTION @workspace@.merge_records(text, bigint, bigint[], boolean) IS
-'Merges records of one kind into the survivor and returns the number of the merge, which unmerge() takes. The caller must be allowed to see and change every record. With dry_run nothing changes, the effects are shown as notices, and the result is null.';
+'Merges records of one kind into the survivor and returns the number of the merge, which unmerge() takes. The caller must be allowed to see and change every record. With dry_run nothing changes, the effects are shown as notices, and the result is null. Any number of losers. Errors: P0002 for a record that is not there or not to be changed, 55000 for one that was merged before, RMM01 if somebody else has to agree, 22023 for a record named twice or merged with itself.';
 
 CREATE OR REPLACE FUNCTION @workspace@.merge_records(kind text, survivor text, losers text[], dry_run boolean DEFAULT false)
 RETURNS bigint LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT crm.merge_records(@workspace_literal@::regnamespace, kind, survivor, losers, dry_run) $$;
 COMMENT ON FUNCTION @workspace@.merge_records(text, text, text[], boolean) IS
-'The same for tables whose primary key is not a number.';
+'merge_records() for tables whose primary key is not a number: ids are given as text.';
 
 CREATE OR REPLACE FUNCTION @workspace@.merge_preview(kind text, survivor bigint, losers bigint[],
     OUT table_name text, OUT column_name text, OUT rows bigint, OUT conflicts bigint, OUT totals jsonb, OUT note text)
@@ -181,7 +181,7 @@ RETURNS SETOF record LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT * FROM crm.merge_preview(@workspace_literal@::regnamespace, kind, survivor, losers) $$;
 COMMENT ON FUNCTION @workspace@.merge_preview(text, text, text[]) IS
-'The same for tables whose primary key is not a number.';
+'merge_preview() for tables whose primary key is not a number: ids are given as text.';
 
 CREATE OR REPLACE FUNCTION @workspace@.unmerge(merge_id bigint,
     OUT table_name text, OUT record jsonb, OUT field text, OUT merged text, OUT kept text, OUT note text)
@@ -189,7 +189,7 @@ RETURNS SETOF record LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT * FROM crm.unmerge(@workspace_literal@::regnamespace, merge_id) $$;
 COMMENT ON FUNCTION @workspace@.unmerge(bigint) IS
-'Undoes a merge. Fields not edited since get back exactly what they had; each edited one keeps its value and is returned. No row means that the merge left no trace.';
+'Undoes a merge. Fields not edited since get back exactly what they had; each edited one keeps its value and is returned. No row means that the merge left no trace. Errors: P0002 for a merge that is not there, 55000 for one that is undone already or stands below another, which the message names.';
 
 CREATE OR REPLACE FUNCTION @workspace@.unmerge_all(merge_ids bigint[],
     OUT merge_id bigint, OUT undone boolean, OUT table_name text, OUT record jsonb, OUT field text, OUT merged text, OUT kept text, OUT note text)

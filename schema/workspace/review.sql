@@ -53,7 +53,7 @@ RETURNS bigint LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT crm.decide_pair(@workspace_literal@::regnamespace, pair_id, decision, survivor, later_until) $$;
 COMMENT ON FUNCTION @workspace@.decide_pair(bigint, text, bigint, timestamptz) IS
-'Decides about a pair of duplicate_pair: merge (into survivor, or the record with more fields filled), not_duplicate, ignore, later (hidden until later_until, or for 7 days) or open (undecided again). Returns the number of the merge. The caller must be allowed to change both records.';
+'Decides about a pair of duplicate_pair: merge (into survivor, or the record with more fields filled), duplicate (the same, to be merged later), not_duplicate, ignore, later (hidden until later_until, or for 7 days) or open (undecided again). Returns the number of the merge. The caller must be allowed to change both records. Errors: P0002 for a pair that is not there or not to be seen, 42501, 22023 for an unknown decision, 55000 for a pair that was merged.';
 
 CREATE OR REPLACE FUNCTION @workspace@.cluster_members(kind text, cluster_id bigint, OUT survivor bigint, OUT losers bigint[])
 LANGUAGE sql STABLE
@@ -76,7 +76,7 @@ RETURNS SETOF record LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT * FROM crm.preview_record(@workspace_literal@::regnamespace, kind, survivor, losers) $$;
 COMMENT ON FUNCTION @workspace@.preview_record(text, text, text[]) IS
-'The same for tables whose primary key is not a number.';
+'preview_record() for tables whose primary key is not a number: ids are given as text.';
 
 CREATE OR REPLACE FUNCTION @workspace@.preview_cluster(kind text, cluster_id bigint,
     OUT field text, OUT value text, OUT sources text[], OUT strategy text, OUT choices jsonb, OUT refused text)
