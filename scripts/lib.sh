@@ -33,9 +33,16 @@ setup() {
     sudo_ env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "${missing[@]}" >/dev/null
 }
 
+# The same for what a test can do without: where it cannot be had, the test says that it skips.
+setup_optional() {
+    (setup "$@") || echo "not installed: $*; tests that need them are skipped"
+}
+
 build_packages=(gcc g++ make pkg-config libc6-dev postgresql-15 postgresql-server-dev-15
                 libicu-dev libphonenumber-dev libpsl-dev xz-utils)
-test_packages=(libipc-run-perl python3 locales python3-dateutil python3-icalendar libical-dev)
+test_packages=(libipc-run-perl python3 locales python3-dateutil python3-icalendar python3-psycopg2
+               python3-sqlalchemy libical-dev)
+client_packages=(nodejs node-pg node-nodemailer)
 lint_packages=(clang-format-14 cppcheck shellcheck python3)
 
 build() {

@@ -3,12 +3,12 @@
 // Settings from the environment: PGHOST, PGDATABASE, PGUSER … as for any client;
 // SMTP_URL, MAIL_FROM, CRM_WORKSPACE (sales), CRM_CONSUMER (mail).
 'use strict';
-const { Client, escapeIdentifier } = require('pg');
+const { Client } = require('pg');
 const nodemailer = require('nodemailer');
 
 const workspace = process.env.CRM_WORKSPACE || 'sales';
 const consumer = process.env.CRM_CONSUMER || 'mail';
-const schema = escapeIdentifier(workspace);
+const schema = Client.prototype.escapeIdentifier(workspace);
 const transport = nodemailer.createTransport(process.env.SMTP_URL || 'smtp://localhost:25');
 
 let stopping = false;
