@@ -130,6 +130,14 @@ SELECT regress_match_scan.scan_duplicates('lead', whole => true);
 RESET crm.scan_memory;
 SELECT pg_temp.result() = :'alone' AS same;
 
+-- a row that was written very often is no crowd
+INSERT INTO regress_match_scan.account (id, name, phone) VALUES (2001, 'Rewritten Often Ltd', '030 7770001');
+SELECT regress_match_scan.scan_duplicates('account') > 0 AS some;
+DO $$BEGIN FOR i IN 1..400 LOOP UPDATE regress_match_scan.account SET city = 'Town ' || i % 2 WHERE id = 2001; END LOOP; END$$;
+INSERT INTO regress_match_scan.account (id, name, phone) VALUES (2002, 'Rewriten Oftn', '030 7770001');
+SELECT regress_match_scan.scan_duplicates('account') > 0 AS some;
+SELECT p.left_id, p.right_id, s.whole FROM regress_match_scan.duplicate_pair AS p, (SELECT whole FROM regress_match_scan.duplicate_scan WHERE kind = 'account' ORDER BY id DESC LIMIT 1) AS s WHERE p.kind = 'account' AND p.left_id = 2001;
+
 -- the threshold is a probability
 SELECT regress_match_scan.scan_duplicates('account', 0.999999) < (SELECT count(*) FROM before);
 -- fails: wrong arguments

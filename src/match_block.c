@@ -115,8 +115,10 @@ crm_scan_sort_partition(MatchScan *scan, uint32 partition, const MatchCounts *kn
 		}
 		count = known != NULL ? crm_counts_get(known, hash) : size;
 		w = crm_scan_key_weight(hash, count);
-		if (w == 0 || size > SCAN_CROWD)
-			scan->part->crowded += !MATCH_HASH_IS_PIECE(hash);
+		if (w == 0)
+			scan->part->crowded[MATCH_HASH_IS_PIECE(hash)]++;
+		else if (size > SCAN_CROWD)
+			pg_atomic_write_u32(&shared->outgrown, 1);
 		else if (size > 1)
 		{
 			start[nblocks] = nmembers;

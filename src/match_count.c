@@ -25,7 +25,7 @@ struct MatchCounts
 	uint32 floor; /* entries dropped so far occurred at most this often */
 	/* of a finished list */
 	const MatchCount *list;
-	uint32 *start; /* NULL: a table */
+	const uint32 *start; /* NULL: a table */
 	int shift;
 };
 
@@ -126,6 +126,18 @@ crm_counts_get(const MatchCounts *counts, uint32 hash)
 	return 0;
 }
 
+/* Fetches what crm_counts_get() will read: first where the hash leads to, then that. */
+void
+crm_counts_prefetch(const MatchCounts *counts, uint32 hash, int step)
+{
+	if (counts->start == NULL)
+		return;
+	if (step == 0)
+		__builtin_prefetch(&counts->start[hash >> counts->shift]);
+	else
+		__builtin_prefetch(&counts->list[counts->start[hash >> counts->shift]]);
+}
+
 static int
 crm_cmp_entry(const void *a, const void *b)
 {
@@ -167,27 +179,47 @@ crm_counts_pack(const MatchCounts *counts)
 	return result;
 }
 
-MatchCounts *
-crm_counts_sorted(const MatchCount *list, uint32 n, MemoryContext context)
+/* Bits of a hash that lead to its place in a list of n. */
+static int
+crm_counts_bits(uint32 n)
 {
-	MatchCounts *counts = MemoryContextAllocZero(context, sizeof(MatchCounts));
 	int bits = 8;
-	uint32 size, next = 0;
 
 	while (bits < 30 && ((Size) 2 << bits) < n)
 		bits++;
-	size = 1u << bits;
+	return bits;
+}
+
+Size
+crm_counts_places(uint32 n)
+{
+	return (Size) 1 << crm_counts_bits(n);
+}
+
+void
+crm_counts_place(const MatchCount *list, uint32 n, uint32 *start)
+{
+	int bits = crm_counts_bits(n);
+	uint32 next = 0;
+
+	for (uint32 i = 0; i < 1u << bits; i++)
+	{
+		while (next < n && (list[next].hash >> (32 - bits)) < i)
+			next++;
+		start[i] = next;
+	}
+}
+
+MatchCounts *
+crm_counts_sorted(const MatchCount *list, uint32 n, const uint32 *start, MemoryContext context)
+{
+	MatchCounts *counts = MemoryContextAllocZero(context, sizeof(MatchCounts));
+
 	counts->context = context;
 	counts->list = list;
 	counts->used = n;
-	counts->shift = 32 - bits;
-	counts->start = MemoryContextAllocHuge(context, sizeof(uint32) * (Size) size);
-	for (uint32 i = 0; i < size; i++)
-	{
-		while (next < n && (list[next].hash >> counts->shift) < i)
-			next++;
-		counts->start[i] = next;
-	}
+	counts->shift = 32 - crm_counts_bits(n);
+	counts->start = start;
 	return counts;
 }
 
@@ -196,7 +228,9 @@ crm_counts_unpack(const char *data, size_t len, MemoryContext context)
 {
 	uint32 n = (uint32) (len / sizeof(MatchCount));
 	MatchCount *list = MemoryContextAllocHuge(context, sizeof(MatchCount) * Max((Size) n, 1));
+	uint32 *start = MemoryContextAllocHuge(context, sizeof(uint32) * crm_counts_places(n));
 
 	memcpy(list, data, sizeof(MatchCount) * (Size) n);
-	return crm_counts_sorted(list, n, context);
+	crm_counts_place(list, n, start);
+	return crm_counts_sorted(list, n, start, context);
 }

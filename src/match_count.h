@@ -30,8 +30,15 @@ extern bytea *crm_counts_pack(const MatchCounts *counts);
 extern MatchCounts *crm_counts_unpack(const char *data, size_t len, MemoryContext context);
 /* Entries that occur at least so often, in no order. */
 extern MatchCount *crm_counts_list(const MatchCounts *counts, uint32 least, uint32 *n);
-/* Counts that can be looked up, of a list by hash ascending, which is not copied. */
-extern MatchCounts *crm_counts_sorted(const MatchCount *list, uint32 n, MemoryContext context);
+/*
+ * Counts that can be looked up, of a list by hash ascending and of places in it, which are not
+ * copied.  There are so many places, and crm_counts_place() fills them in.
+ */
+extern MatchCounts *crm_counts_sorted(const MatchCount *list, uint32 n, const uint32 *start,
+									  MemoryContext context);
+extern Size crm_counts_places(uint32 n);
+extern void crm_counts_place(const MatchCount *list, uint32 n, uint32 *start);
+extern void crm_counts_prefetch(const MatchCounts *counts, uint32 hash, int step);
 
 /* Rarity in bits of what occurs count times in rows rows. */
 extern double crm_match_rarity_of(double rows, double count, uint8 default_bits);

@@ -149,7 +149,6 @@ crm_scan_work(MatchScan *scan, ScanJob job)
 		case SCAN_COMPARE:
 			crm_scan_compare(scan);
 			break;
-			break;
 		case SCAN_EXPLAIN:
 			crm_scan_explain(scan);
 			break;
@@ -174,9 +173,8 @@ crm_scan_arrive(ScanShared *shared)
 	BarrierArriveAndWait(&shared->barrier, PG_WAIT_EXTENSION);
 }
 
-/* A job, by all participants. */
 void
-crm_scan_do(MatchScan *scan, ScanJob job, uint32 pieces)
+crm_scan_start(MatchScan *scan, ScanJob job, uint32 pieces)
 {
 	ScanShared *shared = scan->shared;
 
@@ -185,9 +183,22 @@ crm_scan_do(MatchScan *scan, ScanJob job, uint32 pieces)
 	pg_atomic_write_u32(&shared->next, 0);
 	if (scan->parallel != NULL)
 		crm_scan_arrive(shared);
-	crm_scan_work(scan, job);
+}
+
+void
+crm_scan_join(MatchScan *scan)
+{
+	crm_scan_work(scan, scan->shared->job);
 	if (scan->parallel != NULL)
-		crm_scan_arrive(shared);
+		crm_scan_arrive(scan->shared);
+}
+
+/* A job, by all participants. */
+void
+crm_scan_do(MatchScan *scan, ScanJob job, uint32 pieces)
+{
+	crm_scan_start(scan, job, pieces);
+	crm_scan_join(scan);
 }
 
 void
@@ -275,6 +286,7 @@ crm_scan_begin(Relation rel, int workers)
 	pg_atomic_init_u32(&shared->nparts, 1);
 	pg_atomic_init_u32(&shared->nchunks, 0);
 	pg_atomic_init_u32(&shared->npages, 0);
+	pg_atomic_init_u32(&shared->outgrown, 0);
 	BarrierInit(&shared->barrier, 0);
 	scan->part = &shared->part[0];
 	if (workers == 0)

@@ -234,6 +234,17 @@ crm_cmp_count(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
+/* Where to look in the counts, for all participants. */
+static void
+crm_scan_place_counts(MatchScan *scan, const MatchCount *list)
+{
+	ScanShared *shared = scan->shared;
+
+	crm_counts_place(list, shared->ncounts,
+					 crm_scan_alloc(scan, sizeof(uint32) * crm_counts_places(shared->ncounts),
+									&shared->count_start));
+}
+
 /*
  * What is common in this table: keys by the sizes of their blocks, the rest as
  * the participants counted it.
@@ -288,6 +299,7 @@ crm_scan_learn(MatchScan *scan)
 	while (next < n)
 		all[used++] = list[next++];
 	shared->ncounts = used;
+	crm_scan_place_counts(scan, all);
 	shared->rows = (double) shared->nrows;
 	pfree(list);
 }
@@ -297,16 +309,18 @@ void
 crm_scan_counts(MatchScan *scan, const void *packed, Size size)
 {
 	ScanShared *shared = scan->shared;
+	MatchCount *list = crm_scan_alloc(scan, size, &shared->counts);
 
 	shared->ncounts = (uint32) (size / sizeof(MatchCount));
-	memcpy(crm_scan_alloc(scan, size, &shared->counts), packed, size);
+	memcpy(list, packed, size);
+	crm_scan_place_counts(scan, list);
 }
 
 const MatchCounts *
 crm_scan_frequencies(MatchScan *scan)
 {
 	return crm_counts_sorted(crm_scan_get(scan, scan->shared->counts), scan->shared->ncounts,
-							 CurrentMemoryContext);
+							 crm_scan_get(scan, scan->shared->count_start), CurrentMemoryContext);
 }
 
 /* The job SCAN_WEIGH. */

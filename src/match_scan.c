@@ -8,6 +8,12 @@
  * same: the statistics, the model, the columns, the threshold.  When that
  * changes, or very much has changed in the table, a scan is full again.
  *
+ * Keys are left out that the statistics say are common.  Where they say a key is
+ * rare and a crowd has it by now, they are out of date: the scan begins again, of
+ * the whole table, and learns them anew.  So no scan ever leaves out a key that
+ * the statistics do not, and what a key brings together does not depend on which
+ * scan looked at it.
+ *
  * Everything a scan writes, it writes at its end and in one transaction.
  */
 #include "postgres.h"
@@ -62,6 +68,7 @@ typedef struct ScanTask
 	uint64 seen;	  /* transactions before this one need not be looked at again */
 	int64 statistics; /* version */
 	double statistics_rows;
+	bool outgrown; /* the statistics are, by a key that is a crowd now */
 	bytea *counts;
 	MemoryContext context;
 
@@ -72,8 +79,9 @@ typedef struct ScanTask
 	uint64 read;
 	uint64 pairs;
 	uint64 clustered;
-	uint64 crowded;
+	uint64 crowded[2]; /* identifiers, pieces of names */
 	TransactionId writer;
+	ScanResult result;
 } ScanTask;
 
 /* The last scan of the kind. */
@@ -154,7 +162,7 @@ crm_read_statistics(ScanTask *task, bool counts)
 	if (counts)
 	{
 		old = MemoryContextSwitchTo(task->context);
-		task->counts = DatumGetByteaPP(crm_task_value(0, 3, &null));
+		task->counts = DatumGetByteaPCopy(crm_task_value(0, 3, &null));
 		MemoryContextSwitchTo(old);
 	}
 }
@@ -376,13 +384,41 @@ crm_free_array(MatchScan *scan, ScanRef *ref, Size item, Size n)
 	crm_scan_free(scan, ref, item * n);
 }
 
-/* Reads and compares everything. */
+/* The statistics as the counts of a scan. */
 static void
+crm_task_counts(ScanTask *task, MatchScan *scan)
+{
+	crm_read_statistics(task, true);
+	crm_scan_counts(scan, VARDATA_ANY(task->counts), VARSIZE_ANY_EXHDR(task->counts));
+	scan->shared->rows = task->statistics_rows;
+	pfree(task->counts);
+	task->counts = NULL;
+}
+
+/* Has the scan to learn statistics, as those that are there do not fit the table? */
+static bool
+crm_task_learns(const ScanTask *task, uint64 rows)
+{
+	return task->outgrown || task->statistics == 0 ||
+		   fabs(task->statistics_rows - (double) rows) > MOST_CHANGED * task->statistics_rows;
+}
+
+/* Ends a scan before its time, if statistics turn out to be wanting. */
+static bool
+crm_task_outgrown(ScanTask *task, MatchScan *scan)
+{
+	if (pg_atomic_read_u32(&scan->shared->outgrown) == 0)
+		return false;
+	task->outgrown = true;
+	return true;
+}
+
+/* Reads and compares everything; false if nothing was done, as statistics are to be learned. */
+static bool
 crm_task_full(ScanTask *task)
 {
 	MatchScan *scan = crm_task_begin(task);
 	ScanShared *shared = scan->shared;
-	ScanResult result = {task->schema, task->kind};
 	KnownResult *known;
 	MatchEdge *edge, *must;
 	uint32 nedges, nmust, pages;
@@ -393,17 +429,17 @@ crm_task_full(ScanTask *task)
 	crm_scan_index(scan);
 	task->rows = task->read = shared->nrows;
 	crm_read_statistics(task, false);
-	shared->learn = task->statistics == 0 || fabs(task->statistics_rows - (double) shared->nrows) >
-												 MOST_CHANGED * task->statistics_rows;
+	shared->learn = crm_task_learns(task, shared->nrows);
 	if (!shared->learn)
-	{
-		crm_read_statistics(task, true);
-		crm_scan_counts(scan, VARDATA_ANY(task->counts), VARSIZE_ANY_EXHDR(task->counts));
-		shared->rows = task->statistics_rows;
-	}
+		crm_task_counts(task, scan);
 	memset(crm_scan_alloc(scan, sizeof(uint32) * (Size) shared->nrecords, &shared->record_fill), 0,
 		   sizeof(uint32) * (Size) shared->nrecords);
 	crm_task_do(scan, SCAN_SORT, SCAN_PARTITIONS, SCAN_PARTITIONS);
+	if (crm_task_outgrown(task, scan))
+	{
+		crm_scan_end(scan);
+		return false;
+	}
 	if (shared->learn)
 		crm_scan_learn(scan);
 	crm_scan_layout(scan);
@@ -434,23 +470,23 @@ crm_task_full(ScanTask *task)
 	crm_progress_job(shared, SCAN_WRITE, shared->nedges);
 	if (shared->learn)
 		crm_store_statistics(task, scan);
-	crm_write_pairs(scan, &result, known, edge, nedges);
-	task->clustered = crm_write_clusters(scan, &result, known, cluster);
+	crm_write_pairs(scan, &task->result, known, edge, nedges);
+	task->clustered = crm_write_clusters(scan, &task->result, known, cluster);
 	task->pairs = nedges;
 	task->writer = shared->writer;
 	for (int i = 0; i < SCAN_MAX_PARTS; i++)
-		task->crowded += shared->part[i].crowded;
+		for (int piece = 0; piece < 2; piece++)
+			task->crowded[piece] += shared->part[i].crowded[piece];
 	task->full = true;
+	return true;
 }
 
-/* Reads and compares what changed; false if that is too much, and nothing was done. */
+/* Reads and compares what changed; false if nothing was done, as it has to be everything. */
 static bool
 crm_task_changed(ScanTask *task, const LastScan *last)
 {
 	MatchScan *scan = crm_task_begin(task);
 	ScanShared *shared = scan->shared;
-	ScanResult pairs = {task->schema, task->kind, crm_change_is_changed};
-	ScanResult clusters = {task->schema, task->kind, crm_change_is_touched};
 	uint64 most = crm_most_changed(last->rows);
 	KnownResult *known;
 	ChangeSet *set;
@@ -461,30 +497,27 @@ crm_task_changed(ScanTask *task, const LastScan *last)
 	shared->since = (TransactionId) last->seen;
 	shared->next_xid = XidFromFullTransactionId(ReadNextFullTransactionId());
 	shared->last_writer = last->writer;
-	shared->rows = task->statistics_rows;
-	crm_read_statistics(task, true);
-	crm_scan_counts(scan, VARDATA_ANY(task->counts), VARSIZE_ANY_EXHDR(task->counts));
+	crm_task_counts(task, scan);
+	crm_progress_job(shared, SCAN_CHANGED, last->rows);
+	crm_scan_start(scan, SCAN_CHANGED, (uint32) Min(most - Min(most, last->changed), PG_INT32_MAX));
 	known = crm_known_read(scan, task->workspace, task->kind);
 	crm_task_apart(scan, known);
-	crm_change_watch(scan, known);
-	crm_task_do(scan, SCAN_CHANGED, (uint32) Min(most - Min(most, last->changed), PG_INT32_MAX),
-				last->rows);
-	if (pg_atomic_read_u32(&shared->next) > shared->pieces)
+	crm_change_again(scan, known);
+	crm_scan_join(scan);
+	crm_scan_index(scan);
+	if (crm_task_outgrown(task, scan) || pg_atomic_read_u32(&shared->next) > shared->pieces ||
+		crm_task_learns(task, shared->nrows))
 	{
 		crm_scan_end(scan);
 		return false;
 	}
-	crm_scan_index(scan);
 	task->rows = shared->nrows;
-	for (int i = 0; i < SCAN_MAX_PARTS; i++)
-	{
-		task->read += shared->part[i].nchanged;
-		task->crowded += shared->part[i].crowded;
-	}
-	set = crm_change_collect(scan, known);
+	crm_change_crowded(scan, task->crowded);
+	set = crm_change_collect(scan, known, &task->read);
 	found = crm_scan_collect(scan, &nfound);
+	nfound = crm_change_drop_apart(scan, found, nfound);
 	crm_change_unify(scan, set, found, nfound);
-	crm_change_components(scan, set, known, found, nfound);
+	crm_change_touch(scan, set, known, found, nfound);
 	crm_change_fetch(scan, set);
 	crm_scan_index(scan);
 	crm_task_explain(scan, known, found, nfound);
@@ -495,42 +528,74 @@ crm_task_changed(ScanTask *task, const LastScan *last)
 	must = crm_task_must(scan, known, &nmust);
 	cluster = crm_match_clusters(scan, edge, nedges, must, nmust, task->threshold);
 	crm_progress_job(shared, SCAN_WRITE, shared->nedges);
-	pairs.arg = clusters.arg = set;
-	crm_write_pairs(scan, &pairs, known, found, nfound);
+	crm_write_pairs(scan, &task->result, known, found, nfound);
 	task->clustered =
-		crm_write_clusters(scan, &clusters, known, cluster) + crm_change_kept_members(set, known);
-	task->pairs = crm_change_kept_pairs(scan, set, known) + nfound;
+		crm_write_clusters(scan, &task->result, known, cluster) + crm_change_kept_members(known);
+	task->pairs = crm_change_kept_pairs(known) + nfound;
 	task->writer = shared->writer;
 	return true;
+}
+
+/* A scan of everything, or of what changed since the last one. */
+static bool
+crm_task_try(ScanTask *task, const LastScan *last)
+{
+	MemoryContext context =
+		AllocSetContextCreate(task->context, "crm match scan try", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	bool done = last != NULL ? crm_task_changed(task, last) : crm_task_full(task);
+
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return done;
 }
 
 static void
 crm_task_note(ScanTask *task, int64 basis, TimestampTz started)
 {
-	Oid types[13] = {TEXTOID,	BOOLOID, INT8OID, INT8OID, INT8OID,		   INT8OID, INT8OID,
-					 FLOAT4OID, INT4OID, INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID};
-	Datum args[13] = {CStringGetTextDatum(task->kind),
+	Oid types[14] = {TEXTOID,	BOOLOID, INT8OID, INT8OID, INT8OID,		   INT8OID, INT8OID,
+					 FLOAT4OID, INT4OID, INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID};
+	Datum args[14] = {CStringGetTextDatum(task->kind),
 					  BoolGetDatum(task->full),
 					  Int64GetDatum((int64) task->rows),
 					  Int64GetDatum((int64) task->read),
 					  Int64GetDatum((int64) task->pairs),
 					  Int64GetDatum((int64) task->clustered),
-					  Int64GetDatum((int64) task->crowded),
+					  Int64GetDatum((int64) task->crowded[0]),
 					  Float4GetDatum((float4) crm_match_probability(task->threshold)),
 					  Int32GetDatum(task->workers),
 					  Int64GetDatum(basis),
 					  Int64GetDatum((int64) task->seen),
 					  TimestampTzGetDatum(started),
-					  Int64GetDatum((int64) task->writer)};
+					  Int64GetDatum((int64) task->writer),
+					  Int64GetDatum((int64) task->crowded[1])};
 
 	if (SPI_execute_with_args(
 			crm_task_sql(task,
 						 "INSERT INTO %s.duplicate_scan (kind, whole, rows, rows_read, "
 						 "pairs, clustered, crowded_keys, threshold, workers, basis, seen, "
-						 "started_at, writer, finished_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, "
-						 "$9, $10, $11, $12, $13, pg_catalog.clock_timestamp())"),
-			13, types, args, NULL, false, 0) != SPI_OK_INSERT)
+						 "started_at, writer, crowded_pieces, finished_at) VALUES ($1, $2, $3, $4, "
+						 "$5, $6, $7, $8, $9, $10, $11, $12, $13, $14, "
+						 "pg_catalog.clock_timestamp())"),
+			14, types, args, NULL, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not write the scan");
+}
+
+/* What _measure_duplicates() would count now. */
+static void
+crm_task_measure(ScanTask *task)
+{
+	Oid types[5] = {TEXTOID, INT8OID, INT8OID, INT8OID, INT8OID};
+	Datum args[5] = {CStringGetTextDatum(task->kind), Int64GetDatum((int64) task->rows),
+					 Int64GetDatum((int64) task->result.duplicates),
+					 Int64GetDatum((int64) task->result.clusters),
+					 Int64GetDatum((int64) task->result.open_pairs)};
+
+	if (SPI_execute_with_args(
+			crm_task_sql(task, "INSERT INTO %s.duplicate_rate (kind, records, duplicates, "
+							   "clusters, open_pairs) VALUES ($1, $2, $3, $4, $5)"),
+			5, types, args, NULL, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not write the rate of duplicates");
 }
 
 /* One scan of a kind at a time. */
@@ -575,12 +640,15 @@ crm_scan_duplicates(PG_FUNCTION_ARGS)
 	Oid relid;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
-		PG_RETURN_NULL();
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("workspace and kind must not be null")));
 	task.workspace = PG_GETARG_OID(0);
 	task.kind = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	relid = PG_GETARG_OID(2);
 	whole = !PG_ARGISNULL(4) && PG_GETARG_BOOL(4);
 	task.schema = get_namespace_name(task.workspace);
+	task.result.schema = task.schema;
+	task.result.kind = task.kind;
 	task.threshold = DEFAULT_BITS;
 	if (!PG_ARGISNULL(3))
 	{
@@ -617,12 +685,14 @@ crm_scan_duplicates(PG_FUNCTION_ARGS)
 	crm_read_statistics(&task, false);
 	basis = crm_task_basis(&task, columns);
 	if (whole || !last.found || last.basis != basis || last.seen + OLD_XID < task.seen ||
-		!crm_task_changed(&task, &last))
+		!crm_task_try(&task, &last))
 	{
-		crm_task_full(&task);
+		if (!crm_task_try(&task, NULL) && !crm_task_try(&task, NULL))
+			elog(ERROR, "keys learned are rare and crowds");
 		basis = crm_task_basis(&task, columns);
 	}
 	crm_task_note(&task, basis, started);
+	crm_task_measure(&task);
 	table_close(task.rel, NoLock);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(task.context);

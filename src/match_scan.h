@@ -85,15 +85,17 @@ typedef struct ScanPart
 {
 	ScanRef keys[SCAN_PARTITIONS];
 	uint64 nkeys[SCAN_PARTITIONS];
-	ScanRef counts; /* of values that are no keys */
+	ScanRef counts; /* of values that are no keys; or keys of changed records too common */
 	uint32 ncounts;
 	ScanRef edges;
 	uint32 nedges;
 	ScanRef changed; /* ids */
 	uint32 nchanged;
+	ScanRef seen; /* ids of all rows, in places */
+	uint32 nseen;
 	uint64 rows;
 	uint64 candidates;
-	uint64 crowded; /* keys too common to be looked at */
+	uint64 crowded[2]; /* keys too common to be looked at: identifiers, pieces of names */
 } ScanPart;
 
 /* What a partition has become. */
@@ -147,7 +149,9 @@ typedef struct ScanShared
 
 	/* how common keys are */
 	ScanRef counts;
+	ScanRef count_start; /* places in them */
 	uint32 ncounts;
+	pg_atomic_uint32 outgrown; /* is there a key that is a crowd by now, and was rare? */
 
 	/* which records share keys */
 	ScanBlocks blocks[SCAN_PARTITIONS];
@@ -161,10 +165,6 @@ typedef struct ScanShared
 	/* pairs told apart, ascending */
 	ScanRef apart;
 	uint32 napart;
-
-	/* ids of pairs known, of which some may have no row any more */
-	ScanRef watch;
-	uint32 watch_mask;
 
 	/* pairs found */
 	ScanRef edges;
@@ -181,8 +181,12 @@ typedef struct MatchScan
 	MemoryContext context;
 	struct ParallelContext *parallel;
 	ParallelTableScanDesc heap; /* NULL: alone */
-	Relation rel;				/* of who was asked */
 	int workers;
+
+	/* of who was asked */
+	Relation rel;
+	Datum *again; /* ids of records to be looked up as if they had changed */
+	uint32 nagain;
 
 	/* addresses in this process */
 	char *chunk[SCAN_MAX_CHUNKS];
@@ -195,20 +199,12 @@ typedef struct MatchScan
 	struct ScanReader *reader; /* match_read.c */
 } MatchScan;
 
-/* A record of a known pair, in a hash table: does its row still exist? */
-#define WATCH_USED	0x01 /* a record's place */
-#define WATCH_SEEN	0x02
-#define WATCH_AGAIN 0x04 /* to be looked up as if it had changed */
-
-typedef struct WatchedId
-{
-	int64 id;
-	uint32 state;
-} WatchedId;
-
 /* match_parallel.c */
 extern int crm_scan_memory; /* kB */
 extern MatchScan *crm_scan_begin(Relation rel, int workers);
+/* A job: its beginning, after which the workers are at it, and who was asked joins them. */
+extern void crm_scan_start(MatchScan *scan, ScanJob job, uint32 pieces);
+extern void crm_scan_join(MatchScan *scan);
 extern void crm_scan_do(MatchScan *scan, ScanJob job, uint32 pieces);
 extern void crm_scan_end(MatchScan *scan); /* workers go, memory stays */
 extern bool crm_scan_next(MatchScan *scan, uint32 *piece);
@@ -235,7 +231,7 @@ extern AttrNumber crm_scan_id_column(Relation rel);
 #define SCAN_NEEDED		2	/* an identifier has 2, a piece of a name 1 */
 #define SCAN_IDENTIFIER 200 /* records that share an identifier and are still compared */
 #define SCAN_PIECE		50	/* records that share a piece of a name */
-#define SCAN_CROWD		300 /* records compared by one key, whatever is known of it */
+#define SCAN_CROWD		300 /* with more, a key known as rare is to be counted anew */
 #define SCAN_RARE		4	/* so few share it that it counts as an identifier */
 
 /* What sharing a key counts that so many rows have; 0 if it is too common. */
@@ -302,6 +298,9 @@ typedef struct KnownPair
 	float score;
 	uint8 state;  /* PairState */
 	bool changed; /* since the last scan, by others */
+	/* in a scan of what changed */
+	bool kept;	/* nothing changed about it */
+	bool joins; /* its records are of one component */
 } KnownPair;
 
 /* A row of duplicate_cluster. */
@@ -311,6 +310,8 @@ typedef struct KnownMember
 	int64 record;
 	int64 id;
 	bool merged;
+	bool open;
+	bool kept; /* by a scan of what changed, with the whole cluster */
 } KnownMember;
 
 typedef struct KnownResult
@@ -323,37 +324,40 @@ typedef struct KnownResult
 
 extern KnownResult *crm_known_read(MatchScan *scan, Oid workspace, const char *kind);
 extern const KnownPair *crm_known_pair(const KnownResult *known, int64 left, int64 right);
-/*
- * Writes the edges that were explained, then removes open pairs that were not found
- * (found: all edges) where touched() says that the scan has looked at one of the two.
- */
+extern float4 crm_edge_score(const MatchEdge *edge);
+
+/* Where the result goes, and how much it is then. */
 typedef struct ScanResult
 {
 	const char *schema;
 	const char *kind;
-	bool (*touched)(void *arg, int64 id); /* NULL: all */
-	void *arg;
+	uint64 open_pairs;
+	uint64 clusters;   /* open ones */
+	uint64 duplicates; /* records in them but one each */
 } ScanResult;
 
-extern float4 crm_edge_score(const MatchEdge *edge);
-extern void crm_write_pairs(MatchScan *scan, const ScanResult *result, const KnownResult *known,
+/*
+ * Writes the edges that were explained, then removes open pairs that were neither found (found:
+ * all edges) nor kept.
+ */
+extern void crm_write_pairs(MatchScan *scan, ScanResult *result, const KnownResult *known,
 							const MatchEdge *found, uint32 nfound);
-extern uint64 crm_write_clusters(MatchScan *scan, const ScanResult *result,
-								 const KnownResult *known, const uint32 *cluster);
+/* Returns the number of records in clusters that were not kept. */
+extern uint64 crm_write_clusters(MatchScan *scan, ScanResult *result, const KnownResult *known,
+								 const uint32 *cluster);
 
 /* match_change.c, for who was asked */
-extern void crm_change_watch(MatchScan *scan, const KnownResult *known);
-extern ChangeSet *crm_change_collect(MatchScan *scan, const KnownResult *known);
-extern void crm_change_unify(MatchScan *scan, ChangeSet *set, MatchEdge *edge, uint32 nedges);
-extern void crm_change_components(MatchScan *scan, ChangeSet *set, const KnownResult *known,
-								  const MatchEdge *edge, uint32 nedges);
+extern void crm_change_again(MatchScan *scan, const KnownResult *known);
+extern void crm_change_crowded(MatchScan *scan, uint64 crowded[2]);
+extern uint32 crm_change_drop_apart(const MatchScan *scan, MatchEdge *edge, uint32 nedges);
+extern ChangeSet *crm_change_collect(MatchScan *scan, const KnownResult *known, uint64 *nchanged);
+extern void crm_change_unify(MatchScan *scan, const ChangeSet *set, MatchEdge *edge, uint32 nedges);
+extern void crm_change_touch(MatchScan *scan, ChangeSet *set, KnownResult *known,
+							 const MatchEdge *edge, uint32 nedges);
 extern void crm_change_fetch(MatchScan *scan, ChangeSet *set);
-extern MatchEdge *crm_change_edges(MatchScan *scan, ChangeSet *set, const KnownResult *known,
+extern MatchEdge *crm_change_edges(MatchScan *scan, const ChangeSet *set, const KnownResult *known,
 								   const MatchEdge *found, uint32 nfound, uint32 *nedges);
-/* For ScanResult.touched: the record changed, or its component is made anew. */
-extern bool crm_change_is_changed(void *set, int64 id);
-extern bool crm_change_is_touched(void *set, int64 id);
-extern uint64 crm_change_kept_pairs(MatchScan *scan, ChangeSet *set, const KnownResult *known);
-extern uint64 crm_change_kept_members(ChangeSet *set, const KnownResult *known);
+extern uint64 crm_change_kept_pairs(const KnownResult *known);
+extern uint64 crm_change_kept_members(const KnownResult *known);
 
 #endif /* CRM_MATCH_SCAN_H */

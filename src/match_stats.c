@@ -248,12 +248,30 @@ crm_weigh_one(double rows, const MatchCounts *counts, uint32 hash, uint8 default
 	return (uint8) (bits < 0 ? 0 : bits > 255 ? 255 : bits);
 }
 
+/* Most of the time goes by waiting for memory, so all of it is asked for first. */
+static void
+crm_weigh_prefetch(const MatchRecord *record, const MatchCounts *counts)
+{
+	const uint32 *gram = MATCH_NAME_GRAMS(record); /* those of the street follow */
+
+	for (int step = 0; step < 2; step++)
+	{
+		for (int i = 0; i < MATCH_NITEMS; i++)
+			crm_counts_prefetch(counts, record->item[i], step);
+		for (int i = 0; i < record->nname + record->nstreet; i++)
+			crm_counts_prefetch(counts, gram[i], step);
+	}
+}
+
 void
 crm_match_weigh_counts(MatchRecord *record, double rows, const MatchCounts *counts)
 {
 	uint32 *gram;
 	uint8 *bits;
 	uint32 sum = 0;
+
+	if (counts != NULL)
+		crm_weigh_prefetch(record, counts);
 
 	for (int i = 0; i < MATCH_NITEMS; i++)
 		if (record->item[i] != 0)

@@ -119,6 +119,7 @@ crm_known_pairs(MatchScan *scan, Oid table, const char *kind, KnownResult *known
 		pair->changed = TransactionIdIsNormal(xmin) &&
 						!TransactionIdPrecedes(xmin, scan->shared->since) &&
 						xmin != scan->shared->last_writer;
+		pair->kept = pair->joins = false;
 	}
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(heap);
@@ -144,6 +145,7 @@ crm_known_members(Oid table, const char *kind, KnownResult *known)
 	while (table_scan_getnextslot(heap, ForwardScanDirection, slot))
 	{
 		KnownMember *member;
+		Datum value;
 
 		CHECK_FOR_INTERRUPTS();
 		if (!crm_text_is(slot_getattr(slot, kind_column, &null), kind))
@@ -159,7 +161,10 @@ crm_known_members(Oid table, const char *kind, KnownResult *known)
 		member->id = DatumGetInt64(slot_getattr(slot, id, &null));
 		member->cluster = DatumGetInt64(slot_getattr(slot, cluster, &null));
 		member->record = DatumGetInt64(slot_getattr(slot, record, &null));
-		member->merged = crm_text_is(slot_getattr(slot, state, &null), "merged");
+		value = slot_getattr(slot, state, &null);
+		member->open = crm_text_is(value, "open");
+		member->merged = !member->open && crm_text_is(value, "merged");
+		member->kept = false;
 	}
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(heap);
@@ -363,35 +368,36 @@ crm_insert_pairs(MatchScan *scan, const ScanResult *result, bool known)
 }
 
 void
-crm_write_pairs(MatchScan *scan, const ScanResult *result, const KnownResult *known,
+crm_write_pairs(MatchScan *scan, ScanResult *result, const KnownResult *known,
 				const MatchEdge *found, uint32 nfound)
 {
 	Datum *gone = palloc_extended(sizeof(Datum) * Max((Size) known->npairs, 1), MCXT_ALLOC_HUGE);
 	Datum *unlike = palloc_extended(sizeof(Datum) * Max((Size) known->npairs, 1), MCXT_ALLOC_HUGE);
-	float4 threshold = (float4) crm_match_probability(scan->shared->threshold);
-	uint32 ngone = 0, nunlike = 0, next = 0;
+	uint32 ngone = 0, nunlike = 0, next = 0, nfound_before = 0;
 
 	crm_insert_pairs(scan, result, known->npairs > 0);
 	/* Both are by ids ascending. */
 	for (uint32 i = 0; i < known->npairs; i++)
 	{
 		const KnownPair *pair = &known->pair[i];
+		bool was_found;
 
 		while (next < nfound &&
 			   (scan->id[found[next].a] < pair->left ||
 				(scan->id[found[next].a] == pair->left && scan->id[found[next].b] < pair->right)))
 			next++;
-		if ((next < nfound && scan->id[found[next].a] == pair->left &&
-			 scan->id[found[next].b] == pair->right) ||
-			(result->touched != NULL && pair->score >= threshold &&
-			 !result->touched(result->arg, pair->left) &&
-			 !result->touched(result->arg, pair->right)))
+		was_found = next < nfound && scan->id[found[next].a] == pair->left &&
+					scan->id[found[next].b] == pair->right;
+		nfound_before += was_found;
+		result->open_pairs += pair->state == PAIR_OPEN && (was_found || pair->kept);
+		if (was_found || pair->kept)
 			continue;
 		if (pair->state == PAIR_OPEN)
 			gone[ngone++] = Int64GetDatum(pair->id);
 		else if ((pair->state == PAIR_IGNORED || pair->state == PAIR_SAME) && pair->score != 0)
 			unlike[nunlike++] = Int64GetDatum(pair->id);
 	}
+	result->open_pairs += nfound - nfound_before;
 	crm_change_rows("DELETE FROM %s.duplicate_pair AS p WHERE p.id OPERATOR(pg_catalog.=) ANY ($1)",
 					result->schema, SPI_OK_DELETE, gone, ngone);
 	/* What people said of the two stays. */
@@ -473,7 +479,7 @@ crm_insert_member_rows(const RowSource *rows, SPIPlanPtr insert)
  * other is written anew.  Merged rows are history.  Returns the clustered records.
  */
 uint64
-crm_write_clusters(MatchScan *scan, const ScanResult *result, const KnownResult *known,
+crm_write_clusters(MatchScan *scan, ScanResult *result, const KnownResult *known,
 				   const uint32 *cluster)
 {
 	/* A record that outlived a merge begins a new life. */
@@ -494,19 +500,20 @@ crm_write_clusters(MatchScan *scan, const ScanResult *result, const KnownResult 
 	for (uint32 f = 0; f < nfound || k < known->nmembers;)
 	{
 		int64 id = f < nfound ? found[f].cluster : PG_INT64_MAX;
-		uint32 fend = f, kend = k, nlive = 0;
-		bool same, touched;
+		uint32 fend = f, kend = k, nlive = 0, nopen = 0;
+		bool same, kept;
 
 		if (k < known->nmembers && known->member[k].cluster < id)
 			id = known->member[k].cluster;
 		while (fend < nfound && found[fend].cluster == id)
 			fend++;
-		touched = result->touched == NULL || fend > f;
+		kept = fend == f;
 		for (; kend < known->nmembers && known->member[kend].cluster == id; kend++)
 			if (!known->member[kend].merged)
 			{
 				nlive++;
-				touched = touched || result->touched(result->arg, known->member[kend].record);
+				nopen += known->member[kend].open;
+				kept = kept && known->member[kend].kept;
 			}
 		same = fend - f == nlive;
 		for (uint32 i = k, j = f; same && i < kend; i++)
@@ -515,8 +522,12 @@ crm_write_clusters(MatchScan *scan, const ScanResult *result, const KnownResult 
 		for (uint32 i = f; i < fend; i++)
 			write[i] = !same;
 		for (uint32 i = k; i < kend; i++)
-			if (touched && !same && !known->member[i].merged)
+			if (!kept && !same && !known->member[i].merged)
 				gone[ngone++] = Int64GetDatum(known->member[i].id);
+		if (!kept && !same)
+			nopen = fend - f;
+		result->clusters += nopen > 1;
+		result->duplicates += nopen > 1 ? nopen - 1 : 0;
 		f = fend;
 		k = kend;
 	}

@@ -213,19 +213,12 @@ COMMENT ON FUNCTION crm._scan_duplicates(regnamespace, text, regclass, real, boo
 'Implements crm.scan_duplicates().';
 
 CREATE FUNCTION crm.scan_duplicates(workspace regnamespace, kind text, threshold real DEFAULT NULL, whole boolean DEFAULT false) RETURNS bigint
-LANGUAGE plpgsql VOLATILE
+LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    pairs bigint := crm._scan_duplicates(workspace, kind, crm._match_table(workspace, kind), threshold, whole);
-BEGIN
-    PERFORM crm._measure_duplicates(workspace, kind);
-    RETURN pairs;
-END
-$$;
+AS $$ SELECT crm._scan_duplicates(workspace, kind, crm._match_table(workspace, kind), threshold, whole) $$;
 
 COMMENT ON FUNCTION crm.scan_duplicates(regnamespace, text, real, boolean) IS
-'Compares the records of a kind and writes pairs and clusters that mean the same to duplicate_pair and duplicate_cluster of the workspace; decisions made about them stay, pairs told apart (not_duplicate) never meet in one cluster, and pairs said to be the same (duplicate) are in one. threshold is the probability (between 0 and 1) from which a pair is reported; NULL takes the default, 0.5. The first scan reads the whole table; later ones only rows that changed since, unless whole is true, what the scores rest on is other than it was (threshold, statistics, model, columns), or more than a tenth of the rows changed since the last scan of the whole table. Returns the number of pairs. Works with up to max_parallel_maintenance_workers workers and at most crm.scan_memory of memory; crm.scan_progress() shows how far it is. The caller must be a member of the role that owns the workspace. Errors: 55P03 while another scan of the kind runs, 53400 when crm.scan_memory does not suffice.';
+'Compares the records of a kind and writes pairs and clusters that mean the same to duplicate_pair and duplicate_cluster of the workspace; decisions made about them stay, pairs told apart (not_duplicate) never meet in one cluster, and pairs said to be the same (duplicate) are in one. threshold is the probability (between 0 and 1) from which a pair is reported; NULL takes the default, 0.5. The first scan reads the whole table; later ones only rows that changed since, unless whole is true, what the scores rest on is other than it was (threshold, statistics, model, columns), more than a tenth of the rows changed since the last scan of the whole table, or a key known as rare is shared by more than 300 records now. Returns the number of pairs. Works with up to max_parallel_maintenance_workers workers and at most crm.scan_memory of memory; crm.scan_progress() shows how far it is. The caller must be a member of the role that owns the workspace. Errors: 55P03 while another scan of the kind runs, 53400 when crm.scan_memory does not suffice.';
 
 CREATE FUNCTION crm.scan_progress(OUT pid integer, OUT workspace regnamespace, OUT kind text, OUT phase text, OUT done bigint, OUT total bigint, OUT workers integer, OUT started_at timestamptz)
 RETURNS SETOF record LANGUAGE C VOLATILE STRICT

@@ -70,6 +70,7 @@ CREATE TABLE @workspace@.duplicate_scan (
     pairs bigint NOT NULL,
     clustered bigint NOT NULL,
     crowded_keys bigint NOT NULL,
+    crowded_pieces bigint NOT NULL,
     threshold real NOT NULL,
     workers integer NOT NULL,
     started_at timestamptz NOT NULL,
@@ -87,7 +88,8 @@ COMMENT ON COLUMN @workspace@.duplicate_scan.rows IS 'Records the table had.';
 COMMENT ON COLUMN @workspace@.duplicate_scan.rows_read IS 'Records that were compared with the others.';
 COMMENT ON COLUMN @workspace@.duplicate_scan.pairs IS 'Pairs of records that mean the same, afterwards.';
 COMMENT ON COLUMN @workspace@.duplicate_scan.clustered IS 'Records in clusters, afterwards.';
-COMMENT ON COLUMN @workspace@.duplicate_scan.crowded_keys IS 'Identifiers that more than 200 of the records compared share: nobody was compared for having one of them in common.';
+COMMENT ON COLUMN @workspace@.duplicate_scan.crowded_keys IS 'Identifiers of the records compared that more than 200 records share: nobody was compared for having one of them in common.';
+COMMENT ON COLUMN @workspace@.duplicate_scan.crowded_pieces IS 'Pieces of names of the records compared that more than 50 records share: nobody was compared for having some of them in common.';
 COMMENT ON COLUMN @workspace@.duplicate_scan.threshold IS 'Probability from which a pair was reported.';
 COMMENT ON COLUMN @workspace@.duplicate_scan.workers IS 'Parallel workers that helped.';
 COMMENT ON COLUMN @workspace@.duplicate_scan.started_at IS 'When the scan began.';

@@ -27,7 +27,8 @@ $node->safe_psql('postgres', q{
 	CREATE FUNCTION result() RETURNS SETOF text LANGUAGE sql AS $$
 	SELECT format('%s %s-%s %s %s %s', kind, left_id, right_id, state, score, reasons) FROM sales.duplicate_pair
 	UNION ALL SELECT format('%s %s: %s %s', kind, cluster_id, record_id, state) FROM sales.duplicate_cluster
-	UNION ALL (SELECT format('%s: %s pairs, %s records in clusters', kind, pairs, clustered) FROM sales.duplicate_scan ORDER BY id DESC LIMIT 1) $$;
+	UNION ALL (SELECT format('%s: %s pairs, %s records in clusters', kind, pairs, clustered) FROM sales.duplicate_scan ORDER BY id DESC LIMIT 1)
+	UNION ALL (SELECT format('%s: %s records, %s once too often, %s clusters and %s pairs open', kind, records, duplicates, clusters, open_pairs) FROM sales.duplicate_rate ORDER BY id DESC LIMIT 1) $$;
 	CREATE TABLE before (line text);
 });
 
@@ -99,6 +100,15 @@ sub changes
 	return $sql;
 }
 
+# Lines that a scan of what changed leaves and a whole one does not, or the other way round.
+sub difference
+{
+	my ($arguments, $settings) = @_;
+	return $node->safe_psql('postgres', "TRUNCATE before; INSERT INTO before SELECT result();
+		${settings}DO \$\$BEGIN PERFORM sales.scan_duplicates($arguments, true); END\$\$;
+		(SELECT '- ' || line FROM before EXCEPT SELECT '- ' || result()) UNION ALL (SELECT '+ ' || result() EXCEPT SELECT '+ ' || line FROM before) LIMIT 5");
+}
+
 my $different = 0;
 for my $round (1 .. $rounds)
 {
@@ -116,14 +126,37 @@ for my $round (1 .. $rounds)
 		$node->safe_psql('postgres', $sql);
 		$node->safe_psql('postgres', "${settings}SELECT sales.scan_duplicates('$kind', $threshold)");
 		last if $node->safe_psql('postgres', 'SELECT whole FROM sales.duplicate_scan ORDER BY id DESC LIMIT 1') eq 't';
-		my $differ = $node->safe_psql('postgres', "TRUNCATE before; INSERT INTO before SELECT result();
-			${settings}DO \$\$BEGIN PERFORM sales.scan_duplicates('$kind', $threshold, true); END\$\$;
-			(SELECT '- ' || line FROM before EXCEPT SELECT '- ' || result()) UNION ALL (SELECT '+ ' || result() EXCEPT SELECT '+ ' || line FROM before) LIMIT 5");
+		my $differ = difference("'$kind', $threshold", $settings);
+		$differ = 'the rate of duplicates' if $differ eq '' && $node->safe_psql('postgres', "SELECT sales.measure_duplicates('$kind');
+			SELECT count(DISTINCT (records, duplicates, clusters, open_pairs)) FROM (SELECT * FROM sales.duplicate_rate ORDER BY id DESC LIMIT 3) AS r") !~ /^1$/m;
 		next if $differ eq '';
 		diag("round $round, step $step, $kind, $n rows, threshold $threshold:\n$differ");
 		$different++;
 	}
 }
 is($different, 0, "changes of $rounds tables: the same as whole scans");
+
+# Crowds that come and go, and what looks like one: dead rows of which the index still knows.
+$node->safe_psql('postgres', q{
+	TRUNCATE sales.account CASCADE; TRUNCATE sales.duplicate_pair, sales.duplicate_cluster, sales.duplicate_scan, sales.match_statistics;
+	CREATE FUNCTION crowd(first bigint, last bigint, phone text) RETURNS void LANGUAGE sql AS
+	$$ INSERT INTO sales.account (id, name, phone) SELECT i, 'Crowd ' || md5((i / 3)::text), phone FROM generate_series(first, last) AS i $$;
+	INSERT INTO sales.account (id, name, phone) SELECT i, md5(i::text) || ' Ltd', '030 8' || 100000 + i FROM generate_series(1, 6000) AS i;
+	SELECT sales.scan_duplicates('account', 0.01);
+});
+for my $step (
+	[ 'rows share a number', 'f', q{SELECT crowd(10001, 10250, '030 7770001')} ],
+	[ 'twenty thousand more had one, and are gone', 'f', q{SELECT crowd(20001, 40000, '030 7770002'); DELETE FROM sales.account WHERE id BETWEEN 20001 AND 40000; SELECT crowd(50001, 50006, '030 7770002')} ],
+	[ 'they have become a crowd', 't', q{SELECT crowd(10251, 10310, '030 7770001')} ],
+	[ 'one has left the crowd', 'f', q{UPDATE sales.account SET phone = '030 8100002' WHERE id = 10001} ],
+	[ 'it is none any more', 'f', q{DELETE FROM sales.account WHERE id BETWEEN 10100 AND 10299} ],
+	[ 'a tenth of the rows is gone', 't', q{DELETE FROM sales.account WHERE id % 9 = 3} ])
+{
+	my ($what, $whole, $sql) = @$step;
+	$node->safe_psql('postgres', $sql);
+	$node->safe_psql('postgres', q{SELECT sales.scan_duplicates('account', 0.01)});
+	is($node->safe_psql('postgres', 'SELECT whole FROM sales.duplicate_scan ORDER BY id DESC LIMIT 1'), $whole, "$what: of the whole table or not");
+	is(difference(q{'account', 0.01}, ''), '', "$what: the same as a whole scan");
+}
 
 done_testing();
