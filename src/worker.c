@@ -37,7 +37,6 @@
 #include "clock.h"
 #include "compat.h"
 #include "invalidation.h"
-#include "invalidation.h"
 #include "reminder.h"
 #include "scheduler.h"
 
@@ -474,12 +473,13 @@ static void
 crm_after_error(CrmWork *work, CrmLine *line, ErrorData *error)
 {
 	crm_record_error(error);
-	if (crm_may_be_poison(error->sqlerrcode) && work->set_aside < CRM_MAX_SET_ASIDE)
+	if (crm_may_be_poison(error->sqlerrcode) && work->set_aside < CRM_MAX_SET_ASIDE &&
+		(work->batch > 1 || line->pending.only_id != 0))
 	{
 		/* Find the reminder that fails: fire fewer and fewer, then set it aside. */
 		if (work->batch > 1)
 			work->batch = Max(work->batch / 16, 1);
-		else if (line->pending.only_id != 0)
+		else
 		{
 			work->set_aside++;
 			crm_set_aside(work, line, error);

@@ -95,6 +95,14 @@ $node->reload;
 $node->safe_psql('shop', q{DROP TRIGGER dawdle ON sales.event; UPDATE sales.reminder SET failed_at = NULL WHERE failed_at IS NOT NULL});
 fired('sales', 'slow', 'and fires once it is quick');
 
+# Where no reminder can even be read, the workspace is tried again after a pause.
+$node->safe_psql('shop', 'ALTER TABLE sales.reminder RENAME COLUMN kind TO sort');
+$node->restart;
+$node->safe_psql('shop', q{INSERT INTO sales.reminder (member_id, due_at, title) VALUES (1, now(), 'unreadable')});
+ok($node->poll_query_until('shop', q{SELECT reason LIKE '1 workspaces fail%' FROM crm.scheduler_status()}), 'a table that is not as crm knows it: the worker pauses');
+$node->safe_psql('shop', q{ALTER TABLE sales.reminder RENAME COLUMN sort TO kind});
+fired('sales', 'unreadable', 'and fires once it is');
+
 # A locked reminder is passed over, and fires when it is let go without a word.
 my $locker = session("BEGIN; INSERT INTO sales.reminder (member_id, due_at, title) VALUES (1, now() + interval '1 day', 'held') RETURNING 'made'; COMMIT;
 	BEGIN; UPDATE sales.reminder SET due_at = '2020-01-01' WHERE title = 'held'; COMMIT; SELECT 'x';", qr/x/);
