@@ -46,7 +46,7 @@ CREATE TYPE crm.email (
 CREATE FUNCTION crm.email(text) RETURNS crm.email
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_email_from_text';
 COMMENT ON FUNCTION crm.email(text) IS
-'Parses an e-mail address into its canonical form.';
+'Parses an e-mail address into its canonical form: the domain in lower-case ASCII, the rest as it is. Error: 22P02 for what is no address; the message says why.';
 
 -- To text only where it is asked for or assigned: were the cast implicit, a query
 -- without crm in its search_path would silently compare text with text.
@@ -201,7 +201,7 @@ CREATE TYPE crm.phone (
 CREATE FUNCTION crm.phone(text) RETURNS crm.phone
 LANGUAGE C STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_phone_from_text';
 COMMENT ON FUNCTION crm.phone(text) IS
-'Parses a telephone number into its canonical form; a national number is read as one of crm.default_region.';
+'Parses a telephone number into its canonical form (E.164, with an extension if there is one); a national number is read as one of crm.default_region. Error: 22P02 for what is no number, or a national one while no region is set.';
 
 -- To text only where it is asked for or assigned: were the cast implicit, a query
 -- without crm in its search_path would silently compare text with text.
@@ -312,7 +312,7 @@ COMMENT ON OPERATOR FAMILY crm.phone_ops USING hash IS 'Hashing of crm.phone.';
 CREATE FUNCTION crm.phone(number text, region text) RETURNS crm.phone
 LANGUAGE C STABLE STRICT PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'crm_phone_from_region';
 COMMENT ON FUNCTION crm.phone(text, text) IS
-'Parses a telephone number; a national number is read as one of the region, a two-letter code of ISO 3166.';
+'Parses a telephone number into its canonical form (E.164); a national number is read as one of the region, a two-letter code of ISO 3166. Errors: 22P02 for what is no number, 22023 for a region that is none.';
 
 CREATE FUNCTION crm.phone_region(crm.phone) RETURNS text
 LANGUAGE C STABLE STRICT PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'crm_phone_region';
@@ -371,7 +371,7 @@ CREATE TYPE crm.uscc (
 CREATE FUNCTION crm.uscc(text) RETURNS crm.uscc
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_uscc_from_text';
 COMMENT ON FUNCTION crm.uscc(text) IS
-'Parses a unified social credit code into its canonical form.';
+'Parses a unified social credit code (GB 32100-2015) into its canonical form, 18 capitals and digits. Error: 22P02 for another length, other characters or a wrong check digit.';
 
 -- To text only where it is asked for or assigned: were the cast implicit, a query
 -- without crm in its search_path would silently compare text with text.
@@ -648,11 +648,11 @@ COMMENT ON FUNCTION crm.amount_currency(crm.amount) IS 'The three letters of the
 
 CREATE FUNCTION crm.amount_add(crm.amount, crm.amount) RETURNS crm.amount
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_amount_add';
-COMMENT ON FUNCTION crm.amount_add(crm.amount, crm.amount) IS 'The sum of two amounts in one currency.';
+COMMENT ON FUNCTION crm.amount_add(crm.amount, crm.amount) IS 'The sum of two amounts in one currency. Errors: 22000 for two currencies, 22003 for a sum that is out of range.';
 
 CREATE FUNCTION crm.amount_subtract(crm.amount, crm.amount) RETURNS crm.amount
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_amount_subtract';
-COMMENT ON FUNCTION crm.amount_subtract(crm.amount, crm.amount) IS 'The difference of two amounts in one currency.';
+COMMENT ON FUNCTION crm.amount_subtract(crm.amount, crm.amount) IS 'The difference of two amounts in one currency. Errors: 22000 for two currencies, 22003 out of range.';
 
 CREATE FUNCTION crm.amount_multiply(crm.amount, numeric) RETURNS crm.amount
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_amount_multiply';
@@ -664,11 +664,11 @@ COMMENT ON FUNCTION crm.amount_multiply(numeric, crm.amount) IS 'A finite number
 
 CREATE FUNCTION crm.amount_divide(crm.amount, numeric) RETURNS crm.amount
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_amount_divide';
-COMMENT ON FUNCTION crm.amount_divide(crm.amount, numeric) IS 'An amount divided by a finite number, with the digits numeric gives.';
+COMMENT ON FUNCTION crm.amount_divide(crm.amount, numeric) IS 'An amount divided by a finite number, with the digits numeric gives. Errors: 22012 for 0, 22003 for infinity, NaN or a result out of range.';
 
 CREATE FUNCTION crm.amount_divide(crm.amount, crm.amount) RETURNS numeric
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_amount_ratio';
-COMMENT ON FUNCTION crm.amount_divide(crm.amount, crm.amount) IS 'The ratio of two amounts in one currency.';
+COMMENT ON FUNCTION crm.amount_divide(crm.amount, crm.amount) IS 'The ratio of two amounts in one currency. Errors: 22000 for two currencies, 22012 if the second is 0.';
 
 CREATE FUNCTION crm.amount_negate(crm.amount) RETURNS crm.amount
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_amount_negate';
@@ -707,11 +707,11 @@ COMMENT ON FUNCTION crm.amount_larger(crm.amount, crm.amount) IS 'The larger of 
 
 -- No SORTOP for min and max: an index would answer across currencies without an error.
 CREATE AGGREGATE crm.sum(crm.amount) (SFUNC = crm.amount_add, STYPE = crm.amount, COMBINEFUNC = crm.amount_add, PARALLEL = safe);
-COMMENT ON AGGREGATE crm.sum(crm.amount) IS 'The sum of amounts in one currency; NULL for no rows.';
+COMMENT ON AGGREGATE crm.sum(crm.amount) IS 'The sum of amounts in one currency; NULL for no rows. Error: 22000 for several currencies: group by crm.amount_currency().';
 CREATE AGGREGATE crm.min(crm.amount) (SFUNC = crm.amount_smaller, STYPE = crm.amount, COMBINEFUNC = crm.amount_smaller, PARALLEL = safe);
-COMMENT ON AGGREGATE crm.min(crm.amount) IS 'The smallest of amounts in one currency.';
+COMMENT ON AGGREGATE crm.min(crm.amount) IS 'The smallest of amounts in one currency; NULL for no rows. Error: 22000 for several currencies.';
 CREATE AGGREGATE crm.max(crm.amount) (SFUNC = crm.amount_larger, STYPE = crm.amount, COMBINEFUNC = crm.amount_larger, PARALLEL = safe);
-COMMENT ON AGGREGATE crm.max(crm.amount) IS 'The largest of amounts in one currency.';
+COMMENT ON AGGREGATE crm.max(crm.amount) IS 'The largest of amounts in one currency; NULL for no rows. Error: 22000 for several currencies.';
 
 ---------------------------------------------------------------------
 -- name
@@ -1720,14 +1720,14 @@ RETURNS SETOF record LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT d.id, d.score, d.reasons FROM crm.find_duplicates(@workspace_literal@::regnamespace, kind, record, max_results) AS d $$;
 COMMENT ON FUNCTION @workspace@.find_duplicates(text, jsonb, integer) IS
-'Who is this already? Records of a kind (account, contact, lead) that may mean the same as the given one, best first, among those the caller may see: id, probability (0 to 1) and reasons whose weights in bits add up to its log-odds. record has the column names of the kind''s table, for example {"name": "Acme Ltd", "phone": "+44 20 7946 0018"}; other fields are ignored.';
+'Who is this already? Records of a kind (account, contact, lead) that may mean the same as the given one, best first, among those the caller may see: id, probability (0 to 1) and reasons whose weights in bits add up to its log-odds. record has the column names of the kind''s table, for example {"name": "Acme Ltd", "phone": "+44 20 7946 0018"}; other fields are ignored. max_results is 1 to 1000. Errors: 22023 for another number, an unknown kind, or a record that is no JSON object; 55000 for a table without a matching index.';
 
 CREATE OR REPLACE FUNCTION @workspace@.scan_duplicates(kind text, threshold real DEFAULT NULL, whole boolean DEFAULT false)
 RETURNS bigint LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT crm.scan_duplicates(@workspace_literal@::regnamespace, kind, threshold, whole) $$;
 COMMENT ON FUNCTION @workspace@.scan_duplicates(text, real, boolean) IS
-'Compares the records of a kind (account, contact, lead) and writes what means the same to duplicate_pair and duplicate_cluster: all of them the first time, then what changed since, unless whole is true. threshold is the probability from which a pair is reported; NULL takes the default. Returns the number of pairs. For the owner of the workspace.';
+'Compares the records of a kind (account, contact, lead) and writes what means the same to duplicate_pair and duplicate_cluster: all of them the first time, then what changed since, unless whole is true. threshold is the probability from which a pair is reported; NULL takes the default. Returns the number of pairs. For the owner of the workspace. Errors: 22023 for a threshold that is no probability or an unknown kind, 55P03 while another scan of the kind runs, 53400 beyond crm.scan_memory, 42501.';
 $_ddl_$),
 (1::integer, 'match_model', $_ddl_$
 
@@ -2069,14 +2069,14 @@ RETURNS bigint LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT crm.merge_records(@workspace_literal@::regnamespace, kind, survivor::text, losers::text[], dry_run) $$;
 COMMENT ON FUNCTION @workspace@.merge_records(text, bigint, bigint[], boolean) IS
-'Merges records of one kind into the survivor and returns the number of the merge, which unmerge() takes. The caller must be allowed to see and change every record. With dry_run nothing changes, the effects are shown as notices, and the result is null.';
+'Merges records of one kind into the survivor and returns the number of the merge, which unmerge() takes. The caller must be allowed to see and change every record. With dry_run nothing changes, the effects are shown as notices, and the result is null. Any number of losers. Errors: P0002 for a record that is not there or not to be changed, 55000 for one that was merged before, RMM01 if somebody else has to agree, 22023 for a record named twice or merged with itself.';
 
 CREATE OR REPLACE FUNCTION @workspace@.merge_records(kind text, survivor text, losers text[], dry_run boolean DEFAULT false)
 RETURNS bigint LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT crm.merge_records(@workspace_literal@::regnamespace, kind, survivor, losers, dry_run) $$;
 COMMENT ON FUNCTION @workspace@.merge_records(text, text, text[], boolean) IS
-'The same for tables whose primary key is not a number.';
+'merge_records() for tables whose primary key is not a number: ids are given as text.';
 
 CREATE OR REPLACE FUNCTION @workspace@.merge_preview(kind text, survivor bigint, losers bigint[],
     OUT table_name text, OUT column_name text, OUT rows bigint, OUT conflicts bigint, OUT totals jsonb, OUT note text)
@@ -2092,7 +2092,7 @@ RETURNS SETOF record LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT * FROM crm.merge_preview(@workspace_literal@::regnamespace, kind, survivor, losers) $$;
 COMMENT ON FUNCTION @workspace@.merge_preview(text, text, text[]) IS
-'The same for tables whose primary key is not a number.';
+'merge_preview() for tables whose primary key is not a number: ids are given as text.';
 
 CREATE OR REPLACE FUNCTION @workspace@.unmerge(merge_id bigint,
     OUT table_name text, OUT record jsonb, OUT field text, OUT merged text, OUT kept text, OUT note text)
@@ -2100,7 +2100,7 @@ RETURNS SETOF record LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT * FROM crm.unmerge(@workspace_literal@::regnamespace, merge_id) $$;
 COMMENT ON FUNCTION @workspace@.unmerge(bigint) IS
-'Undoes a merge. Fields not edited since get back exactly what they had; each edited one keeps its value and is returned. No row means that the merge left no trace.';
+'Undoes a merge. Fields not edited since get back exactly what they had; each edited one keeps its value and is returned. No row means that the merge left no trace. Errors: P0002 for a merge that is not there, 55000 for one that is undone already or stands below another, which the message names.';
 
 CREATE OR REPLACE FUNCTION @workspace@.unmerge_all(merge_ids bigint[],
     OUT merge_id bigint, OUT undone boolean, OUT table_name text, OUT record jsonb, OUT field text, OUT merged text, OUT kept text, OUT note text)
@@ -2332,7 +2332,7 @@ RETURNS bigint LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT crm.decide_pair(@workspace_literal@::regnamespace, pair_id, decision, survivor, later_until) $$;
 COMMENT ON FUNCTION @workspace@.decide_pair(bigint, text, bigint, timestamptz) IS
-'Decides about a pair of duplicate_pair: merge (into survivor, or the record with more fields filled), not_duplicate, ignore, later (hidden until later_until, or for 7 days) or open (undecided again). Returns the number of the merge. The caller must be allowed to change both records.';
+'Decides about a pair of duplicate_pair: merge (into survivor, or the record with more fields filled), duplicate (the same, to be merged later), not_duplicate, ignore, later (hidden until later_until, or for 7 days) or open (undecided again). Returns the number of the merge. The caller must be allowed to change both records. Errors: P0002 for a pair that is not there or not to be seen, 42501, 22023 for an unknown decision, 55000 for a pair that was merged.';
 
 CREATE OR REPLACE FUNCTION @workspace@.cluster_members(kind text, cluster_id bigint, OUT survivor bigint, OUT losers bigint[])
 LANGUAGE sql STABLE
@@ -2355,7 +2355,7 @@ RETURNS SETOF record LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT * FROM crm.preview_record(@workspace_literal@::regnamespace, kind, survivor, losers) $$;
 COMMENT ON FUNCTION @workspace@.preview_record(text, text, text[]) IS
-'The same for tables whose primary key is not a number.';
+'preview_record() for tables whose primary key is not a number: ids are given as text.';
 
 CREATE OR REPLACE FUNCTION @workspace@.preview_cluster(kind text, cluster_id bigint,
     OUT field text, OUT value text, OUT sources text[], OUT strategy text, OUT choices jsonb, OUT refused text)
@@ -5480,30 +5480,9 @@ COMMENT ON FUNCTION crm._protect_workspace(regnamespace) IS
 -- Cycles in a tree.
 
 CREATE FUNCTION crm.refuse_cycle() RETURNS trigger
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    cycle boolean;
-    id bigint := (to_jsonb(NEW) ->> 'id')::bigint;
-BEGIN
-    EXECUTE format('WITH RECURSIVE above (id) AS (
-                        SELECT $2 UNION
-                        SELECT t.%1$I FROM above AS a JOIN %2$s AS t ON t.id = a.id WHERE t.%1$I IS NOT NULL)
-                    SELECT EXISTS (SELECT FROM above AS a WHERE a.id = $1)',
-                   TG_ARGV[0], TG_RELID::regclass)
-    INTO cycle USING id, (to_jsonb(NEW) ->> TG_ARGV[0])::bigint;
-    IF cycle THEN
-        RAISE EXCEPTION 'row % of "%" cannot be below itself', id, TG_TABLE_NAME
-            USING ERRCODE = 'check_violation',
-                  DETAIL = format('Following %I from the new row leads back to it.', TG_ARGV[0]),
-                  COLUMN = TG_ARGV[0], TABLE = TG_TABLE_NAME, SCHEMA = TG_TABLE_SCHEMA;
-    END IF;
-    RETURN NULL;
-END
-$$;
+LANGUAGE C AS 'MODULE_PATHNAME', 'crm_refuse_cycle';
 COMMENT ON FUNCTION crm.refuse_cycle() IS
-'AFTER ROW trigger that refuses (check_violation) a row that is its own ancestor. Argument: the column that refers to the id of the row above.';
+'AFTER ROW trigger that refuses (check_violation) a row that is its own ancestor, also where two sessions make one together: whoever moves a row waits for others who have moved one of the same table. Argument: the column that refers to the id, an integer, of the row above.';
 
 -- What the functions can(), transfer(), share_record() and unshare() of a workspace
 -- do.  They run as the workspace's owner and ask themselves what the session's
@@ -5990,42 +5969,64 @@ $$;
 COMMENT ON FUNCTION crm.seal_audit(name, integer) IS
 'Seals the audit log of a workspace: writes a SHA-256 over the rows since the last seal, chained to that seal, into audit_seal. Rows that a transaction still running might yet precede wait for a later call. It runs as the workspace''s owner when a member of that role or a superuser calls it. Run it regularly, in a READ COMMITTED transaction of its own; at most max_rows rows a seal and two seals a call. Returns the number of rows sealed.';
 
-CREATE FUNCTION crm.audit_verify(workspace name, OUT seal_id bigint, OUT last_id bigint, OUT row_count bigint, OUT intact boolean, OUT detail text)
-RETURNS SETOF record LANGUAGE plpgsql STABLE STRICT
+CREATE FUNCTION crm._audit_verify(workspace name) RETURNS jsonb
+LANGUAGE plpgsql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    schema_oid oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
     seal record;
     after_id bigint := 0;
     previous bytea := '';
     found record;
+    intact boolean;
+    result jsonb := '[]';
+BEGIN
+    FOR seal IN EXECUTE format('SELECT s.id::bigint, s.last_id::bigint, s.row_count::bigint, s.digest::text
+                                FROM %I.audit_seal AS s WHERE s.digest IS NOT NULL ORDER BY s.id', workspace) LOOP
+        SELECT d.row_count, d.digest INTO found
+        FROM crm._audit_digest(workspace, after_id, seal.last_id, previous) AS d;
+        intact := encode(found.digest, 'hex') = seal.digest;
+        result := result || jsonb_build_object(
+            'seal_id', seal.id, 'last_id', seal.last_id, 'row_count', found.row_count, 'intact', intact,
+            'detail', CASE WHEN intact THEN NULL
+                           WHEN found.row_count < seal.row_count THEN format('%s of %s rows are missing', seal.row_count - found.row_count, seal.row_count)
+                           WHEN found.row_count > seal.row_count THEN format('%s rows were added', found.row_count - seal.row_count)
+                           ELSE 'a row or the seal was changed' END);
+        after_id := seal.last_id;
+        previous := decode(seal.digest, 'hex');
+    END LOOP;
+    RETURN result;
+END
+$$;
+
+COMMENT ON FUNCTION crm._audit_verify(name) IS
+'What crm.audit_verify() does once its argument is checked and the workspace''s owner acts: an array of its rows.';
+
+CREATE FUNCTION crm._audit_verify_as_owner(schema oid, workspace name) RETURNS jsonb
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'crm_audit_verify_as_owner';
+
+COMMENT ON FUNCTION crm._audit_verify_as_owner(oid, name) IS
+'Calls crm._audit_verify() as the owner of the schema where the caller is a member of that role, so that what the owner has put in place of the tables does not run with the rights of a superuser; otherwise as the caller.';
+
+CREATE FUNCTION crm.audit_verify(workspace name, OUT seal_id bigint, OUT last_id bigint, OUT row_count bigint, OUT intact boolean, OUT detail text)
+RETURNS SETOF record LANGUAGE plpgsql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    schema_oid oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
 BEGIN
     IF schema_oid IS NULL OR NOT crm.is_workspace(schema_oid) THEN
         RAISE EXCEPTION 'schema "%" is not a crm workspace', workspace
             USING ERRCODE = 'invalid_schema_name',
                   HINT = 'SELECT * FROM crm.workspaces() lists the workspaces of this database.';
     END IF;
-    FOR seal IN EXECUTE format('SELECT s.* FROM %I.audit_seal AS s WHERE s.digest IS NOT NULL ORDER BY s.id', workspace) LOOP
-        SELECT d.row_count, d.digest INTO found
-        FROM crm._audit_digest(workspace, after_id, seal.last_id, previous) AS d;
-        seal_id := seal.id;
-        last_id := seal.last_id;
-        row_count := found.row_count;
-        intact := encode(found.digest, 'hex') = seal.digest;
-        detail := CASE WHEN intact THEN NULL
-                       WHEN found.row_count < seal.row_count THEN format('%s of %s rows are missing', seal.row_count - found.row_count, seal.row_count)
-                       WHEN found.row_count > seal.row_count THEN format('%s rows were added', found.row_count - seal.row_count)
-                       ELSE 'a row or the seal was changed' END;
-        RETURN NEXT;
-        after_id := seal.last_id;
-        previous := decode(seal.digest, 'hex');
-    END LOOP;
+    RETURN QUERY SELECT r.* FROM jsonb_to_recordset(crm._audit_verify_as_owner(schema_oid, workspace))
+                     AS r (seal_id bigint, last_id bigint, row_count bigint, intact boolean, detail text);
 END
 $$;
 
 COMMENT ON FUNCTION crm.audit_verify(name) IS
-'Recomputes every seal of a workspace''s audit log: intact is false where sealed rows were changed, added or removed. Someone who can rewrite both the log and its seals is found out only by comparing the newest digest with a copy kept elsewhere.';
+'Recomputes every seal of a workspace''s audit log, one row a seal: intact is false where sealed rows were changed, added or removed. Someone who can rewrite both the log and its seals is found out only by comparing the newest digest with a copy kept elsewhere. It runs as the workspace''s owner when a member of that role or a superuser calls it, and otherwise as the caller, who must be able to read the log. Error: 3F000 for a schema that is no workspace.';
 
 ---------------------------------------------------------------------
 -- stage
@@ -7005,7 +7006,7 @@ SET extra_float_digits = 3
 SET bytea_output = hex;
 
 COMMENT ON FUNCTION crm.merge_records(regnamespace, text, text, text[], boolean, bigint) IS
-'Merges records of a kind (a table of the workspace, or the qualified name of any table with a primary key of one column) into the survivor: fields by the workspace''s merge_rule, every foreign key and registered link re-pointed, conflicting rows folded together, losers kept as tombstones. Ids are the text of the primary key. Returns the number of the merge in the workspace''s merge_log; null with dry_run. run_id says of which run of many merges it is part: the number of the run''s first merge, 0 for that one itself. The caller needs SELECT, UPDATE and DELETE on the table and must see and be allowed to change every record under row-level security.';
+'Merges records of a kind (a table of the workspace, or the qualified name of any table with a primary key of one column) into the survivor: fields by the workspace''s merge_rule, every foreign key and registered link re-pointed, conflicting rows folded together, losers kept as tombstones. Ids are the text of the primary key. Returns the number of the merge in the workspace''s merge_log; null with dry_run. run_id says of which run of many merges it is part: the number of the run''s first merge, 0 for that one itself. The caller needs SELECT, UPDATE and DELETE on the table and must see and be allowed to change every record under row-level security. Errors: P0002 for a record that is not there or not to be changed, 55000 for one that was merged before, RMM01 if somebody else has to agree, 22023 for a record named twice or merged with itself, 42P01, 42809 and 0A000 for kinds that cannot be merged, 27000 if a trigger suppressed or reverted a change.';
 
 CREATE FUNCTION crm.merge_preview(workspace regnamespace, kind text, survivor text, losers text[],
     OUT table_name text, OUT column_name text, OUT rows bigint, OUT conflicts bigint, OUT totals jsonb, OUT note text)
@@ -7040,7 +7041,7 @@ SET extra_float_digits = 3
 SET bytea_output = hex;
 
 COMMENT ON FUNCTION crm.unmerge(regnamespace, bigint) IS
-'Undoes a merge of the workspace. BEFORE triggers do not run for rows that get back exactly what they had; constraints are checked and AFTER triggers fire. Returns each value edited since the merge, which is kept. A later merge that removed a row this one needs must be undone first; the error names it.';
+'Undoes a merge of the workspace. BEFORE triggers do not run for rows that get back exactly what they had; constraints are checked and AFTER triggers fire. Returns each value edited since the merge, which is kept. A later merge that removed a row this one needs must be undone first; the error names it. Errors: P0002 for a merge that is not there, 55000 for one that is undone already or cannot be, 42501 for records the caller may not have back, 23xxx if a value was given to another record meanwhile.';
 
 CREATE FUNCTION crm._merge_order(target regclass, images jsonb[], OUT place integer, OUT recency integer, OUT filled integer)
 RETURNS SETOF record LANGUAGE plpgsql VOLATILE
@@ -9584,6 +9585,8 @@ SELECT * FROM (VALUES
     ('toolkit', '_convert_insert', 'EXECUTE', NULL, NULL),
     ('toolkit', 'audit_verify', NULL, NULL, 'EXECUTE'),
     ('toolkit', '_audit_digest', NULL, NULL, 'EXECUTE'),
+    ('toolkit', '_audit_verify', NULL, NULL, 'EXECUTE'),
+    ('toolkit', '_audit_verify_as_owner', NULL, NULL, 'EXECUTE'),
     ('toolkit', 'member_id', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', 'can_read', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', 'can_edit', 'EXECUTE', 'EXECUTE', 'EXECUTE'),

@@ -47,7 +47,7 @@
 /* Whether somebody wants the database without connections, if no hook tells. */
 #define CRM_GUARD_INTERVAL USECS_PER_SEC
 /* A batch takes about so long, so that what becomes due meanwhile need not wait longer. */
-#define CRM_BATCH_TARGET (25 * INT64CONST(1000))
+#define CRM_BATCH_TARGET (10 * INT64CONST(1000))
 #define CRM_MIN_BATCH	 100
 #define CRM_FIRST_BATCH	 1000
 /* Reminders locked by another transaction, and workspaces that another one fires. */
