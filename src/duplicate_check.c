@@ -51,6 +51,8 @@
 
 #define MAX_REASON	  1000
 #define CHUNK_ROWS	  4096 /* rows of a statement that are looked up together */
+#define CHUNK_PAIRS	  4096 /* pairs that are recorded together */
+#define ROW_PAIRS	  5	   /* that a rule records of a row: the best */
 #define DEFAULT_CHECK 0.9  /* probability that crm.check_duplicate() reports from without rules */
 
 DuplicateWriter crm_duplicate_writer = DUPLICATE_BY_CLIENT;
@@ -70,6 +72,16 @@ crm_duplicate_rule_init(void)
 							 "brings, and not those on insert.",
 							 &crm_duplicate_import, false, PGC_USERSET, 0, NULL, NULL, NULL);
 }
+
+/* Pairs that are to be recorded. */
+typedef struct CheckPairs
+{
+	Datum *left;
+	Datum *right;
+	Datum *score;
+	Datum *reasons;
+	int n;
+} CheckPairs;
 
 /* The trigger's work on one statement. */
 typedef struct CheckState
@@ -272,33 +284,60 @@ crm_check_matches(CheckState *state, int which, const DuplicateRow *row,
 	return matches;
 }
 
+/* Two rules may record the same pair. */
 static void
-crm_check_record_pairs(const DuplicateRules *rules, int64 id, const DuplicateFound *matches, int n)
+crm_check_pairs_write(const DuplicateRules *rules, CheckPairs *pairs)
 {
-	Oid types[5] = {TEXTOID, INT8OID, INT8OID, FLOAT4OID, JSONBOID};
-	char *sql =
-		psprintf("INSERT INTO %s.duplicate_pair AS p (kind, left_id, right_id, score, reasons) "
-				 "VALUES ($1, $2, $3, $4, $5) ON CONFLICT (kind, left_id, right_id) DO UPDATE "
-				 "SET score = excluded.score, reasons = excluded.reasons "
-				 "WHERE p.state OPERATOR(pg_catalog.=) 'open'",
-				 rules->schema);
+	Oid types[5] = {TEXTOID, INT8ARRAYOID, INT8ARRAYOID, FLOAT4ARRAYOID, JSONBARRAYOID};
+	Datum values[5];
 	DuplicateRole saved;
 
+	if (pairs->n == 0)
+		return;
+	values[0] = CStringGetTextDatum(rules->kind);
+	values[1] = crm_check_array(pairs->left, pairs->n);
+	values[2] = crm_check_array(pairs->right, pairs->n);
+	values[3] = PointerGetDatum(
+		construct_array(pairs->score, pairs->n, FLOAT4OID, sizeof(float4), true, TYPALIGN_INT));
+	values[4] = PointerGetDatum(
+		construct_array(pairs->reasons, pairs->n, JSONBOID, -1, false, TYPALIGN_INT));
+	pairs->n = 0;
 	SPI_connect();
 	crm_duplicate_become(&saved, rules->owner);
-	for (int i = 0; i < n; i++)
-	{
-		Datum values[5];
-
-		values[0] = CStringGetTextDatum(rules->kind);
-		values[1] = Int64GetDatum(Min(id, matches[i].id));
-		values[2] = Int64GetDatum(Max(id, matches[i].id));
-		values[3] = Float4GetDatum(matches[i].score);
-		values[4] = JsonbPGetDatum(matches[i].reasons);
-		crm_duplicate_query(sql, 5, types, values, NULL, false, SPI_OK_INSERT);
-	}
+	crm_duplicate_query(
+		psprintf("INSERT INTO %s.duplicate_pair AS p (kind, left_id, right_id, score, reasons) "
+				 "SELECT DISTINCT ON (u.a, u.b) $1, u.a, u.b, u.score, u.reasons "
+				 "FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3), "
+				 "pg_catalog.unnest($4), pg_catalog.unnest($5)) AS u (a, b, score, reasons) "
+				 "ON CONFLICT (kind, left_id, right_id) DO UPDATE "
+				 "SET score = excluded.score, reasons = excluded.reasons "
+				 "WHERE p.state OPERATOR(pg_catalog.=) 'open'",
+				 rules->schema),
+		5, types, values, NULL, false, SPI_OK_INSERT);
 	crm_duplicate_return(&saved);
 	SPI_finish();
+}
+
+static void
+crm_check_record_pairs(const DuplicateRules *rules, CheckPairs *pairs, int64 id,
+					   const DuplicateFound *matches, int n)
+{
+	if (pairs->left == NULL)
+	{
+		pairs->left = palloc(sizeof(Datum) * CHUNK_PAIRS);
+		pairs->right = palloc(sizeof(Datum) * CHUNK_PAIRS);
+		pairs->score = palloc(sizeof(Datum) * CHUNK_PAIRS);
+		pairs->reasons = palloc(sizeof(Datum) * CHUNK_PAIRS);
+	}
+	for (int i = 0; i < Min(n, ROW_PAIRS); i++)
+	{
+		if (pairs->n == CHUNK_PAIRS)
+			crm_check_pairs_write(rules, pairs);
+		pairs->left[pairs->n] = Int64GetDatum(Min(id, matches[i].id));
+		pairs->right[pairs->n] = Int64GetDatum(Max(id, matches[i].id));
+		pairs->score[pairs->n] = Float4GetDatum(matches[i].score);
+		pairs->reasons[pairs->n++] = JsonbPGetDatum(matches[i].reasons);
+	}
 }
 
 /* The reason given for storing duplicates, NULL if there is none. */
@@ -503,7 +542,7 @@ crm_check_prepare(CheckState *state)
 
 /* Applies the rules to a row; false if enough rows were refused. */
 static bool
-crm_check_row(CheckState *state, DuplicateTold *told, const DuplicateRow *row,
+crm_check_row(CheckState *state, DuplicateTold *told, CheckPairs *pairs, const DuplicateRow *row,
 			  const DuplicateFound *found, int n)
 {
 	const DuplicateRules *rules = state->rules;
@@ -532,10 +571,10 @@ crm_check_row(CheckState *state, DuplicateTold *told, const DuplicateRow *row,
 				break;
 			case DUPLICATE_WARN:
 				crm_duplicate_told_warn(told, rule, row, matches, nmatches);
-				crm_check_record_pairs(rules, row->id, matches, nmatches);
+				crm_check_record_pairs(rules, pairs, row->id, matches, nmatches);
 				break;
 			case DUPLICATE_RECORD:
-				crm_check_record_pairs(rules, row->id, matches, nmatches);
+				crm_check_record_pairs(rules, pairs, row->id, matches, nmatches);
 				break;
 		}
 	}
@@ -560,11 +599,12 @@ crm_check_chunk(CheckState *state, DuplicateTold *told, int64 *number)
 {
 	const DuplicateRules *rules = state->rules;
 	Relation rel = state->trigdata->tg_relation;
-	DuplicateSearch *search = crm_duplicate_search(rules, rel);
+	DuplicateSearch *search = crm_duplicate_search(rules, rel, true);
 	int size = (int) Min(state->nrows - *number, CHUNK_ROWS);
 	MinimalTuple *tuple = palloc(sizeof(MinimalTuple) * Max(size, 1));
 	DuplicateRow *row = palloc(sizeof(DuplicateRow) * Max(size, 1));
 	int64 *id = palloc(sizeof(int64) * Max(size, 1));
+	CheckPairs pairs = {0};
 	TupleTableSlot *slot;
 	int n = 0;
 	bool more = true;
@@ -599,9 +639,11 @@ crm_check_chunk(CheckState *state, DuplicateTold *told, int64 *number)
 			continue;
 		ExecStoreMinimalTuple(tuple[i], slot, false);
 		row[i].slot = slot;
-		more = crm_check_row(state, told, &row[i], found, nfound);
+		more = crm_check_row(state, told, &pairs, &row[i], found, nfound);
 	}
 	ExecDropSingleTupleTableSlot(slot);
+	if (!crm_duplicate_told_any(told))
+		crm_check_pairs_write(rules, &pairs);
 	return more;
 }
 
@@ -792,7 +834,7 @@ crm_claim_duplicate(PG_FUNCTION_ARGS)
 
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	PushActiveSnapshot(snapshot);
-	search = crm_duplicate_search(rules, rel);
+	search = crm_duplicate_search(rules, rel, false);
 	crm_duplicate_search_add(search, values, id, threshold);
 	crm_duplicate_search_run(search);
 	crm_check_resolve(rules, rel, search, &id, 1);
@@ -837,7 +879,7 @@ crm_check_duplicate(PG_FUNCTION_ARGS)
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	PushActiveSnapshot(snapshot);
 	crm_match_json_values(record, rules->columns, values);
-	search = crm_duplicate_search(rules, rel);
+	search = crm_duplicate_search(rules, rel, false);
 	crm_duplicate_search_add(search, values, id,
 							 rules->nrules == 0 ? DEFAULT_CHECK
 												: crm_check_threshold(rules, PG_UINT64_MAX));

@@ -23,21 +23,25 @@
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "catalog/pg_type.h"
+#include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "duplicate_rule.h"
 #include "match_posting.h"
 
-#define PIECES_ASKED 8	  /* the rarest pieces of a record's names */
-#define PIECE_SAYS	 0.6  /* of a piece's rarity: pieces overlap */
-#define KEYS_SAY	 0.65 /* of the evidence needed; the rest can come from what is no key */
-#define PIECES_SAY	 1.0  /* the same for rows that share nothing but pieces */
-#define CROWD_ROWS	 300  /* a key that more rows have is crowded */
-#define CROWD_SEEN	 20	  /* rows of it that are looked at */
-#define MAX_SCORED	 200  /* rows scored for one record */
-#define MAX_FOUND	 50	  /* of those that mean the same */
-#define CERTAIN_BITS 25	  /* from which a probability is 1 as a real */
+/* Of the evidence needed, what shared keys must say; the rest can come from what is no key. */
+#define KEYS_SAY   0.65
+#define PIECES_SAY 1.0 /* the same where pieces of names say some of it, beside one key or none */
+
+#define PIECES_ASKED  8					 /* the rarest pieces of a record's names */
+#define PIECE_SAYS	  0.6				 /* of a piece's rarity: pieces overlap */
+#define CROWD_ROWS	  300				 /* a key that more rows have is crowded */
+#define CROWD_SEEN	  20				 /* rows of it that are looked at */
+#define MAX_SCORED	  200				 /* rows scored for one record */
+#define MAX_FOUND	  50				 /* of those that mean the same */
+#define OTHERS_MEMORY (16 * 1024 * 1024) /* of rows kept for the next records */
+#define CERTAIN_BITS  25				 /* from which a probability is 1 as a real */
 
 typedef struct SearchRecord
 {
@@ -46,16 +50,19 @@ typedef struct SearchRecord
 	MatchRecord *record;
 	uint32 first; /* of its keys */
 	uint32 nkeys;
+	bool weighed;
 	DuplicateFound *found;
 	int nfound;
+	int found_allocated;
 } SearchRecord;
 
 /* A row that shares keys with the record. */
 typedef struct Sharer
 {
-	uint64 tid; /* 0 = free */
-	float bits; /* what the shared keys say */
-	bool whole; /* one of them is more than a piece */
+	uint64 tid;	   /* 0 = free */
+	float bits;	   /* what the shared keys say */
+	uint16 wholes; /* so many of them are more than a piece */
+	uint16 pieces;
 } Sharer;
 
 /* A key of a record that is looked up. */
@@ -64,8 +71,23 @@ typedef struct SearchKey
 	uint32 hash;
 	float bits; /* what sharing it says */
 	bool whole;
-	const MatchPosting *posting; /* of all records with it */
+	uint32 list; /* its rows */
 } SearchKey;
+
+/* The rows of a key that are looked at, read when a record first needs them. */
+typedef struct SearchList
+{
+	ItemPointer row; /* NULL = not read */
+	int n;
+} SearchList;
+
+/* A row that was looked at. */
+typedef struct SearchOther
+{
+	uint64 tid; /* hash key */
+	int64 id;
+	MatchRecord *record; /* NULL = it is not to be seen */
+} SearchOther;
 
 struct DuplicateSearch
 {
@@ -82,12 +104,25 @@ struct DuplicateSearch
 	uint32 nkeys;
 	uint32 keys_allocated;
 	MatchPostings *postings;
+	MatchPosting *posting; /* by hash, each key once */
+	SearchList *list;	   /* of each */
+	bool stored;		   /* the records are in the index, below all their keys */
 	/* the rows that share keys with one record, by hash of their place */
-	Sharer *sharer;
+	Sharer *sharer; /* all free between two records */
 	uint32 sharers_allocated;
 	uint32 mask;
-	const SearchKey *reading;
-	int left; /* rows of it still to be looked at */
+	uint32 *place; /* of those that are not free */
+	uint32 sharers;
+	Sharer *taken; /* those that share enough */
+	float most;	   /* bits of one of them */
+	SearchList *reading;
+	int left; /* rows of it still to be read */
+	bool seen_only;
+	/* rows looked at, which many records share keys with */
+	MemoryContext other_context;
+	HTAB *others;
+	IndexFetchTableData *fetch;
+	TupleTableSlot *slot;
 };
 
 int64
@@ -99,13 +134,17 @@ crm_duplicate_id(Datum value, Oid type)
 }
 
 DuplicateSearch *
-crm_duplicate_search(const DuplicateRules *rules, Relation rel)
+crm_duplicate_search(const DuplicateRules *rules, Relation rel, bool stored)
 {
 	DuplicateSearch *search = palloc0(sizeof(DuplicateSearch));
+	MatchRole roles[MATCH_NROLES];
 
 	search->context = CurrentMemoryContext;
 	search->rules = rules;
 	search->rel = rel;
+	/* What an index adds to the columns is not among the keys looked up. */
+	search->stored =
+		stored && crm_match_parse_model(rules->columns->model, roles) == rules->columns->ncolumns;
 	search->stats = crm_match_stats(RelationGetRelid(rel));
 	crm_match_scorer(&search->scorer, crm_match_model(RelationGetRelid(rel)),
 					 crm_match_rows(search->stats));
@@ -189,72 +228,146 @@ crm_duplicate_search_add(DuplicateSearch *search, const MatchValue values[MATCH_
 	r->least = threshold < 1 ? (float) -log2(1.0 / threshold - 1.0) : CERTAIN_BITS;
 	r->record = crm_match_record(values, search->scratch, &keys, &nkeys);
 	r->found = NULL;
-	r->nfound = 0;
-	crm_match_weigh(r->record, search->stats);
+	r->nfound = r->found_allocated = 0;
+	r->weighed = false; /* most never need to be */
 	crm_search_keys(search, r, keys, nkeys);
 	MemoryContextSwitchTo(old);
 }
 
-static int
-crm_cmp_key(const void *a, const void *b)
+typedef struct SortKey
 {
-	uint32 x = (*(SearchKey *const *) a)->hash;
-	uint32 y = (*(SearchKey *const *) b)->hash;
+	uint32 hash;
+	uint32 number;
+} SortKey;
 
-	return x < y ? -1 : x > y;
-}
+#define ST_SORT			 crm_sort_search_keys
+#define ST_ELEMENT_TYPE	 SortKey
+#define ST_COMPARE(a, b) ((a)->hash < (b)->hash ? -1 : (a)->hash > (b)->hash)
+#define ST_SCOPE		 static
+#define ST_DEFINE
+#include "lib/sort_template.h"
 
 /* Looks up the keys of all records, each once. */
 static void
 crm_search_look_up(DuplicateSearch *search)
 {
-	SearchKey **sorted =
-		palloc_extended(sizeof(SearchKey *) * Max(search->nkeys, 1), MCXT_ALLOC_HUGE);
-	MatchPosting *list =
-		palloc_extended(sizeof(MatchPosting) * Max(search->nkeys, 1), MCXT_ALLOC_HUGE);
+	Size nkeys = Max(search->nkeys, 1);
+	SortKey *sorted = palloc_extended(sizeof(SortKey) * nkeys, MCXT_ALLOC_HUGE);
 	int n = 0;
 
-	for (uint32 i = 0; i < search->nkeys; i++)
-		sorted[i] = &search->key[i];
-	qsort(sorted, search->nkeys, sizeof(SearchKey *), crm_cmp_key);
+	search->posting = palloc_extended(sizeof(MatchPosting) * nkeys, MCXT_ALLOC_HUGE);
 	for (uint32 i = 0; i < search->nkeys; i++)
 	{
-		if (n == 0 || list[n - 1].key != sorted[i]->hash)
-			list[n++].key = sorted[i]->hash;
-		sorted[i]->posting = &list[n - 1];
+		sorted[i].hash = search->key[i].hash;
+		sorted[i].number = i;
+	}
+	crm_sort_search_keys(sorted, search->nkeys);
+	for (uint32 i = 0; i < search->nkeys; i++)
+	{
+		if (n == 0 || search->posting[n - 1].key != sorted[i].hash)
+			search->posting[n++].key = sorted[i].hash;
+		search->key[sorted[i].number].list = n - 1;
 	}
 	pfree(sorted);
-	crm_postings_look_up(search->postings, list, n);
+	crm_postings_look_up(search->postings, search->posting, n);
+	search->list =
+		palloc_extended(sizeof(SearchList) * Max(n, 1), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+}
+
+static inline const MatchPosting *
+crm_search_posting(const DuplicateSearch *search, const SearchKey *key)
+{
+	return &search->posting[key->list];
 }
 
 /* So many rows of a key are looked at. */
 static inline int
-crm_search_seen(const SearchKey *key)
+crm_search_seen(const MatchPosting *posting)
 {
-	return key->posting->rows > CROWD_ROWS ? CROWD_SEEN : (int) key->posting->rows;
+	return posting->rows > CROWD_ROWS ? CROWD_SEEN : (int) posting->rows;
 }
 
-/* Adds what a key says to rows that have it. */
 static bool
-crm_search_share(void *arg, ItemPointer items, int nitems)
+crm_search_fetch(DuplicateSearch *search, ItemPointerData row)
+{
+	bool again = false, dead = false;
+
+	return table_index_fetch_tuple(search->fetch, &row, GetActiveSnapshot(), search->slot, &again,
+								   &dead);
+}
+
+static bool
+crm_search_keep(void *arg, ItemPointer items, int nitems)
 {
 	DuplicateSearch *search = arg;
-	int n = Min(nitems, search->left);
+	SearchList *list = search->reading;
 
-	for (int r = 0; r < n; r++)
+	for (int i = 0; i < nitems && search->left > 0; i++)
 	{
-		uint64 tid = ((uint64) ItemPointerGetBlockNumberNoCheck(&items[r]) << 16) |
-					 ItemPointerGetOffsetNumberNoCheck(&items[r]);
+		CHECK_FOR_INTERRUPTS();
+		if (search->seen_only && !crm_search_fetch(search, items[i]))
+			continue;
+		list->row[list->n++] = items[i];
+		search->left--;
+	}
+	return search->left > 0;
+}
+
+static const SearchList *
+crm_search_list(DuplicateSearch *search, const SearchKey *key)
+{
+	const MatchPosting *posting = crm_search_posting(search, key);
+	SearchList *list = &search->list[key->list];
+
+	if (list->row == NULL)
+	{
+		search->reading = list;
+		search->left = crm_search_seen(posting);
+		/* A few of a crowd must not be those that a failed load left behind. */
+		search->seen_only = key->whole && posting->rows > CROWD_ROWS;
+		list->row =
+			MemoryContextAlloc(search->context, sizeof(ItemPointerData) * Max(search->left, 1));
+		if (search->left > 0)
+			crm_postings_read(search->postings, posting, crm_search_keep, search);
+	}
+	return list;
+}
+
+static inline uint64
+crm_search_tid(const ItemPointerData *row)
+{
+	return ((uint64) ItemPointerGetBlockNumberNoCheck(row) << 16) |
+		   ItemPointerGetOffsetNumberNoCheck(row);
+}
+
+/* Adds what a key says to rows that have it; rows that share no key so far only if they may enter.
+ */
+static void
+crm_search_share(DuplicateSearch *search, const SearchKey *key, uint64 own, bool enter)
+{
+	const SearchList *list = crm_search_list(search, key);
+
+	for (int r = 0; r < list->n; r++)
+	{
+		uint64 tid = crm_search_tid(&list->row[r]);
 		uint32 i = (uint32) ((tid * UINT64CONST(0x9E3779B97F4A7C15)) >> 32) & search->mask;
+		Sharer *sharer;
 
 		while (search->sharer[i].tid != 0 && search->sharer[i].tid != tid)
 			i = (i + 1) & search->mask;
-		search->sharer[i].tid = tid;
-		search->sharer[i].bits += search->reading->bits;
-		search->sharer[i].whole = search->sharer[i].whole || search->reading->whole;
+		sharer = &search->sharer[i];
+		if (tid == own || (sharer->tid == 0 && !enter))
+			continue;
+		if (sharer->tid == 0)
+			search->place[search->sharers++] = i;
+		sharer->tid = tid;
+		sharer->bits += key->bits;
+		search->most = Max(search->most, sharer->bits);
+		if (key->whole)
+			sharer->wholes++;
+		else
+			sharer->pieces++;
 	}
-	search->left -= n;
-	return search->left > 0;
 }
 
 static int
@@ -267,42 +380,122 @@ crm_cmp_sharer(const void *a, const void *b)
 	return x->tid < y->tid ? -1 : x->tid > y->tid;
 }
 
-/* The rows that share enough with a record, those that share most first; returns their number. */
+/* How much of the evidence needed shared keys must say, so that a row is worth a look. */
+static inline double
+crm_sharer_least(const Sharer *sharer)
+{
+	return sharer->wholes <= 1 && sharer->pieces > 0 ? PIECES_SAY : KEYS_SAY;
+}
+
+/*
+ * The keys of a record that others have: the whole ones, then the pieces, in both those
+ * first that say most.  What only the record itself has tells which row it is.
+ */
+static int
+crm_search_shared(const DuplicateSearch *search, const SearchRecord *r, const SearchKey **shared,
+				  uint64 *own)
+{
+	int n = 0;
+
+	*own = 0;
+	for (uint32 k = r->first; k < r->first + r->nkeys; k++)
+	{
+		const SearchKey *key = &search->key[k];
+		const MatchPosting *posting = crm_search_posting(search, key);
+		int at = n;
+
+		if (posting->rows < 1)
+			continue;
+		if (search->stored && posting->rows < 2)
+		{
+			if (ItemPointerIsValid(&posting->only))
+				*own = crm_search_tid(&posting->only);
+			continue;
+		}
+		while (at > 0 && shared[at - 1]->whole == key->whole && shared[at - 1]->bits < key->bits)
+		{
+			shared[at] = shared[at - 1];
+			at--;
+		}
+		shared[at] = key;
+		n++;
+	}
+	return n;
+}
+
+/* Room for so many places of sharers, less one. */
+static void
+crm_search_room(DuplicateSearch *search, uint32 mask)
+{
+	Size n = (Size) mask + 1;
+
+	search->mask = mask;
+	if (search->sharers_allocated > mask)
+		return;
+	if (search->sharer != NULL)
+	{
+		pfree(search->sharer);
+		pfree(search->place);
+		pfree(search->taken);
+	}
+	search->sharers_allocated = mask + 1;
+	search->sharer = MemoryContextAllocZero(search->context, sizeof(Sharer) * n);
+	search->place = MemoryContextAlloc(search->context, sizeof(uint32) * n);
+	search->taken = MemoryContextAlloc(search->context, sizeof(Sharer) * n);
+}
+
+/*
+ * The rows that share enough with a record, those that share most first; returns their
+ * number.  A row that has none of the keys before can enter only while what is left says
+ * enough, and nothing is read any more once nobody can reach what is needed.
+ */
 static uint32
 crm_search_sharers(DuplicateSearch *search, const SearchRecord *r)
 {
+	const SearchKey *shared[MATCH_MAX_KEYS];
+	bool enter[MATCH_MAX_KEYS];
+	uint64 own;
+	int nshared = crm_search_shared(search, r, shared, &own);
 	uint32 total = 0, mask = 15, n = 0;
 	double prior = r->record->item[ITEM_COMPANY] != 0 ? search->scorer.prior_company
 													  : search->scorer.prior_person;
 	double needed = r->least - prior;
+	double left = 0;
 
-	for (uint32 k = r->first; k < r->first + r->nkeys; k++)
-		total += crm_search_seen(&search->key[k]);
+	for (int k = nshared - 1; k >= 0; k--)
+	{
+		left += shared[k]->bits;
+		enter[k] = left >= (shared[k]->whole ? KEYS_SAY : PIECES_SAY) * needed;
+		if (enter[k])
+			total += crm_search_seen(crm_search_posting(search, shared[k]));
+	}
+	if (total == 0)
+		return 0;
 	while (mask < 2 * total)
 		mask = 2 * mask + 1;
-	if (search->sharers_allocated <= mask)
+	crm_search_room(search, mask);
+	search->sharers = 0;
+	search->most = 0;
+	for (int k = 0; k < nshared; k++)
 	{
-		search->sharers_allocated = mask + 1;
-		if (search->sharer != NULL)
-			pfree(search->sharer);
-		search->sharer = MemoryContextAlloc(search->context, sizeof(Sharer) * ((Size) mask + 1));
-	}
-	memset(search->sharer, 0, sizeof(Sharer) * ((Size) mask + 1));
-	search->mask = mask;
-	for (uint32 k = r->first; k < r->first + r->nkeys; k++)
-	{
-		search->reading = &search->key[k];
-		search->left = crm_search_seen(search->reading);
-		if (search->left > 0)
-			crm_postings_read(search->postings, search->reading->posting, crm_search_share, search);
+		if (!enter[k] && (search->sharers == 0 || search->most + left < KEYS_SAY * needed))
+			break;
+		crm_search_share(search, shared[k], own, enter[k]);
+		left -= shared[k]->bits;
 	}
 
-	for (uint32 i = 0; i <= mask; i++)
-		if (search->sharer[i].tid != 0 &&
-			search->sharer[i].bits >= (search->sharer[i].whole ? KEYS_SAY : PIECES_SAY) * needed)
-			search->sharer[n++] = search->sharer[i];
+	for (uint32 i = 0; i < search->sharers; i++)
+	{
+		Sharer *sharer = &search->sharer[search->place[i]];
+
+		if (sharer->bits >= crm_sharer_least(sharer) * needed)
+			search->taken[n++] = *sharer;
+		sharer->tid = 0;
+		sharer->bits = 0;
+		sharer->wholes = sharer->pieces = 0;
+	}
 	if (n > 1)
-		qsort(search->sharer, n, sizeof(Sharer), crm_cmp_sharer);
+		qsort(search->taken, n, sizeof(Sharer), crm_cmp_sharer);
 	return n;
 }
 
@@ -316,30 +509,76 @@ crm_cmp_found(const void *a, const void *b)
 	return x->id < y->id ? -1 : x->id > y->id;
 }
 
-/* Fetches and scores a row that shares keys with the record. */
 static void
-crm_search_score(DuplicateSearch *search, SearchRecord *r, TupleTableSlot *slot)
+crm_search_others(DuplicateSearch *search)
+{
+	HASHCTL ctl = {0};
+
+	search->other_context =
+		AllocSetContextCreate(search->context, "crm duplicate candidates", ALLOCSET_DEFAULT_SIZES);
+	ctl.keysize = sizeof(uint64);
+	ctl.entrysize = sizeof(SearchOther);
+	ctl.hcxt = search->other_context;
+	search->others =
+		hash_create("crm duplicate candidates", 16, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+/* A row that shares keys, fetched and parsed once for all records that it shares them with. */
+static const SearchOther *
+crm_search_other(DuplicateSearch *search, uint64 tid)
 {
 	MatchValue values[MATCH_NROLES] = {0};
-	MatchRecord *other;
-	MatchScore score;
-	bool isnull;
-	int64 id = crm_duplicate_id(slot_getattr(slot, search->rules->id_att, &isnull),
-								search->rules->id_type);
+	ItemPointerData row;
+	SearchOther *other;
+	bool isnull, found;
 	MemoryContext old;
 
-	if (id == r->id)
+	if (MemoryContextMemAllocated(search->other_context, true) > OTHERS_MEMORY)
+	{
+		MemoryContextDelete(search->other_context);
+		crm_search_others(search);
+	}
+	other = hash_search(search->others, &tid, HASH_ENTER, &found);
+	if (found)
+		return other;
+	other->record = NULL;
+	ItemPointerSet(&row, (BlockNumber) (tid >> 16), (OffsetNumber) (tid & 0xFFFF));
+	if (!crm_search_fetch(search, row))
+		return other;
+	other->id = crm_duplicate_id(slot_getattr(search->slot, search->rules->id_att, &isnull),
+								 search->rules->id_type);
+	old = MemoryContextSwitchTo(search->other_context);
+	crm_match_slot_values(search->rules->columns, search->slot, values);
+	other->record = crm_match_record(values, search->scratch, NULL, NULL);
+	crm_match_weigh(other->record, search->stats);
+	MemoryContextSwitchTo(old);
+	return other;
+}
+
+/* Scores a row that shares keys with the record. */
+static void
+crm_search_score(DuplicateSearch *search, SearchRecord *r, const SearchOther *other)
+{
+	MatchScore score;
+	MemoryContext old;
+
+	if (other->record == NULL || other->id == r->id)
 		return;
-	crm_match_slot_values(search->rules->columns, slot, values);
-	other = crm_match_record(values, search->scratch, NULL, NULL);
-	crm_match_weigh(other, search->stats);
-	if (crm_match_bits(&search->scorer, r->record, other, r->least) < r->least)
+	if (!r->weighed)
+		crm_match_weigh(r->record, search->stats);
+	r->weighed = true;
+	if (crm_match_bits(&search->scorer, r->record, other->record, r->least) < r->least)
 		return;
-	crm_match_score(&search->scorer, r->record, other, &score);
+	crm_match_score(&search->scorer, r->record, other->record, &score);
 	old = MemoryContextSwitchTo(search->context);
-	if (r->found == NULL)
-		r->found = palloc(sizeof(DuplicateFound) * MAX_SCORED);
-	r->found[r->nfound].id = id;
+	if (r->nfound == r->found_allocated)
+	{
+		r->found_allocated = Max(4, 2 * r->found_allocated);
+		r->found = r->found == NULL
+					   ? palloc(sizeof(DuplicateFound) * r->found_allocated)
+					   : repalloc(r->found, sizeof(DuplicateFound) * r->found_allocated);
+	}
+	r->found[r->nfound].id = other->id;
 	r->found[r->nfound].score = (float4) crm_match_probability(score.bits);
 	r->found[r->nfound].reasons = crm_match_reasons(&score, false);
 	r->found[r->nfound].visible = r->found[r->nfound].own = r->found[r->nfound].decided = false;
@@ -354,10 +593,11 @@ crm_duplicate_search_run(DuplicateSearch *search)
 	MemoryContext row_context =
 		AllocSetContextCreate(search->context, "crm duplicate candidate", ALLOCSET_DEFAULT_SIZES);
 	Relation index = index_open(search->rules->columns->indexid, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(search->rel, NULL);
-	IndexFetchTableData *fetch = table_index_fetch_begin(search->rel);
 
+	search->slot = table_slot_create(search->rel, NULL);
+	search->fetch = table_index_fetch_begin(search->rel);
 	search->postings = crm_postings_begin(index, GetActiveSnapshot());
+	crm_search_others(search);
 	crm_search_look_up(search);
 	for (int i = 0; i < search->nrecords; i++)
 	{
@@ -366,25 +606,19 @@ crm_duplicate_search_run(DuplicateSearch *search)
 
 		for (uint32 s = 0; s < Min(n, MAX_SCORED); s++)
 		{
-			uint64 tid = search->sharer[s].tid;
-			ItemPointerData row;
-			bool again = false, dead = false;
-
 			CHECK_FOR_INTERRUPTS();
-			ItemPointerSet(&row, (BlockNumber) (tid >> 16), (OffsetNumber) (tid & 0xFFFF));
-			if (!table_index_fetch_tuple(fetch, &row, GetActiveSnapshot(), slot, &again, &dead))
-				continue;
 			MemoryContextSwitchTo(row_context);
-			crm_search_score(search, r, slot);
+			crm_search_score(search, r, crm_search_other(search, search->taken[s].tid));
 			MemoryContextReset(row_context);
 		}
 		if (r->nfound > 1)
 			qsort(r->found, r->nfound, sizeof(DuplicateFound), crm_cmp_found);
 		r->nfound = Min(r->nfound, MAX_FOUND);
 	}
-	table_index_fetch_end(fetch);
-	ExecDropSingleTupleTableSlot(slot);
+	table_index_fetch_end(search->fetch);
+	ExecDropSingleTupleTableSlot(search->slot);
 	index_close(index, AccessShareLock);
+	MemoryContextDelete(search->other_context);
 	MemoryContextDelete(row_context);
 	MemoryContextSwitchTo(old);
 }

@@ -89,8 +89,9 @@ typedef struct DuplicateFound
 
 typedef struct DuplicateSearch DuplicateSearch;
 
-/* In the current context, for records that are looked up together. */
-extern DuplicateSearch *crm_duplicate_search(const DuplicateRules *rules, Relation rel);
+/* In the current context, for records that are looked up together; stored: rows of the table. */
+extern DuplicateSearch *crm_duplicate_search(const DuplicateRules *rules, Relation rel,
+											 bool stored);
 /* A record: what is compared, its id (0 = it has none), and the probability from which another
  * counts. */
 extern void crm_duplicate_search_add(DuplicateSearch *search, const MatchValue values[MATCH_NROLES],

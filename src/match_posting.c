@@ -4,10 +4,10 @@
  *
  * A search weighs rows by the keys they share with a record.  GIN's own scan
  * tells only which rows pass a condition, so the posting lists are read here:
- * down the entry tree once a key (or a leaf, for keys in its order), then the list in the entry or
- *the leaves of the posting tree, as ginget.c does.  Rows that are still in the list of pending
- *entries are read first, because entries move from there into the tree: a row may be told twice,
- *never missed.
+ * down the entry tree once a key (or a leaf, for keys in its order), then the list
+ * in the entry or the leaves of the posting tree, as ginget.c does.  Rows that are
+ * still in the list of pending entries are read first, because entries move from
+ * there into the tree: a row may be told twice, never missed.
  *
  * What is told may be dead or invisible; the caller fetches rows with an MVCC
  * snapshot, to which it does not matter if one is vacuumed and its place taken
@@ -141,6 +141,42 @@ crm_postings_leave(MatchPostings *postings)
 }
 
 /*
+ * The key of an entry, read where it lies: matching indexes have one column, of
+ * integers.  Entries without one come after all that have one.
+ */
+static inline bool
+crm_entry_key(Page page, OffsetNumber off, int32 *key)
+{
+	IndexTuple tuple = (IndexTuple) PageGetItem(page, PageGetItemId(page, off));
+
+	if (IndexTupleHasNulls(tuple))
+		return false;
+	*key = *(int32 *) ((char *) tuple + IndexInfoFindDataOffset(tuple->t_info));
+	return true;
+}
+
+/* The entry of a key on its leaf; InvalidOffsetNumber if there is none. */
+static OffsetNumber
+crm_entry_on_leaf(Page page, int32 key)
+{
+	OffsetNumber low = FirstOffsetNumber, high = PageGetMaxOffsetNumber(page) + 1;
+
+	while (low < high)
+	{
+		OffsetNumber mid = low + (high - low) / 2;
+		int32 there;
+
+		if (!crm_entry_key(page, mid, &there) || there > key)
+			high = mid;
+		else if (there == key)
+			return mid;
+		else
+			low = mid + 1;
+	}
+	return InvalidOffsetNumber;
+}
+
+/*
  * Share-locks the leaf of a key.  That of the key before is tried first, which
  * saves the descent when many keys are looked up in their order.  A key above
  * one that was on the page is on it, unless it is above the page's last: entries
@@ -159,14 +195,10 @@ crm_postings_leaf(MatchPostings *postings, int32 key)
 		last = PageGetMaxOffsetNumber(page);
 		if (GinPageIsLeaf(page) && last >= FirstOffsetNumber)
 		{
-			GinNullCategory category;
-			Datum most = gintuple_get_key(&postings->state,
-										  (IndexTuple) PageGetItem(page, PageGetItemId(page, last)),
-										  &category);
+			int32 most;
 
-			if (category != GIN_CAT_NORM_KEY || key <= DatumGetInt32(most))
+			if (!crm_entry_key(page, last, &most) || key <= most)
 			{
-				postings->btree.entryKey = Int32GetDatum(key);
 				postings->key = key;
 				return postings->stack;
 			}
@@ -185,11 +217,12 @@ static void
 crm_posting_look_up(MatchPostings *postings, MatchPosting *posting)
 {
 	GinBtreeStack *stack = crm_postings_leaf(postings, (int32) posting->key);
+	Page page = BufferGetPage(stack->buffer);
+	OffsetNumber off = crm_entry_on_leaf(page, (int32) posting->key);
 
-	if (postings->btree.findItem(&postings->btree, stack))
+	if (off != InvalidOffsetNumber)
 	{
-		Page page = BufferGetPage(stack->buffer);
-		IndexTuple tuple = (IndexTuple) PageGetItem(page, PageGetItemId(page, stack->off));
+		IndexTuple tuple = (IndexTuple) PageGetItem(page, PageGetItemId(page, off));
 
 		if (GinIsPostingTree(tuple))
 		{
@@ -205,9 +238,14 @@ crm_posting_look_up(MatchPostings *postings, MatchPosting *posting)
 			{
 				GinPostingList *packed = (GinPostingList *) GinGetPosting(tuple);
 
-				posting->packed = palloc(SizeOfGinPostingList(packed));
-				memcpy(posting->packed, packed, SizeOfGinPostingList(packed));
 				posting->rows += GinGetNPosting(tuple);
+				if (GinGetNPosting(tuple) == 1)
+					posting->only = packed->first;
+				else
+				{
+					posting->packed = palloc(SizeOfGinPostingList(packed));
+					memcpy(posting->packed, packed, SizeOfGinPostingList(packed));
+				}
 			}
 		}
 	}
@@ -235,6 +273,7 @@ crm_postings_look_up(MatchPostings *postings, MatchPosting *list, int n)
 		list[i].rows = 0;
 		list[i].npending = 0;
 		list[i].pending = NULL;
+		ItemPointerSetInvalid(&list[i].only);
 		list[i].packed = NULL;
 		list[i].tree = InvalidBlockNumber;
 	}
@@ -254,10 +293,13 @@ crm_postings_read(MatchPostings *postings, const MatchPosting *posting, MatchPos
 	GinBtreeData btree;
 	GinBtreeStack *stack;
 	Buffer buffer;
+	ItemPointerData only = posting->only;
 	bool more = true;
 
 	if (posting->npending > 0 && !reader(arg, posting->pending, posting->npending))
 		return;
+	if (ItemPointerIsValid(&only))
+		reader(arg, &only, 1);
 	if (posting->packed != NULL)
 	{
 		int n;

@@ -18,8 +18,9 @@ typedef struct MatchPosting
 	double rows;  /* how many; an estimate if there is a tree */
 	int npending; /* not in the tree of entries yet */
 	ItemPointer pending;
-	void *packed;	  /* a list kept in the entry */
-	BlockNumber tree; /* of a longer one; InvalidBlockNumber = none */
+	ItemPointerData only; /* the one row in the entry; invalid if there are more */
+	void *packed;		  /* a list kept in the entry */
+	BlockNumber tree;	  /* of a longer one; InvalidBlockNumber = none */
 } MatchPosting;
 
 /* Takes some more rows of a key; false = no more are wanted. */
