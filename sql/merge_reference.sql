@@ -135,6 +135,9 @@ CREATE TRIGGER note BEFORE UPDATE ON regress_merge_ref_other.invoice FOR EACH RO
 RESET ROLE;
 INSERT INTO regress_merge_ref.account (id, name, owner_id) VALUES (1, 'one', 1), (2, 'two', 1), (3, 'three', 1);
 INSERT INTO regress_merge_ref_other.invoice VALUES (1, 1, NULL, '{1}'), (2, 2, NULL, '{2}');
+CREATE TABLE regress_merge_ref_other.credit (account_id bigint UNIQUE REFERENCES regress_merge_ref.account, days integer, note text);
+ALTER TABLE regress_merge_ref_other.credit OWNER TO regress_merge_ref_other;
+INSERT INTO regress_merge_ref_other.credit VALUES (1, NULL, 'slow'), (2, 30, NULL);
 SELECT regress_merge_ref_user.state() AS before \gset
 SET SESSION AUTHORIZATION regress_merge_ref_app;
 -- fails: not theirs to read
@@ -143,6 +146,8 @@ SELECT regress_merge_ref.merge_records('account', 1, '{2}') AS merge_id \gset
 RESET SESSION AUTHORIZATION;
 -- lists of ids are no references
 SELECT * FROM regress_merge_ref_other.invoice ORDER BY n;
+-- two rows of theirs are one
+SELECT * FROM regress_merge_ref_other.credit;
 SET SESSION AUTHORIZATION regress_merge_ref_app;
 SELECT * FROM regress_merge_ref.unmerge(:merge_id);
 RESET SESSION AUTHORIZATION;
@@ -160,7 +165,7 @@ SELECT regress_merge_ref.merge_records('account', 1, '{2}');
 SELECT * FROM regress_merge_ref.merge_preview('account', 1, '{2}');
 RESET SESSION AUTHORIZATION;
 SELECT regress_merge_ref_user.state() = :'before' AS unchanged;
-DROP TABLE regress_merge_ref_other.invoice;
+DROP TABLE regress_merge_ref_other.invoice, regress_merge_ref_other.credit;
 
 -- fails: a reference by a generated column cannot be re-pointed, and its rows are not to go with the loser
 SET ROLE regress_merge_ref_owner;

@@ -164,15 +164,18 @@ static void
 crm_survivorship(MergeContext *mc, MergeSet *s)
 {
 	MergeTable *t = s->t;
-	Oid types[] = {REGCLASSOID,	 TEXTARRAYOID, get_array_type(JSONBOID),
-				   TEXTARRAYOID, JSONBOID,	   JSONBOID};
+	Oid types[] = {REGCLASSOID, TEXTARRAYOID, get_array_type(JSONBOID), TEXTARRAYOID, JSONBOID,
+				   JSONBOID,	INT4ARRAYOID};
+	Oid order_types[] = {REGCLASSOID, get_array_type(JSONBOID)};
+	Datum image_array;
 	Datum *images = palloc(s->n * sizeof(Datum));
 	char **key = palloc(Max(t->nkey, 1) * sizeof(char *));
 	MergeParams p = {0};
 	MergeRows rows;
 	Jsonb *rules, *sources, *result;
 	MergeRole saved;
-	Oid fn = crm_internal_function("_survivorship", 6, types);
+	Oid fn = crm_internal_function("_survivorship", 7, types);
+	Oid order = crm_internal_function("_merge_order", 2, order_types);
 	JsonbValue v;
 
 	crm_merge_param_text(&p, crm_merge_kind(mc, t));
@@ -200,13 +203,13 @@ crm_survivorship(MergeContext *mc, MergeSet *s)
 		images[i] = JsonbPGetDatum(s->images[i]);
 	for (int i = 0; i < t->nkey; i++)
 		key[i] = t->colname[t->key[i]];
+	image_array = PointerGetDatum(construct_array(images, s->n, JSONBOID, -1, false, TYPALIGN_INT));
 	crm_merge_become(&saved, t->owner, t->schema);
-	/* Called by OID: the table's owner needs no privilege on the toolkit. */
-	result = DatumGetJsonbP(OidFunctionCall6(
+	/* Called by OID, each: the table's owner needs no privilege on the toolkit. */
+	result = DatumGetJsonbP(OidFunctionCall7(
 		fn, ObjectIdGetDatum(t->relid), PointerGetDatum(crm_merge_text_array(key, t->nkey)),
-		PointerGetDatum(construct_array(images, s->n, JSONBOID, -1, false, TYPALIGN_INT)),
-		PointerGetDatum(crm_merge_text_array(s->ids, s->n)), JsonbPGetDatum(rules),
-		JsonbPGetDatum(sources)));
+		image_array, PointerGetDatum(crm_merge_text_array(s->ids, s->n)), JsonbPGetDatum(rules),
+		JsonbPGetDatum(sources), OidFunctionCall2(order, ObjectIdGetDatum(t->relid), image_array)));
 	crm_merge_return(&saved);
 
 	getKeyJsonValueFromContainer(&result->root, "set", 3, &v);

@@ -1074,6 +1074,11 @@ crm_follow_ref(MergeContext *mc, MergeTable *t, MergeTable *g, MergeRef *ref, Me
 		crm_merge_input_end(input);
 		return;
 	}
+	if (g->owner != t->owner)
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("cannot change the key of rows of \"%s\"", t->name),
+						errdetail("Table \"%s\" refers to them and has another owner.", g->name),
+						errhint("Give both tables one owner, or merge these records by hand.")));
 	old = crm_merge_run(mc, g,
 						psprintf("SELECT n.crm_ord, t.ctid, t.tableoid, t.* FROM %s AS t"
 								 " JOIN crm_rows AS n ON %s FOR UPDATE OF t",
@@ -1117,13 +1122,6 @@ crm_merge_follow(MergeContext *mc, MergeTable *t, List *referring, MergeRows *be
 	{
 		MergeChild *child = lfirst(lc);
 
-		if (child->t->owner != t->owner)
-			ereport(
-				ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot change the key of rows of \"%s\"", t->name),
-				 errdetail("Table \"%s\" refers to them and has another owner.", child->t->name),
-				 errhint("Give both tables one owner, or merge these records by hand.")));
 		foreach (lr, child->refs)
 			crm_follow_ref(mc, t, child->t, lfirst(lr), before, after);
 	}

@@ -27,6 +27,7 @@ $node->safe_psql('postgres', q{
 	CREATE EXTENSION crm CASCADE;
 	CREATE EXTENSION IF NOT EXISTS btree_gist;
 	SELECT crm.create_workspace('sales');
+	CREATE ROLE other;
 	CREATE DOMAIN public.code AS text CHECK (VALUE ~ '^C[0-9]+$');
 	CREATE FUNCTION public.stamp() RETURNS trigger LANGUAGE plpgsql AS $$
 	BEGIN
@@ -47,6 +48,11 @@ $node->safe_psql('postgres', q{
 			EXECUTE format('UPDATE gen.target SET children = children + 1 WHERE id = ($1).%I', TG_ARGV[0]) USING NEW;
 		END IF;
 		RETURN NULL;
+	END $$;
+	CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		IF TG_ARGV[0] = 'quietly' THEN RETURN NULL; END IF;
+		RAISE 'refused';
 	END $$;
 	-- a hash a table
 	CREATE FUNCTION public.state() RETURNS text LANGUAGE plpgsql SET timezone = 'UTC' AS $$
@@ -134,19 +140,20 @@ sub generate
 	my $region = chance(0.4);
 	my $tree2 = $region && chance(0.5);
 	my $parted = !$region && chance(0.15);
+	my $coded = !$parted && chance(0.5);
 	my @columns = random_columns(1 + int(rand(6)), 'c');
 	my @ids = map { $ids{$pk}->($_) } 1 .. 3 + int(rand(5));
 
-	$sql .= "DROP SCHEMA IF EXISTS gen CASCADE; CREATE SCHEMA gen;\n";
+	$sql .= "DROP SCHEMA IF EXISTS gen CASCADE; CREATE SCHEMA gen; GRANT USAGE ON SCHEMA gen TO other;\n";
 	$sql .= "DELETE FROM sales.merge_link WHERE table_name LIKE 'gen.%';\n";
 	$sql .= "DELETE FROM sales.merged_record WHERE kind LIKE 'gen.%';\n";
 	$sql .= "DELETE FROM sales.merge_rule WHERE kind LIKE 'gen.%';\n";
 	$sql .= "CREATE TABLE gen.target (id $pk PRIMARY KEY";
 	$sql .= join('', map { ", \"$_->{name}\" $_->{type}" } @columns);
-	$sql .= ', code text' . (!$parted && chance(0.5) ? ' UNIQUE' : '');
-	$sql .= ', parent ' . $pk . ' REFERENCES gen.target' . pick('', ' ON DELETE SET NULL', ' ON DELETE CASCADE') if $tree;
+	$sql .= ', code text' . ($coded ? ' UNIQUE' : '');
+	$sql .= ', parent ' . $pk . ' REFERENCES gen.target' . pick('', ' ON DELETE SET NULL', ' ON DELETE CASCADE', ' DEFERRABLE INITIALLY DEFERRED') if $tree;
 	$sql .= ', region text NOT NULL, UNIQUE (id, region)' if $region;
-	$sql .= ", above $pk, FOREIGN KEY (above, region) REFERENCES gen.target (id, region)" . pick('', ' ON DELETE CASCADE') if $tree2;
+	$sql .= ", above $pk, FOREIGN KEY (above, region) REFERENCES gen.target (id, region)" . pick('', ' ON DELETE CASCADE', ' ON DELETE SET NULL (above)') if $tree2;
 	$sql .= ', updated_at timestamptz, row_version integer NOT NULL DEFAULT 1' if $stamped;
 	$sql .= ', children integer NOT NULL DEFAULT 0' if $counted;
 	$sql .= ', made text GENERATED ALWAYS AS (coalesce(code, \'?\') || \'!\') STORED' if chance(0.3);
@@ -183,9 +190,9 @@ sub generate
 	{
 		my $table = pick('a', 'm', 'z') . "_child$k";
 		my @extra = random_columns(1 + int(rand(3)), 'd');
-		my $shape = pick('plain', 'plain', 'keyless', 'fk_in_key', 'unique', 'partial', 'exclude', 'two', 'composite', 
-			'partitioned', 'one_to_one', 'made', 'local');
-		$shape = 'plain' if $shape eq 'composite' && !$region;
+		my $shape = pick('plain', 'plain', 'keyless', 'fk_in_key', 'unique', 'partial', 'exclude', 'two', 'composite',
+			'partitioned', 'one_to_one', 'made', 'local', 'inherited', 'first', 'coded');
+		$shape = 'plain' if $shape eq 'composite' && !$region || $shape eq 'coded' && !$coded;
 		my $action = pick('', ' ON DELETE CASCADE', ' ON DELETE SET NULL', ' ON DELETE SET DEFAULT', ' ON DELETE RESTRICT', ' ON DELETE NO ACTION DEFERRABLE INITIALLY DEFERRED', ' ON UPDATE CASCADE');
 		my $not_null = chance(0.5) || $shape eq 'fk_in_key' ? ' NOT NULL' : '';
 		my $ref = "t_id $pk$not_null";
@@ -195,17 +202,20 @@ sub generate
 		$ddl .= $ref . ($shape eq 'one_to_one' ? ' UNIQUE' : '');
 		$ddl .= ', word text' . ($shape eq 'fk_in_key' ? ' NOT NULL' : '');
 		$ddl .= ', region text' if $shape eq 'composite';
+		$ddl .= ', code text REFERENCES gen.target (code)' . pick('', ' ON DELETE SET NULL', ' ON UPDATE CASCADE ON DELETE CASCADE') if $shape eq 'coded';
+		my $listed = chance(0.3);
+		$ddl .= ", ids $pk\[]" if $listed;
 		$ddl .= ", o_id $pk REFERENCES gen.target" if $shape eq 'two';
 		$ddl .= ', span int4range' if $shape eq 'exclude';
 		$ddl .= ", made text GENERATED ALWAYS AS (t_id::text || '/' || lower(word)) STORED UNIQUE" if $shape eq 'made';
 		$ddl .= join('', map { ", \"$_->{name}\" $_->{type}" } @extra);
 		$ddl .= ', updated_at timestamptz, row_version integer NOT NULL DEFAULT 1' if $stamped;
 		$ddl .= $shape eq 'composite'
-		  ? ", FOREIGN KEY (t_id, region) REFERENCES gen.target (id, region)$action"
+		  ? ", FOREIGN KEY (t_id, region) REFERENCES gen.target (id, region)" . pick('', ' MATCH FULL') . $action
 		  : ", FOREIGN KEY (t_id) REFERENCES gen.target$action";
 		$ddl .= ', PRIMARY KEY (t_id, word)' if $shape eq 'fk_in_key';
 		$ddl .= ', UNIQUE' . pick('', ' NULLS NOT DISTINCT') . ' (t_id, word)' . pick('', ' DEFERRABLE INITIALLY DEFERRED') if $shape eq 'unique';
-		$ddl .= ', EXCLUDE USING gist (t_id WITH =, span WITH &&)' if $shape eq 'exclude';
+		$ddl .= ', EXCLUDE USING gist (t_id WITH =, span WITH &&)' . pick('', ' WHERE (word IS NOT NULL)', ' DEFERRABLE INITIALLY DEFERRED') if $shape eq 'exclude';
 		$ddl .= ', PRIMARY KEY (id, t_id)' if $shape eq 'partitioned' && $not_null;
 		$ddl .= ')' . ($shape eq 'partitioned' ? ' PARTITION BY HASH (t_id)' : $shape eq 'local' ? ' PARTITION BY LIST (word)' : '') . ";\n";
 		$sql .= $ddl;
@@ -220,6 +230,8 @@ sub generate
 			$sql .= "CREATE TABLE gen.${table}_p$_ PARTITION OF gen.$table FOR VALUES WITH (MODULUS 3, REMAINDER $_);\n" for 0 .. 2;
 		}
 		$sql .= "CREATE UNIQUE INDEX ON gen.$table (t_id, lower(word)) WHERE word <> '';\n" if $shape eq 'partial';
+		$sql .= "CREATE UNIQUE INDEX ON gen.$table (t_id) WHERE word = 'x';\n" if $shape eq 'first';
+		$sql .= "CREATE TABLE gen.${table}_kid (UNIQUE (t_id, word), FOREIGN KEY (t_id) REFERENCES gen.target) INHERITS (gen.$table);\n" if $shape eq 'inherited';
 		if ($stamped)
 		{
 			$sql .= "CREATE TRIGGER stamp BEFORE UPDATE ON gen.$table FOR EACH ROW EXECUTE FUNCTION public.stamp();\n";
@@ -243,7 +255,8 @@ sub generate
 			my $word = $shape eq 'fk_in_key' ? pick('x', 'y', 'z') : pick('x', 'X', 'y', undef, '');
 			my $key = join('|', $t // '?', $shape =~ /^(partial|made)$/ ? lc($word // '?') : $word // '?');
 			next if $shape eq 'one_to_one' && defined $t && $seen{$t}++;
-			next if $shape =~ /^(unique|fk_in_key|partial|made|local)$/ && $seen{$key}++;
+			next if $shape =~ /^(unique|fk_in_key|partial|made|local|inherited)$/ && $seen{$key}++;
+			next if $shape eq 'first' && ($word // '') eq 'x' && $seen{ $t // '?' }++;
 			my (@names, @values) = ();
 			if ($shape ne 'keyless' && $shape ne 'fk_in_key') { push @names, 'id'; push @values, $r; }
 			push @names, 't_id', 'word';
@@ -261,9 +274,12 @@ sub generate
 				push @{ $seen{$t} }, $from if defined $t;
 				push @names, 'span'; push @values, sql_text("[$from," . ($from + 3) . ')');
 			}
+			if ($shape eq 'coded') { push @names, 'code'; push @values, "(SELECT code FROM gen.target WHERE id = " . sql_text(pick(@ids)) . ")"; }
+			if ($listed) { push @names, 'ids'; push @values, 'ARRAY[' . join(',', map { sql_text($_) } pick(@ids), pick(@ids)) . "]::$pk\[]"; }
 			push @names, map { "\"$_->{name}\"" } @extra;
 			push @values, random_values(@extra);
-			$sql .= "INSERT INTO gen.$table (" . join(', ', @names) . ') VALUES (' . join(', ', @values) . ");\n";
+			my $into = $shape eq 'inherited' ? pick($table, "${table}_kid") : $table;
+			$sql .= "INSERT INTO gen.$into (" . join(', ', @names) . ') VALUES (' . join(', ', @values) . ");\n";
 			if ($below)
 			{
 				for my $b (0 .. int(rand(3)))
@@ -273,7 +289,12 @@ sub generate
 				}
 			}
 		}
-		if ($counted && $shape ne 'composite')
+		if (!$counted && !$below && $shape !~ /^(inherited|coded)$/ && chance(0.3))
+		{
+			# it belongs to somebody else and hides its rows from everybody
+			$sql .= "ALTER TABLE gen.$table OWNER TO other;\nALTER TABLE gen.$table ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;\n";
+		}
+		if ($counted && $shape !~ /^(composite|inherited)$/)
 		{
 			$sql .= "CREATE TRIGGER count AFTER INSERT OR UPDATE OR DELETE ON gen.$table FOR EACH ROW EXECUTE FUNCTION public.count_children('t_id');\n";
 			$sql .= "UPDATE gen.target AS t SET children = children + (SELECT count(*) FROM gen.$table AS c WHERE c.t_id = t.id);\n";
@@ -323,7 +344,21 @@ for my $round (1 .. $rounds)
 			$ok = 0, diag("round $round: the dry run changed something")
 			  if $node->safe_psql('postgres', 'SELECT public.state()') ne $states[-1];
 		}
-		($rc, $out, $err) = $node->psql('postgres', "SELECT sales.merge_records$call)");
+		# a table that refuses, loudly or quietly, stops the merge whole, or had nothing to refuse
+		my $refusing = chance(0.2)
+		  ? $node->safe_psql('postgres', q{SELECT relname FROM pg_class WHERE relnamespace = 'gen'::regnamespace AND relkind IN ('r', 'p')
+				AND NOT relispartition AND relname LIKE '%child%' ORDER BY hashtext(relname) LIMIT 1})
+		  : '';
+		if ($refusing ne '')
+		{
+			my $how = pick('loudly', 'quietly');
+			$node->safe_psql('postgres', "CREATE TRIGGER refuse BEFORE UPDATE OR DELETE ON gen.$refusing FOR EACH ROW EXECUTE FUNCTION public.refuse('$how')");
+			($rc, $out, $err) = $node->psql('postgres', "\\set VERBOSITY verbose\nSELECT sales.merge_records$call)");
+			$node->safe_psql('postgres', "DROP TRIGGER refuse ON gen.$refusing");
+			$ok = 0, diag("round $round: merge$call refused $how by $refusing: $err") if $rc != 0 && $err !~ ($how eq 'loudly' ? qr/P0001: refused/ : qr/ 27000: /);
+			$ok = 0, diag("round $round: what was refused changed something") if $rc != 0 && $node->safe_psql('postgres', 'SELECT public.state()') ne $states[-1];
+		}
+		($rc, $out, $err) = $node->psql('postgres', "SELECT sales.merge_records$call)") if $refusing eq '' || $rc != 0;
 		if ($rc != 0)
 		{
 			$ok = 0;
