@@ -58,9 +58,18 @@ crm_scan_no_memory(const MatchScan *scan)
 					errhint("Raise crm.scan_memory.")));
 }
 
+/* Whoever runs out of shared memory is told how to do without. */
+static void
+crm_scan_context(void *arg)
+{
+	errcontext("shared memory of a scan for duplicates, which needs none if "
+			   "max_parallel_maintenance_workers is 0");
+}
+
 void *
 crm_scan_alloc(MatchScan *scan, Size size, ScanRef *ref)
 {
+	ErrorContextCallback context = {.callback = crm_scan_context, .previous = error_context_stack};
 	void *result;
 
 	size = MAXALIGN(Max(size, 1));
@@ -72,7 +81,9 @@ crm_scan_alloc(MatchScan *scan, Size size, ScanRef *ref)
 		*ref = (ScanRef) (uintptr_t) result;
 		return result;
 	}
+	error_context_stack = &context;
 	*ref = dsa_allocate_extended(scan->area, size, DSA_ALLOC_HUGE);
+	error_context_stack = context.previous;
 	return dsa_get_address(scan->area, *ref);
 }
 

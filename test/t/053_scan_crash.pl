@@ -9,7 +9,8 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
+# No file but those of shared memory is larger than the limit set below.
+$node->init(extra => ['--wal-segsize=1']);
 # Without shared_preload_libraries: progress is seen all the same.
 $node->append_conf('postgresql.conf', q{
 restart_after_crash = on
@@ -61,6 +62,44 @@ for my $when ('at work', 'writing')
 	isnt($err, '', "killed $when: the client was told");
 	is($node->safe_psql('postgres', $nothing), '0', "killed $when: nothing is there");
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM crm.scan_progress()'), '0', "killed $when: nothing goes on");
+}
+
+# A worker is killed.
+SKIP:
+{
+	my ($out, $err) = ('', '');
+	my $postmaster = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
+	my $workers = "/proc/$postmaster/task/$postmaster/children";
+	skip 'no list of processes', 3 unless -r $workers;
+	my $victim = start_scan(\$out, \$err);
+	my ($killed, $until) = (0, time + $PostgreSQL::Test::Utils::timeout_default);
+	while (!$killed && time < $until)
+	{
+		for my $pid (split ' ', slurp_file($workers))
+		{
+			open my $name, '<', "/proc/$pid/cmdline" or next;
+			$killed = kill 'KILL', $pid if (<$name> // '') =~ /parallel worker/;
+			last if $killed;
+		}
+	}
+	$victim->finish;
+	$node->poll_query_until('postgres', 'SELECT true') or die 'the server did not come back';
+	isnt($err, '', 'a worker killed: the client was told');
+	is($node->safe_psql('postgres', $nothing), '0', 'a worker killed: nothing is there');
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM crm.scan_progress()'), '0', 'a worker killed: nothing goes on');
+}
+
+# Shared memory runs out, here by the limit of a process instead of that of /dev/shm.
+SKIP:
+{
+	my $limit = 'prlimit --pid ' . (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0] . ' --fsize';
+	skip 'no prlimit', 4 if system("$limit=4000000: >/dev/null 2>&1") != 0;
+	my (undef, undef, $stderr) = $node->psql('postgres', $scan);
+	system("$limit=unlimited: >/dev/null 2>&1") == 0 or die 'the limit stays';
+	like($stderr, qr/shared memory segment.*max_parallel_maintenance_workers is 0/s, 'too little shared memory: what to do is told');
+	is($node->safe_psql('postgres', $nothing), '0', 'too little shared memory: nothing is there');
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM crm.scan_progress()'), '0', 'too little shared memory: nothing goes on');
+	is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'parallel worker'}), '0', 'too little shared memory: no worker is left');
 }
 
 # Cancelled when it has written; meanwhile a second one is refused.

@@ -150,6 +150,7 @@ for my $step (
 	[ 'they have become a crowd', 't', q{SELECT crowd(10251, 10310, '030 7770001')} ],
 	[ 'one has left the crowd', 'f', q{UPDATE sales.account SET phone = '030 8100002' WHERE id = 10001} ],
 	[ 'it is none any more', 'f', q{DELETE FROM sales.account WHERE id BETWEEN 10100 AND 10299} ],
+	[ 'a column was there for a while', 'f', q{ALTER TABLE sales.account ADD COLUMN passing text; UPDATE sales.account SET passing = 'x' WHERE id % 300 = 1; ALTER TABLE sales.account DROP COLUMN passing} ],
 	[ 'a tenth of the rows is gone', 't', q{DELETE FROM sales.account WHERE id % 9 = 3} ])
 {
 	my ($what, $whole, $sql) = @$step;
