@@ -141,9 +141,13 @@ crm_join_same(Clustering *c, Groups *g, const Member *member)
 		}
 		for (; low < c->nmust && id[c->must[low].a] == member[i].id; low++)
 		{
-			int x = g->owner[i];
-			int y = g->owner[c->place[c->must[low].b]];
+			int other = c->place[c->must[low].b], x, y;
 
+			/* It may stand in another piece of a component too large for one. */
+			if (other >= g->n || member[other].record != c->must[low].b)
+				continue;
+			x = g->owner[i];
+			y = g->owner[other];
 			/* Whoever said that two are not the same is believed. */
 			if (x != y && g->link[x * g->n + y] > CANNOT_LINK_BITS / 2)
 				crm_join(g, Max(x, y), Min(x, y));
@@ -292,7 +296,7 @@ crm_match_clusters(const MatchScan *scan, const MatchEdge *found, uint32 nfound,
 		c.position[i] = UINT32_MAX;
 	}
 	if (nmust > 0)
-		c.place = palloc_extended(sizeof(int) * n, MCXT_ALLOC_HUGE);
+		c.place = palloc_extended(sizeof(int) * n, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	if (nfound > 0)
 		memcpy(edge, found, sizeof(MatchEdge) * (Size) nfound);
 	if (nmust > 0)

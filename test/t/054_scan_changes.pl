@@ -160,4 +160,14 @@ for my $step (
 	is(difference(q{'account', 0.01}, ''), '', "$what: the same as a whole scan");
 }
 
+# People said of a whole chain of records that each is the next one.
+$node->safe_psql('postgres', q{
+	TRUNCATE sales.account CASCADE; TRUNCATE sales.duplicate_pair, sales.duplicate_cluster, sales.duplicate_scan, sales.match_statistics;
+	INSERT INTO sales.account (id, name) SELECT i, md5(i::text) FROM generate_series(1, 500) AS i;
+	INSERT INTO sales.duplicate_pair (kind, left_id, right_id, score, state) SELECT 'account', i, i + 1, 0, 'duplicate' FROM generate_series(1, 399) AS i;
+	SELECT sales.scan_duplicates('account');
+});
+is($node->safe_psql('postgres', q{SELECT count(*), count(DISTINCT cluster_id) FROM sales.duplicate_cluster}), '400|2', 'a chain of 400 makes clusters of up to 300');
+is(difference(q{'account', NULL}, ''), '', 'and again');
+
 done_testing();
