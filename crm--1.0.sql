@@ -2679,6 +2679,9 @@ AS $$
 BEGIN
     IF tg_op = 'DELETE' OR new.completed_at IS NOT NULL AND old.completed_at IS NULL THEN
         DELETE FROM @workspace@.reminder AS r WHERE r.kind = 'activity' AND r.record_id = old.id AND r.recurrence IS NULL AND r.escalation_id IS NULL;
+        -- Afterwards: the delete may have waited for one that fired.
+        UPDATE @workspace@.event AS e SET state = 'acknowledged', handled_at = crm.now()
+        WHERE e.kind = 'activity' AND e.record_id = old.id AND e.state IN ('new', 'seen', 'held');
         RETURN NULL;
     END IF;
     UPDATE @workspace@.reminder AS r
@@ -2688,7 +2691,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION @workspace@.reminder_activity() IS 'Row trigger of activity: reminders about one end when it is completed or deleted, move as far as it is moved, and follow its owner. Those that recur are left alone.';
+COMMENT ON FUNCTION @workspace@.reminder_activity() IS 'Row trigger of activity: once it is completed or deleted, reminders about it end and open events about it are acknowledged; when it is moved they move as far, and they follow its owner. Reminders that recur are left alone.';
 
 CREATE OR REPLACE TRIGGER reminder_update AFTER UPDATE OF completed_at, due_at, owner_id ON @workspace@.activity
     FOR EACH ROW WHEN (old.completed_at IS NULL AND new.completed_at IS NOT NULL OR old.due_at IS DISTINCT FROM new.due_at OR old.owner_id IS DISTINCT FROM new.owner_id)
@@ -3836,7 +3839,7 @@ CREATE INDEX ON @workspace@.absence (member_id);
 CREATE INDEX ON @workspace@.absence (delegate_id);
 COMMENT ON TABLE @workspace@.absence IS 'When a member is away, and who is reminded then. One absence at a time.';
 COMMENT ON COLUMN @workspace@.absence.id IS 'Identifier.';
-COMMENT ON COLUMN @workspace@.absence.member_id IS 'Who is away.';
+COMMENT ON COLUMN @workspace@.absence.member_id IS 'Who is away; by default the session''s member.';
 COMMENT ON COLUMN @workspace@.absence.delegate_id IS 'Who stands in. If that one is away, too, who stands in there, and so on.';
 COMMENT ON COLUMN @workspace@.absence.starts_at IS 'From when.';
 COMMENT ON COLUMN @workspace@.absence.ends_at IS 'Until when, exclusive.';
@@ -3861,6 +3864,8 @@ COMMENT ON COLUMN @workspace@.follower.created_at IS 'Since when.';
 
 $_ddl_$),
 (NULL::integer, 'delegation', $_ddl_$
+
+ALTER TABLE @workspace@.absence ALTER COLUMN member_id SET DEFAULT @workspace@.me();
 
 CREATE OR REPLACE FUNCTION @workspace@.follow(kind text, id bigint, member_id bigint DEFAULT NULL) RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER
@@ -7043,13 +7048,12 @@ SET bytea_output = hex;
 COMMENT ON FUNCTION crm.unmerge(regnamespace, bigint) IS
 'Undoes a merge of the workspace. BEFORE triggers do not run for rows that get back exactly what they had; constraints are checked and AFTER triggers fire. Returns each value edited since the merge, which is kept. A later merge that removed a row this one needs must be undone first; the error names it. Errors: P0002 for a merge that is not there, 55000 for one that is undone already or cannot be, 42501 for records the caller may not have back, 23xxx if a value was given to another record meanwhile.';
 
-CREATE FUNCTION crm._merge_order(target regclass, images jsonb[], OUT place integer, OUT recency integer, OUT filled integer)
-RETURNS SETOF record LANGUAGE plpgsql VOLATILE
+CREATE FUNCTION crm._merge_order(target regclass, images jsonb[]) RETURNS integer[]
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     stamp text;
-    newest integer[];
 BEGIN
     -- Most recent first; without a time stamp the order of the call stands.
     SELECT a.attname INTO stamp
@@ -7058,26 +7062,26 @@ BEGIN
       AND a.atttypid IN ('timestamptz'::regtype, 'timestamp'::regtype, 'date'::regtype)
     ORDER BY CASE a.attname WHEN 'updated_at' THEN 1 WHEN 'modified_at' THEN 2 ELSE 3 END
     LIMIT 1;
-    RETURN QUERY
-    SELECT o.ord::integer,
-           (row_number() OVER (ORDER BY (o.image ->> stamp)::timestamptz DESC NULLS LAST, o.ord))::integer,
-           (SELECT count(*) FROM jsonb_each_text(o.image) AS f WHERE btrim(f.value) <> '')::integer
-    FROM unnest(images) WITH ORDINALITY AS o (image, ord);
+    RETURN (SELECT ARRAY[array_agg(r.recency ORDER BY r.ord), array_agg(r.filled ORDER BY r.ord)]
+            FROM (SELECT o.ord,
+                         (row_number() OVER (ORDER BY (o.image ->> stamp)::timestamptz DESC NULLS LAST, o.ord))::integer AS recency,
+                         (SELECT count(*) FROM jsonb_each_text(o.image) AS f WHERE btrim(f.value) <> '')::integer AS filled
+                  FROM unnest(images) WITH ORDINALITY AS o (image, ord)) AS r);
 END
 $$;
 
 COMMENT ON FUNCTION crm._merge_order(regclass, jsonb[]) IS
-'Rank of each record image by recency (1 is the newest) and its number of filled fields.';
+'Two lists, an element for each record image: its rank by recency (1 is the newest), and its number of filled fields.';
 
-CREATE FUNCTION crm._survivorship(target regclass, key text[], images jsonb[], ids text[], rules jsonb, sources jsonb)
+CREATE FUNCTION crm._survivorship(target regclass, key text[], images jsonb[], ids text[], rules jsonb, sources jsonb, ranks integer[])
 RETURNS jsonb LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     column_ record;
     rule record;
-    recency integer[];
-    filled integer[];
+    recency integer[] := ARRAY(SELECT unnest(ranks[1:1]));
+    filled integer[] := ARRAY(SELECT unnest(ranks[2:2]));
     candidates integer[];   -- records with a value, the preferred first
     given text[];           -- and these values
     chosen integer[];
@@ -7088,10 +7092,6 @@ DECLARE
     result_set jsonb := '{}';
     result_fields jsonb := '{}';
 BEGIN
-    SELECT array_agg(o.recency ORDER BY o.place), array_agg(o.filled ORDER BY o.place)
-    INTO recency, filled
-    FROM crm._merge_order(target, images) AS o;
-
     FOR column_ IN
         SELECT a.attname::text AS name, a.atttypid AS typid, format_type(a.atttypid, a.atttypmod) AS type, t.typcategory
         FROM pg_attribute AS a
@@ -7239,8 +7239,8 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION crm._survivorship(regclass, text[], jsonb[], text[], jsonb, jsonb) IS
-'The survivor''s new values and where they come from. Takes the table, its key columns, images of the records (the survivor first), their ids, the rows of merge_rule that apply, and the systems each record is known in. Typed comparisons run as the caller, the table''s owner.';
+COMMENT ON FUNCTION crm._survivorship(regclass, text[], jsonb[], text[], jsonb, jsonb, integer[]) IS
+'The survivor''s new values and where they come from. Takes the table, its key columns, images of the records (the survivor first), their ids, the rows of merge_rule that apply, the systems each record is known in, and what crm._merge_order() says of the images. Typed comparisons run as the caller, the table''s owner.';
 
 CREATE FUNCTION crm._merge_begin_escalations(workspace regnamespace, kind text, survivor text, losers text[]) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE

@@ -303,6 +303,18 @@ INSERT INTO reminder (member_id, due_at, title, kind, record_id) SELECT 3, crm.n
 DELETE FROM activity WHERE opportunity_id = 41;
 SELECT title FROM reminder WHERE kind = 'activity';
 UPDATE activity SET completed_at = NULL, owner_id = 3 WHERE opportunity_id = 40;
+-- what had fired leaves the inbox, and what was held is not shown, once the task is done
+SAVEPOINT done;
+UPDATE activity SET due_at = NULL WHERE opportunity_id = 40;
+INSERT INTO reminder (member_id, due_at, title, kind, record_id) SELECT 3, crm.now(), a.subject, 'activity', a.id FROM activity AS a WHERE a.opportunity_id = 40;
+SELECT crm.run_due() > 0 AS fired;
+INSERT INTO attention_rule (name, delivery, digest_at) VALUES ('In digests', 'digest', '{08:30}');
+INSERT INTO reminder (member_id, due_at, title, kind, record_id) SELECT 3, crm.now(), 'held', 'activity', a.id FROM activity AS a WHERE a.opportunity_id = 40;
+SELECT crm.run_due() > 0 AS fired;
+SELECT e.title, e.state FROM event AS e JOIN activity AS a ON a.id = e.record_id AND a.opportunity_id = 40 WHERE e.kind = 'activity' ORDER BY a.subject, e.id;
+UPDATE activity SET completed_at = crm.now() WHERE opportunity_id = 40 AND subject = 'Send the offer';
+SELECT e.title, e.state, e.handled_at IS NOT NULL AS handled FROM event AS e JOIN activity AS a ON a.id = e.record_id AND a.opportunity_id = 40 WHERE e.kind = 'activity' ORDER BY a.subject, e.id;
+ROLLBACK TO done;
 -- what was done is given again
 UPDATE activity SET completed_at = crm.now() WHERE opportunity_id = 40;
 UPDATE opportunity SET stage = 'qualification' WHERE id = 40;

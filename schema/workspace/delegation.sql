@@ -16,7 +16,7 @@ CREATE INDEX ON @workspace@.absence (member_id);
 CREATE INDEX ON @workspace@.absence (delegate_id);
 COMMENT ON TABLE @workspace@.absence IS 'When a member is away, and who is reminded then. One absence at a time.';
 COMMENT ON COLUMN @workspace@.absence.id IS 'Identifier.';
-COMMENT ON COLUMN @workspace@.absence.member_id IS 'Who is away.';
+COMMENT ON COLUMN @workspace@.absence.member_id IS 'Who is away; by default the session''s member.';
 COMMENT ON COLUMN @workspace@.absence.delegate_id IS 'Who stands in. If that one is away, too, who stands in there, and so on.';
 COMMENT ON COLUMN @workspace@.absence.starts_at IS 'From when.';
 COMMENT ON COLUMN @workspace@.absence.ends_at IS 'Until when, exclusive.';
@@ -40,6 +40,8 @@ COMMENT ON COLUMN @workspace@.follower.member_id IS 'Who follows it.';
 COMMENT ON COLUMN @workspace@.follower.created_at IS 'Since when.';
 
 -- @repeatable
+
+ALTER TABLE @workspace@.absence ALTER COLUMN member_id SET DEFAULT @workspace@.me();
 
 CREATE OR REPLACE FUNCTION @workspace@.follow(kind text, id bigint, member_id bigint DEFAULT NULL) RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER
