@@ -63,7 +63,9 @@ for my $round (1 .. $rounds)
 		$killed{$type}++ if $pid;
 		$load->finish;
 	}
-	$node->poll_query_until('postgres', 'SELECT true') or die "the server did not come back";
+	# psql would leave before it is told what to ask.
+	system('timeout', '180', 'sh', '-c', 'until pg_isready -q -d "$0"; do sleep 0.1; done', $node->connstr('postgres')) == 0
+		or die 'the server did not come back';
 }
 report('killed ' . join(', ', map { "$_: $killed{$_}" } sort keys %killed));
 report('events ' . $node->safe_psql('postgres', 'SELECT count(*) FROM sales.event'));

@@ -57,7 +57,9 @@ sub crash_in
 	kill $signal // 'KILL', $pid;
 	$victim->finish;
 	eval { $holder->quit; };
-	$node->poll_query_until('postgres', 'SELECT true') or die 'the server did not come back';
+	# psql would leave before it is told what to ask.
+	system('timeout', '180', 'sh', '-c', 'until pg_isready -q -d "$0"; do sleep 0.1; done', $node->connstr('postgres')) == 0
+		or die 'the server did not come back';
 	isnt($err, '', 'the client was told');
 }
 

@@ -58,7 +58,9 @@ for my $when ('at work', 'writing')
 	kill 'KILL', $node->safe_psql('postgres', 'SELECT pid FROM crm.scan_progress()');
 	$victim->finish;
 	eval { $holder->quit; };
-	$node->poll_query_until('postgres', 'SELECT true') or die 'the server did not come back';
+	# psql would leave before it is told what to ask.
+	system('timeout', '180', 'sh', '-c', 'until pg_isready -q -d "$0"; do sleep 0.1; done', $node->connstr('postgres')) == 0
+		or die 'the server did not come back';
 	isnt($err, '', "killed $when: the client was told");
 	is($node->safe_psql('postgres', $nothing), '0', "killed $when: nothing is there");
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM crm.scan_progress()'), '0', "killed $when: nothing goes on");
