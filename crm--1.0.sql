@@ -2677,7 +2677,9 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF tg_op = 'DELETE' OR new.completed_at IS NOT NULL AND old.completed_at IS NULL THEN
+    IF crm._is_merging() THEN
+        RETURN NULL;
+    ELSIF tg_op = 'DELETE' OR new.completed_at IS NOT NULL AND old.completed_at IS NULL THEN
         DELETE FROM @workspace@.reminder AS r WHERE r.kind = 'activity' AND r.record_id = old.id AND r.recurrence IS NULL AND r.escalation_id IS NULL;
         -- Afterwards: the delete may have waited for one that fired.
         UPDATE @workspace@.event AS e SET state = 'acknowledged', handled_at = crm.now()
@@ -2691,7 +2693,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION @workspace@.reminder_activity() IS 'Row trigger of activity: once it is completed or deleted, reminders about it end and open events about it are acknowledged; when it is moved they move as far, and they follow its owner. Reminders that recur are left alone.';
+COMMENT ON FUNCTION @workspace@.reminder_activity() IS 'Row trigger of activity: once it is completed or deleted, reminders about it end and open events about it are acknowledged; when it is moved they move as far, and they follow its owner. Reminders that recur are left alone, and all while records are merged.';
 
 CREATE OR REPLACE TRIGGER reminder_update AFTER UPDATE OF completed_at, due_at, owner_id ON @workspace@.activity
     FOR EACH ROW WHEN (old.completed_at IS NULL AND new.completed_at IS NOT NULL OR old.due_at IS DISTINCT FROM new.due_at OR old.owner_id IS DISTINCT FROM new.owner_id)
@@ -7047,6 +7049,11 @@ SET bytea_output = hex;
 
 COMMENT ON FUNCTION crm.unmerge(regnamespace, bigint) IS
 'Undoes a merge of the workspace. BEFORE triggers do not run for rows that get back exactly what they had; constraints are checked and AFTER triggers fire. Returns each value edited since the merge, which is kept. A later merge that removed a row this one needs must be undone first; the error names it. Errors: P0002 for a merge that is not there, 55000 for one that is undone already or cannot be, 42501 for records the caller may not have back, 23xxx if a value was given to another record meanwhile.';
+
+CREATE FUNCTION crm._is_merging() RETURNS boolean
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'crm_is_merging';
+COMMENT ON FUNCTION crm._is_merging() IS
+'Does a merge, or the undoing of one, write at the moment? For triggers that follow what people do, which are not to follow what merging does: it moves by itself what refers to its records, and what triggers change it could not undo.';
 
 CREATE FUNCTION crm._merge_order(target regclass, images jsonb[]) RETURNS integer[]
 LANGUAGE plpgsql VOLATILE

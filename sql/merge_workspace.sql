@@ -166,6 +166,15 @@ SELECT record_id, level FROM regress_merge_ws.escalation WHERE kind = 'account' 
 SELECT * FROM regress_merge_ws.unmerge(:merge_id);
 SELECT record_id, level FROM regress_merge_ws.escalation WHERE kind = 'account' ORDER BY 1;
 
+-- a colleague leaves and comes back: reminders about their tasks stay with whom they were for
+INSERT INTO regress_merge_ws.activity (id, subject, owner_id) VALUES (101, 'call', 4);
+INSERT INTO regress_merge_ws.reminder (id, member_id, due_at, title, kind, record_id)
+VALUES (1001, 3, 'tomorrow', 'for the peer', 'activity', 101), (1002, 4, 'tomorrow', 'for who left', 'activity', 101);
+SELECT regress_merge_ws.merge_records('member', 3, '{4}') AS merge_id \gset
+SELECT id, member_id FROM regress_merge_ws.reminder WHERE id > 1000 ORDER BY 1;
+SELECT * FROM regress_merge_ws.unmerge(:merge_id);
+SELECT id, member_id FROM regress_merge_ws.reminder WHERE id > 1000 ORDER BY 1;
+
 SELECT crm_test.shift_clock('0') IS NOT NULL AS unshifted;
 RESET ROLE;
 DROP SCHEMA regress_merge_ws, regress_merge_ws_user CASCADE;

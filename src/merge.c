@@ -1108,6 +1108,14 @@ crm_merge_records(PG_FUNCTION_ARGS)
 	PG_RETURN_NULL();
 }
 
+/* crm._is_merging() */
+PG_FUNCTION_INFO_V1(crm_is_merging);
+Datum
+crm_is_merging(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(crm_duplicate_writer != DUPLICATE_BY_CLIENT);
+}
+
 PG_FUNCTION_INFO_V1(crm_merge_preview);
 Datum
 crm_merge_preview(PG_FUNCTION_ARGS)

@@ -44,6 +44,11 @@ SET bytea_output = hex;
 COMMENT ON FUNCTION crm.unmerge(regnamespace, bigint) IS
 'Undoes a merge of the workspace. BEFORE triggers do not run for rows that get back exactly what they had; constraints are checked and AFTER triggers fire. Returns each value edited since the merge, which is kept. A later merge that removed a row this one needs must be undone first; the error names it. Errors: P0002 for a merge that is not there, 55000 for one that is undone already or cannot be, 42501 for records the caller may not have back, 23xxx if a value was given to another record meanwhile.';
 
+CREATE FUNCTION crm._is_merging() RETURNS boolean
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'crm_is_merging';
+COMMENT ON FUNCTION crm._is_merging() IS
+'Does a merge, or the undoing of one, write at the moment? For triggers that follow what people do, which are not to follow what merging does: it moves by itself what refers to its records, and what triggers change it could not undo.';
+
 CREATE FUNCTION crm._merge_order(target regclass, images jsonb[]) RETURNS integer[]
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp

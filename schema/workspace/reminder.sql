@@ -153,7 +153,9 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF tg_op = 'DELETE' OR new.completed_at IS NOT NULL AND old.completed_at IS NULL THEN
+    IF crm._is_merging() THEN
+        RETURN NULL;
+    ELSIF tg_op = 'DELETE' OR new.completed_at IS NOT NULL AND old.completed_at IS NULL THEN
         DELETE FROM @workspace@.reminder AS r WHERE r.kind = 'activity' AND r.record_id = old.id AND r.recurrence IS NULL AND r.escalation_id IS NULL;
         -- Afterwards: the delete may have waited for one that fired.
         UPDATE @workspace@.event AS e SET state = 'acknowledged', handled_at = crm.now()
@@ -167,7 +169,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION @workspace@.reminder_activity() IS 'Row trigger of activity: once it is completed or deleted, reminders about it end and open events about it are acknowledged; when it is moved they move as far, and they follow its owner. Reminders that recur are left alone.';
+COMMENT ON FUNCTION @workspace@.reminder_activity() IS 'Row trigger of activity: once it is completed or deleted, reminders about it end and open events about it are acknowledged; when it is moved they move as far, and they follow its owner. Reminders that recur are left alone, and all while records are merged.';
 
 CREATE OR REPLACE TRIGGER reminder_update AFTER UPDATE OF completed_at, due_at, owner_id ON @workspace@.activity
     FOR EACH ROW WHEN (old.completed_at IS NULL AND new.completed_at IS NOT NULL OR old.due_at IS DISTINCT FROM new.due_at OR old.owner_id IS DISTINCT FROM new.owner_id)
