@@ -24,6 +24,7 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_attribute.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -41,6 +42,7 @@
 #include "utils/regproc.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/tuplestore.h"
 #include "utils/varlena.h"
 
@@ -375,6 +377,17 @@ crm_tree_parent(MergeContext *mc, MergeSet *s, MergeRef *ref, char **names, int 
 	}
 }
 
+static bool
+crm_column_is_not_null(const MergeTable *t, int column)
+{
+	HeapTuple tuple = SearchSysCacheAttName(t->relid, t->colname[column]);
+	bool result = HeapTupleIsValid(tuple) && ((Form_pg_attribute) GETSTRUCT(tuple))->attnotnull;
+
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	return result;
+}
+
 /* Before the losers go, the survivor must not refer to them. */
 static void
 crm_plan_trees(MergeContext *mc, MergeSet *s, List *children)
@@ -417,6 +430,10 @@ crm_plan_trees(MergeContext *mc, MergeSet *s, List *children)
 				((name = crm_tuple(then, ref->n)) == NULL || !crm_is_name(name, names, n)))
 				continue;
 			crm_tree_parent(mc, s, ref, names, n, then);
+			/* Who has no parent keeps what every row must have: one null is enough. */
+			for (int k = 0; k < ref->n; k++)
+				if (then[k] == NULL && crm_column_is_not_null(t, ref->cols[k]))
+					then[k] = now[k];
 			for (int k = 0; k < ref->n; k++)
 			{
 				char *column = t->colname[ref->cols[k]];
