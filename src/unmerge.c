@@ -716,8 +716,7 @@ crm_undo_changes(UnmergeContext *uc)
 {
 	MergeContext *mc = uc->mc;
 	MergeParams p = {0};
-	MergeTable *first = NULL;
-	bool one_owner = true;
+	MergeTable *at = NULL;
 	MergeRows groups;
 	ListCell *lc;
 	MemoryContext batch =
@@ -737,23 +736,24 @@ crm_undo_changes(UnmergeContext *uc)
 						errdetail("The rows it changed are not in \"merge_change\" any more.")));
 	for (uint64 g = 0; g < groups.count; g++)
 	{
-		MergeTable *t = crm_logged_table(mc, crm_string(&groups, g, 3), crm_string(&groups, g, 4));
-
-		one_owner &= first == NULL || first->owner == t->owner;
-		first = t;
-	}
-	if (one_owner && first != NULL)
-		crm_merge_batch_begin(mc);
-	for (uint64 g = 0; g < groups.count; g++)
-	{
 		bool isnull;
 		int position = DatumGetInt32(SPI_getbinval(groups.table->vals[g], groups.desc, 1, &isnull));
 		char *operation = crm_string(&groups, g, 2);
 		MergeTable *t = crm_logged_table(mc, crm_string(&groups, g, 3), crm_string(&groups, g, 4));
-		MemoryContext old = MemoryContextSwitchTo(batch);
-		UnmergeEntries e = crm_entries(mc, position);
+		MemoryContext old;
+		UnmergeEntries e;
 
+		/* Triggers run as the owner of their table, so they wait until another's is next. */
+		if (at == NULL || at->owner != t->owner)
+		{
+			if (at != NULL)
+				crm_merge_batch_end(mc, at);
+			crm_merge_batch_begin(mc);
+		}
+		at = t;
 		uc->at = t;
+		old = MemoryContextSwitchTo(batch);
+		e = crm_entries(mc, position);
 		if (strcmp(operation, "settle") != 0)
 			crm_keep_gone(uc, t, &e);
 		if (strcmp(operation, "settle") == 0)
@@ -767,8 +767,7 @@ crm_undo_changes(UnmergeContext *uc)
 	}
 	crm_merge_free(&groups);
 	MemoryContextDelete(batch);
-	if (one_owner && first != NULL)
-		crm_merge_batch_end(mc, first);
+	crm_merge_batch_end(mc, at);
 	foreach (lc, uc->settles)
 		crm_settle(uc, lfirst(lc));
 }
