@@ -4808,6 +4808,12 @@ LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'crm_is_workspace_sql';
 COMMENT ON FUNCTION crm.is_workspace(regnamespace) IS
 'True if the schema is a crm workspace: it has a crm_meta table carrying the marker trigger.';
 
+CREATE FUNCTION crm._workspace_schema(workspace name) RETURNS oid
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'crm_workspace_schema';
+
+COMMENT ON FUNCTION crm._workspace_schema(name) IS
+'The schema of the workspace of a name. Error: 3F000 if there is no such workspace.';
+
 CREATE FUNCTION crm.meta_guard() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'crm_meta_guard';
 
@@ -4929,7 +4935,7 @@ SET search_path = pg_catalog, pg_temp
 SET client_min_messages = warning
 AS $$
 DECLARE
-    schema_oid oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
+    schema_oid oid;
     current integer;
     newest integer := (SELECT max(d.version) FROM crm._workspace_ddl() AS d);
     step record;
@@ -4942,11 +4948,7 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Run it after ALTER EXTENSION crm UPDATE.';
     END IF;
-    IF schema_oid IS NULL OR NOT crm.is_workspace(schema_oid) THEN
-        RAISE EXCEPTION 'schema "%" is not a crm workspace', workspace
-            USING ERRCODE = 'invalid_schema_name',
-                  HINT = 'SELECT * FROM crm.workspaces() lists the workspaces of this database.';
-    END IF;
+    schema_oid := crm._workspace_schema(workspace);
     IF NOT pg_has_role((SELECT n.nspowner FROM pg_namespace AS n WHERE n.oid = schema_oid), 'USAGE') THEN
         RAISE EXCEPTION 'must be owner of workspace %', workspace
             USING ERRCODE = 'insufficient_privilege';
@@ -5954,13 +5956,8 @@ LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    schema_oid oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
+    schema_oid oid := crm._workspace_schema(workspace);
 BEGIN
-    IF schema_oid IS NULL OR NOT crm.is_workspace(schema_oid) THEN
-        RAISE EXCEPTION 'schema "%" is not a crm workspace', workspace
-            USING ERRCODE = 'invalid_schema_name',
-                  HINT = 'SELECT * FROM crm.workspaces() lists the workspaces of this database.';
-    END IF;
     IF max_rows < 1 OR max_rows > 10000000 THEN
         RAISE EXCEPTION 'max_rows must be between 1 and 10000000' USING ERRCODE = 'invalid_parameter_value';
     END IF;
@@ -6020,13 +6017,8 @@ RETURNS SETOF record LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    schema_oid oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
+    schema_oid oid := crm._workspace_schema(workspace);
 BEGIN
-    IF schema_oid IS NULL OR NOT crm.is_workspace(schema_oid) THEN
-        RAISE EXCEPTION 'schema "%" is not a crm workspace', workspace
-            USING ERRCODE = 'invalid_schema_name',
-                  HINT = 'SELECT * FROM crm.workspaces() lists the workspaces of this database.';
-    END IF;
     RETURN QUERY SELECT r.* FROM jsonb_to_recordset(crm._audit_verify_as_owner(schema_oid, workspace))
                      AS r (seal_id bigint, last_id bigint, row_count bigint, intact boolean, detail text);
 END
@@ -9591,6 +9583,7 @@ SELECT * FROM (VALUES
     ('toolkit', '_convert_match', 'EXECUTE', NULL, NULL),
     ('toolkit', '_convert_insert', 'EXECUTE', NULL, NULL),
     ('toolkit', 'audit_verify', NULL, NULL, 'EXECUTE'),
+    ('toolkit', '_workspace_schema', NULL, NULL, 'EXECUTE'),
     ('toolkit', '_audit_digest', NULL, NULL, 'EXECUTE'),
     ('toolkit', '_audit_verify', NULL, NULL, 'EXECUTE'),
     ('toolkit', '_audit_verify_as_owner', NULL, NULL, 'EXECUTE'),
@@ -9916,17 +9909,13 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    schema_oid oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
+    schema_oid oid;
 BEGIN
     IF workspace IS NULL OR role IS NULL OR kind IS NULL THEN
         RAISE EXCEPTION 'workspace, role and kind must not be null'
             USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    IF schema_oid IS NULL OR NOT crm.is_workspace(schema_oid) THEN
-        RAISE EXCEPTION 'schema "%" is not a crm workspace', workspace
-            USING ERRCODE = 'invalid_schema_name',
-                  HINT = 'SELECT * FROM crm.workspaces() lists the workspaces of this database.';
-    END IF;
+    schema_oid := crm._workspace_schema(workspace);
     IF NOT pg_has_role((SELECT n.nspowner FROM pg_namespace AS n WHERE n.oid = schema_oid), 'USAGE') THEN
         RAISE EXCEPTION 'must be owner of workspace %', workspace
             USING ERRCODE = 'insufficient_privilege';

@@ -88,19 +88,21 @@ crm_is_workspace(Oid schema)
 	return found;
 }
 
-void
-crm_check_workspace(Oid schema)
+static void
+crm_refuse_workspace(const char *name, Oid schema)
 {
-	char *name;
-
-	if (crm_is_workspace(schema))
-		return;
-	name = get_namespace_name(schema);
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_SCHEMA_NAME),
 			 name ? errmsg("schema \"%s\" is not a crm workspace", name)
 				  : errmsg("schema with OID %u does not exist", schema),
 			 errhint("SELECT * FROM crm.workspaces() lists the workspaces of this database.")));
+}
+
+void
+crm_check_workspace(Oid schema)
+{
+	if (!crm_is_workspace(schema))
+		crm_refuse_workspace(get_namespace_name(schema), schema);
 }
 
 Oid
@@ -145,6 +147,19 @@ Datum
 crm_is_workspace_sql(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(crm_is_workspace(PG_GETARG_OID(0)));
+}
+
+/* crm._workspace_schema(workspace) */
+PG_FUNCTION_INFO_V1(crm_workspace_schema);
+Datum
+crm_workspace_schema(PG_FUNCTION_ARGS)
+{
+	const char *name = NameStr(*PG_GETARG_NAME(0));
+	Oid schema = get_namespace_oid(name, true);
+
+	if (!OidIsValid(schema) || !crm_is_workspace(schema))
+		crm_refuse_workspace(name, schema);
+	PG_RETURN_OID(schema);
 }
 
 /*

@@ -178,13 +178,8 @@ LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    schema_oid oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
+    schema_oid oid := crm._workspace_schema(workspace);
 BEGIN
-    IF schema_oid IS NULL OR NOT crm.is_workspace(schema_oid) THEN
-        RAISE EXCEPTION 'schema "%" is not a crm workspace', workspace
-            USING ERRCODE = 'invalid_schema_name',
-                  HINT = 'SELECT * FROM crm.workspaces() lists the workspaces of this database.';
-    END IF;
     IF max_rows < 1 OR max_rows > 10000000 THEN
         RAISE EXCEPTION 'max_rows must be between 1 and 10000000' USING ERRCODE = 'invalid_parameter_value';
     END IF;
@@ -244,13 +239,8 @@ RETURNS SETOF record LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    schema_oid oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
+    schema_oid oid := crm._workspace_schema(workspace);
 BEGIN
-    IF schema_oid IS NULL OR NOT crm.is_workspace(schema_oid) THEN
-        RAISE EXCEPTION 'schema "%" is not a crm workspace', workspace
-            USING ERRCODE = 'invalid_schema_name',
-                  HINT = 'SELECT * FROM crm.workspaces() lists the workspaces of this database.';
-    END IF;
     RETURN QUERY SELECT r.* FROM jsonb_to_recordset(crm._audit_verify_as_owner(schema_oid, workspace))
                      AS r (seal_id bigint, last_id bigint, row_count bigint, intact boolean, detail text);
 END

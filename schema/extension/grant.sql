@@ -51,6 +51,7 @@ SELECT * FROM (VALUES
     ('toolkit', '_convert_match', 'EXECUTE', NULL, NULL),
     ('toolkit', '_convert_insert', 'EXECUTE', NULL, NULL),
     ('toolkit', 'audit_verify', NULL, NULL, 'EXECUTE'),
+    ('toolkit', '_workspace_schema', NULL, NULL, 'EXECUTE'),
     ('toolkit', '_audit_digest', NULL, NULL, 'EXECUTE'),
     ('toolkit', '_audit_verify', NULL, NULL, 'EXECUTE'),
     ('toolkit', '_audit_verify_as_owner', NULL, NULL, 'EXECUTE'),
@@ -376,17 +377,13 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    schema_oid oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
+    schema_oid oid;
 BEGIN
     IF workspace IS NULL OR role IS NULL OR kind IS NULL THEN
         RAISE EXCEPTION 'workspace, role and kind must not be null'
             USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    IF schema_oid IS NULL OR NOT crm.is_workspace(schema_oid) THEN
-        RAISE EXCEPTION 'schema "%" is not a crm workspace', workspace
-            USING ERRCODE = 'invalid_schema_name',
-                  HINT = 'SELECT * FROM crm.workspaces() lists the workspaces of this database.';
-    END IF;
+    schema_oid := crm._workspace_schema(workspace);
     IF NOT pg_has_role((SELECT n.nspowner FROM pg_namespace AS n WHERE n.oid = schema_oid), 'USAGE') THEN
         RAISE EXCEPTION 'must be owner of workspace %', workspace
             USING ERRCODE = 'insufficient_privilege';

@@ -10,6 +10,12 @@ LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'crm_is_workspace_sql';
 COMMENT ON FUNCTION crm.is_workspace(regnamespace) IS
 'True if the schema is a crm workspace: it has a crm_meta table carrying the marker trigger.';
 
+CREATE FUNCTION crm._workspace_schema(workspace name) RETURNS oid
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'crm_workspace_schema';
+
+COMMENT ON FUNCTION crm._workspace_schema(name) IS
+'The schema of the workspace of a name. Error: 3F000 if there is no such workspace.';
+
 CREATE FUNCTION crm.meta_guard() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'crm_meta_guard';
 
@@ -131,7 +137,7 @@ SET search_path = pg_catalog, pg_temp
 SET client_min_messages = warning
 AS $$
 DECLARE
-    schema_oid oid := (SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = workspace);
+    schema_oid oid;
     current integer;
     newest integer := (SELECT max(d.version) FROM crm._workspace_ddl() AS d);
     step record;
@@ -144,11 +150,7 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Run it after ALTER EXTENSION crm UPDATE.';
     END IF;
-    IF schema_oid IS NULL OR NOT crm.is_workspace(schema_oid) THEN
-        RAISE EXCEPTION 'schema "%" is not a crm workspace', workspace
-            USING ERRCODE = 'invalid_schema_name',
-                  HINT = 'SELECT * FROM crm.workspaces() lists the workspaces of this database.';
-    END IF;
+    schema_oid := crm._workspace_schema(workspace);
     IF NOT pg_has_role((SELECT n.nspowner FROM pg_namespace AS n WHERE n.oid = schema_oid), 'USAGE') THEN
         RAISE EXCEPTION 'must be owner of workspace %', workspace
             USING ERRCODE = 'insufficient_privilege';
