@@ -7,6 +7,8 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+use CrmTest;
+
 my $rounds = $ENV{CRASH_ROUNDS} || 8;
 my $seed = $ENV{SEED} || int(rand(1_000_000_000));
 srand($seed);
@@ -63,9 +65,7 @@ for my $round (1 .. $rounds)
 		$killed{$type}++ if $pid;
 		$load->finish;
 	}
-	# psql would leave before it is told what to ask.
-	system('timeout', '180', 'sh', '-c', 'until pg_isready -q -d "$0"; do sleep 0.1; done', $node->connstr('postgres')) == 0
-		or die 'the server did not come back';
+	wait_until_up($node);
 }
 report('killed ' . join(', ', map { "$_: $killed{$_}" } sort keys %killed));
 report('events ' . $node->safe_psql('postgres', 'SELECT count(*) FROM sales.event'));

@@ -7,6 +7,8 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+use CrmTest;
+
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
 $node->append_conf('postgresql.conf', "restart_after_crash = on\nlog_min_messages = warning");
@@ -57,9 +59,7 @@ sub crash_in
 	kill $signal // 'KILL', $pid;
 	$victim->finish;
 	eval { $holder->quit; };
-	# psql would leave before it is told what to ask.
-	system('timeout', '180', 'sh', '-c', 'until pg_isready -q -d "$0"; do sleep 0.1; done', $node->connstr('postgres')) == 0
-		or die 'the server did not come back';
+	wait_until_up($node);
 	isnt($err, '', 'the client was told');
 }
 

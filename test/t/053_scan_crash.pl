@@ -8,6 +8,8 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+use CrmTest;
+
 my $node = PostgreSQL::Test::Cluster->new('main');
 # No file but those of shared memory is larger than the limit set below.
 $node->init(extra => ['--wal-segsize=1']);
@@ -58,9 +60,7 @@ for my $when ('at work', 'writing')
 	kill 'KILL', $node->safe_psql('postgres', 'SELECT pid FROM crm.scan_progress()');
 	$victim->finish;
 	eval { $holder->quit; };
-	# psql would leave before it is told what to ask.
-	system('timeout', '180', 'sh', '-c', 'until pg_isready -q -d "$0"; do sleep 0.1; done', $node->connstr('postgres')) == 0
-		or die 'the server did not come back';
+	wait_until_up($node);
 	isnt($err, '', "killed $when: the client was told");
 	is($node->safe_psql('postgres', $nothing), '0', "killed $when: nothing is there");
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM crm.scan_progress()'), '0', "killed $when: nothing goes on");

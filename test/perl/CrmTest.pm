@@ -1,0 +1,26 @@
+# What several TAP tests need.
+package CrmTest;
+
+use strict;
+use warnings FATAL => 'all';
+
+use Exporter 'import';
+use PostgreSQL::Test::Utils;
+
+our @EXPORT = ('wait_until_up');
+
+# Waits for a server that restarts by itself.  While it refuses connections psql may leave
+# before it is told what to ask, on which the poll dies.
+sub wait_until_up
+{
+	my ($node) = @_;
+	my $until = time + 180;
+
+	until (eval { $node->poll_query_until('postgres', 'SELECT true') })
+	{
+		die 'the server did not come back' if time > $until;
+	}
+	return;
+}
+
+1;
