@@ -6,8 +6,9 @@ use warnings FATAL => 'all';
 
 use Exporter 'import';
 use PostgreSQL::Test::Utils;
+use Time::HiRes 'usleep';
 
-our @EXPORT = ('wait_until_up');
+our @EXPORT = ('wait_until_gone', 'wait_until_up');
 
 # Waits for a server that restarts by itself.  While it refuses connections psql may leave
 # before it is told what to ask, on which the poll dies.
@@ -19,6 +20,20 @@ sub wait_until_up
 	until (eval { $node->poll_query_until('postgres', 'SELECT true') })
 	{
 		die 'the server did not come back' if time > $until;
+	}
+	return;
+}
+
+# Waits for a process, which need not be a child of ours, to end.
+sub wait_until_gone
+{
+	my ($pid) = @_;
+	my $until = time + 180;
+
+	while (kill 0, $pid)
+	{
+		die "process $pid does not end" if time > $until;
+		usleep(50_000);
 	}
 	return;
 }

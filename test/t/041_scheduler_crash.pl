@@ -100,5 +100,19 @@ $node->start;
 ok($node->poll_query_until('postgres', q{SELECT count(*) = 20000 AND count(DISTINCT reminder_id) = 20000 FROM sales.event WHERE title = 'burst'}),
 	'a burst cut off by an immediate shutdown is completed, once each');
 
+# A worker with a backlog leaves when the postmaster is killed: until then no other can start.
+$node->append_conf('postgresql.conf', 'crm.batch_size = 1');
+$node->reload;
+my $before = $node->safe_psql('postgres', 'SELECT count(*) FROM sales.event');
+$node->safe_psql('postgres', q{INSERT INTO sales.reminder (member_id, due_at, title) SELECT 1, now(), 'backlog' FROM generate_series(1, 50000)});
+$node->poll_query_until('postgres', "SELECT count(*) > $before FROM sales.event");
+my $worker = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'crm worker'});
+$node->kill9;
+$node->append_conf('postgresql.conf', 'crm.scheduler = off');
+wait_until_gone($worker);
+$node->{_pid} = undef until $node->start(fail_ok => 1);
+cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM sales.event'), '<', $before + 50000,
+	'a worker does not finish its backlog under a postmaster that was killed');
+
 $node->stop;
 done_testing();
