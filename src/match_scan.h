@@ -268,7 +268,7 @@ typedef struct ChangeSet ChangeSet;
 extern void crm_scan_changed(MatchScan *scan);
 
 /* match_cluster.c */
-#define CANNOT_LINK_BITS (-1e9f)
+#define CANNOT_LINK_BITS (-1e30f) /* nothing outweighs it */
 #define MUST_LINK_BITS	 1e9f
 #define WORST_LINK_BITS	 (-8.0f)  /* one strong disagreement does not outweigh everything */
 #define CONFLICT_BITS	 (-60.0f) /* outweighs what several other members say */

@@ -167,7 +167,19 @@ $node->safe_psql('postgres', q{
 	INSERT INTO sales.duplicate_pair (kind, left_id, right_id, score, state) SELECT 'account', i, i + 1, 0, 'duplicate' FROM generate_series(1, 399) AS i;
 	SELECT sales.scan_duplicates('account');
 });
-is($node->safe_psql('postgres', q{SELECT count(*), count(DISTINCT cluster_id) FROM sales.duplicate_cluster}), '400|2', 'a chain of 400 makes clusters of up to 300');
+is($node->safe_psql('postgres', q{SELECT count(*), count(DISTINCT cluster_id) FROM sales.duplicate_cluster}), '400|1', 'a chain of 400 is one cluster');
 is(difference(q{'account', NULL}, ''), '', 'and again');
+
+# Of two of them somebody says that they are not the same, and others come in between.
+$node->safe_psql('postgres', q{
+	INSERT INTO sales.duplicate_pair (kind, left_id, right_id, score, state) VALUES ('account', 100, 350, 0, 'not_duplicate'), ('account', 450, 460, 0, 'duplicate');
+	UPDATE sales.account SET name = 'Swida Pelikan Ltd', phone = '030 901820' WHERE id IN (450, 470, 480);
+	INSERT INTO sales.duplicate_pair (kind, left_id, right_id, score, state) VALUES ('account', 460, 480, 0, 'not_duplicate');
+	SELECT sales.scan_duplicates('account');
+});
+my $groups = q{SELECT string_agg(format('%s-%s: %s', first, last, n), ', ' ORDER BY first) FROM (SELECT min(record_id) AS first, max(record_id) AS last, count(*) AS n FROM sales.duplicate_cluster GROUP BY cluster_id) AS c};
+is($node->safe_psql('postgres', 'SELECT whole FROM sales.duplicate_scan ORDER BY id DESC LIMIT 1'), 'f', 'a scan of what changed');
+is($node->safe_psql('postgres', $groups), '1-349: 349, 350-400: 51, 450-460: 2, 470-480: 2', 'whoever says that two are not the same is believed');
+is(difference(q{'account', NULL}, ''), '', 'the same as a whole scan');
 
 done_testing();
