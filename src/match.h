@@ -106,6 +106,7 @@ typedef enum MatchText
 #define MATCH_MAX_VALUE	 4096  /* bytes of a value that are read */
 #define MATCH_BITS_SCALE 8	   /* rarities are stored in eighths of a bit */
 #define MATCH_PRIOR_ROWS 10000 /* what is assumed before statistics weighs as many rows */
+#define MATCH_RAREST	 14	   /* bits, of anything before statistics */
 
 #define MATCH_TAX_ID_VALID	 0x01 /* check digit of GB 32100-2015 is right */
 #define MATCH_INITIAL		 0x02 /* the given name is an initial */
@@ -165,11 +166,23 @@ typedef struct MatchScratch MatchScratch;
 
 extern MatchScratch *crm_match_scratch(void);
 
-/* What the keys of a record are wanted for. */
 /* The features of a record, palloc'd in the current context.  *keys points into the scratch;
  * without keys (NULL) it is quicker. */
 extern MatchRecord *crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *scratch,
 									 const MatchKey **keys, int *nkeys);
+/*
+ * Those that are read the quickest, for crm_match_may(): identifiers; and of a firm what its name
+ * says.
+ */
+typedef enum MatchOutline
+{
+	OUTLINE_WHOLE, /* no outline */
+	OUTLINE_NAME,  /* without address and person */
+	OUTLINE_ID	   /* without the name either */
+} MatchOutline;
+
+extern MatchRecord *crm_match_outline(const MatchValue values[MATCH_NROLES], MatchScratch *scratch,
+									  MatchOutline outline);
 extern uint32 crm_match_hash(int key_class, const void *data, size_t len);
 
 /* Role of a name such as "family_name"; -1 if there is none. */
@@ -297,6 +310,7 @@ typedef struct MatchScorer
 	MatchModel model;
 	double prior_company;
 	double prior_person;
+	double rarest;				/* of anything that can be shared, in bits */
 	double most[MATCH_NFIELDS]; /* what a level without evidence weighs at most; not below 0 */
 	double part_weight;			/* the same for one of a person's names that is not equal, ... */
 	double part_rarity;			/* ... and of its rarity */
@@ -321,6 +335,14 @@ extern void crm_match_compare(const MatchScorer *scorer, const MatchRecord *a, c
  * needed. */
 extern double crm_match_bits(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
 							 double needed);
+/* Does an outline of another record say anything about the two? */
+extern bool crm_match_tells(const MatchRecord *whole, MatchOutline outline);
+/*
+ * Whether crm_match_bits() may reach what is needed, as far as an outline tells: one of a and b
+ * is an outline, the other whole.
+ */
+extern bool crm_match_may(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
+						  const MatchRecord *whole, MatchOutline outline, double needed);
 extern double crm_match_probability(double bits);
 extern Jsonb *crm_match_reasons(const MatchScore *score, bool truncated);
 

@@ -79,6 +79,19 @@ crm_gather_keys(MatchScan *scan, uint32 partition, Size *n)
 	return keys;
 }
 
+uint64 *
+crm_scan_sorted_keys(MatchScan *scan, uint32 partition, Size *n)
+{
+	uint32 *digits = palloc(sizeof(uint32) * (DIGITS + 1));
+	uint64 *keys = crm_gather_keys(scan, partition, n);
+	uint64 *spare = palloc_extended(sizeof(uint64) * Max(*n, 1), MCXT_ALLOC_HUGE);
+	uint64 *sorted = crm_sort_keys(keys, spare, *n, digits);
+
+	pfree(sorted == keys ? spare : keys);
+	pfree(digits);
+	return sorted;
+}
+
 static void
 crm_scan_sort_partition(MatchScan *scan, uint32 partition, const MatchCounts *known, uint32 *digits)
 {

@@ -3,12 +3,15 @@
  *		A scan of what changed since the last one.
  *
  * Every row's header says which transaction wrote it; those of transactions that
- * the last scan did not see ended are read as features, and the matching index
- * says which rows share keys with them.  The rest of the table is passed over
- * without a look at its values, except that ids are noted: of a pair whose
- * record is seen nowhere the record was deleted.  Meanwhile the process that was
- * asked reads what is known; records of pairs about which a decision was taken
- * back it looks up as if they had changed.
+ * the last scan did not see ended are read as features.  The rest of the table is
+ * passed over without a look at its values, except that ids are noted: of a pair
+ * whose record is seen nowhere the record was deleted.  Meanwhile the process that
+ * was asked reads what is known; records of pairs about which a decision was taken
+ * back it reads as if they had changed.
+ *
+ * The matching index says which rows share keys with what changed.  Most of them
+ * mean something else, which their identifiers or their names show, so no more
+ * is read of them.
  *
  * Groups are made anew where they can have changed: in the components, of the
  * pairs that hold now, in which a record was changed, or lost a pair or a
@@ -34,7 +37,7 @@
 #include "match_posting.h"
 #include "match_scan.h"
 
-#define BATCH_RECORDS 1024
+#define BATCH_RECORDS 256
 
 /* A row that may mean the same as a changed record. */
 typedef struct Candidate
@@ -51,56 +54,58 @@ typedef struct Sharer
 	uint16 weight;
 } Sharer;
 
-/* A key of a changed record. */
-typedef struct ChangedKey
+/* Where rows are read for a key or a candidate. */
+typedef struct ChangeFetch
 {
-	uint32 hash;
-	int weight;
-} ChangedKey;
-
-struct ChangeBatch;
+	Relation rel;
+	const MatchColumns *columns;
+	AttrNumber id_column;
+	IndexFetchTableData *fetch;
+	TupleTableSlot *slot;
+} ChangeFetch;
 
 /* The rows that have a key. */
 typedef struct KeyRows
 {
-	struct ChangeBatch *batch;
+	ChangeFetch *fetch;
 	ItemPointer row;
 	int n;
 	int size;
 } KeyRows;
 
+/* Records that are compared together. */
 typedef struct ChangeBatch
 {
 	MatchScan *scan;
-	Relation rel;
-	Relation index;
-	MatchPostings *postings;
-	const MatchColumns *columns;
-	AttrNumber id_column;
+	ChangeFetch fetch;
 	MatchScratch *scratch;
 	const MatchCounts *counts;
-	IndexFetchTableData *fetch;
-	TupleTableSlot *slot;
 	MemoryContext context; /* of the batch */
 	EdgeList edges;
 	Sharer *sharer; /* rows that share keys with one record */
 	uint32 sharer_mask;
 	uint32 stamp;
-	MatchCounts *crowded; /* keys too common to be looked up */
 
 	int n;
 	uint32 number[BATCH_RECORDS];
 	int64 id[BATCH_RECORDS];
-	MatchRecord *record[BATCH_RECORDS];
-	uint32 first_key[BATCH_RECORDS + 1];
+	const MatchRecord *record[BATCH_RECORDS];
+	const ChangedKey *key[BATCH_RECORDS];
+	uint32 nkeys[BATCH_RECORDS];
+} ChangeBatch;
+
+/* What changed, as a participant comes across it. */
+typedef struct ChangeList
+{
+	MatchScan *scan;
+	MatchScratch *scratch;
+	ChangedRecord *record;
+	uint32 n;
+	uint32 size;
 	ChangedKey *key;
 	uint32 nkeys;
 	uint32 key_size;
-
-	int64 *changed; /* ids of all records that were looked up */
-	uint32 nchanged;
-	uint32 changed_size;
-} ChangeBatch;
+} ChangeList;
 
 /* Ids, 64 neighbours in a place. */
 typedef struct IdPlace
@@ -217,15 +222,6 @@ crm_cmp_candidate(const void *a, const void *b)
 }
 
 static int
-crm_cmp_posting(const void *a, const void *b)
-{
-	uint32 x = ((const MatchPosting *) a)->key;
-	uint32 y = ((const MatchPosting *) b)->key;
-
-	return x < y ? -1 : x > y;
-}
-
-static int
 crm_cmp_tid(const void *a, const void *b)
 {
 	return ItemPointerCompare((ItemPointer) a, (ItemPointer) b);
@@ -235,7 +231,7 @@ crm_cmp_tid(const void *a, const void *b)
 static void
 crm_rows_living(KeyRows *rows)
 {
-	ChangeBatch *batch = rows->batch;
+	ChangeFetch *fetch = rows->fetch;
 	int n = 0;
 
 	qsort(rows->row, rows->n, sizeof(ItemPointerData), crm_cmp_tid);
@@ -247,7 +243,7 @@ crm_rows_living(KeyRows *rows)
 		CHECK_FOR_INTERRUPTS();
 		if (n > 0 && ItemPointerEquals(&rows->row[n - 1], &tid))
 			continue;
-		if (table_index_fetch_tuple(batch->fetch, &tid, GetActiveSnapshot(), batch->slot, &again,
+		if (table_index_fetch_tuple(fetch->fetch, &tid, GetActiveSnapshot(), fetch->slot, &again,
 									&dead))
 			rows->row[n++] = rows->row[i];
 	}
@@ -275,35 +271,140 @@ crm_read_rows(void *arg, ItemPointer items, int nitems)
 	return rows->n <= SCAN_CROWD;
 }
 
-/* The rows of all keys of the batch, each key asked for once. */
-static MatchPosting *
-crm_batch_look_up(ChangeBatch *batch, int *nlist, KeyRows **rows)
+static void *
+crm_change_share(MatchScan *scan, const void *data, Size size, ScanRef *ref)
 {
-	MatchPosting *list = palloc(sizeof(MatchPosting) * Max(batch->nkeys, 1));
-	int n = 0;
+	void *shared = crm_scan_alloc(scan, size, ref);
 
-	for (uint32 i = 0; i < batch->nkeys; i++)
-		list[i].key = batch->key[i].hash;
-	qsort(list, batch->nkeys, sizeof(MatchPosting), crm_cmp_posting);
-	for (uint32 i = 0; i < batch->nkeys; i++)
-		if (n == 0 || list[n - 1].key != list[i].key)
-			list[n++].key = list[i].key;
-	crm_postings_look_up(batch->postings, list, n);
-	*rows = palloc0(sizeof(KeyRows) * Max(n, 1));
+	if (size > 0)
+		memcpy(shared, data, size);
+	return shared;
+}
+
+static void
+crm_fetch_begin(ChangeFetch *fetch, Relation rel)
+{
+	fetch->rel = rel;
+	fetch->columns = crm_match_columns(rel, false);
+	fetch->id_column = crm_scan_id_column(rel);
+	fetch->fetch = table_index_fetch_begin(rel);
+	fetch->slot = table_slot_create(rel, NULL);
+}
+
+static void
+crm_fetch_end(ChangeFetch *fetch)
+{
+	ExecDropSingleTupleTableSlot(fetch->slot);
+	table_index_fetch_end(fetch->fetch);
+}
+
+/* A key of changed records: noted in the list of its partition by participant and place. */
+#define KEY_PLACE_BITS 27
+#define MOST_KEYS	   (1u << KEY_PLACE_BITS)
+
+static inline ChangedKey *
+crm_changed_key(MatchScan *scan, uint32 place)
+{
+	const ScanPart *part = &scan->shared->part[place >> KEY_PLACE_BITS];
+
+	return (ChangedKey *) crm_scan_get(scan, part->changed_keys) + (place & (MOST_KEYS - 1));
+}
+
+/* The keys of a partition, each asked for once: what is found goes to all records that have it. */
+static void
+crm_look_up_partition(MatchScan *scan, uint32 partition, MatchPostings *postings,
+					  ChangeFetch *fetch, const MatchCounts *counts, MatchCounts *crowded)
+{
+	Size nkeys, total = 0;
+	uint64 *key = crm_scan_sorted_keys(scan, partition, &nkeys);
+	MatchPosting *list = palloc_extended(sizeof(MatchPosting) * Max(nkeys, 1), MCXT_ALLOC_HUGE);
+	KeyRows *rows;
+	uint64 *shared;
+	ScanRef ref;
+	int n = 0, next = 0;
+
+	for (Size i = 0; i < nkeys; i++)
+	{
+		uint32 hash = SCAN_KEY_HASH(partition, key[i]);
+
+		if (i > 0 && hash == SCAN_KEY_HASH(partition, key[i - 1]))
+			continue;
+		if (crm_scan_key_weight(hash, crm_counts_get(counts, hash)) > 0)
+			list[n++].key = hash;
+		else
+			crm_counts_add(crowded, hash);
+	}
+	crm_postings_look_up(postings, list, n);
+	rows = palloc_extended(sizeof(KeyRows) * Max((Size) n, 1), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	for (int i = 0; i < n; i++)
 	{
-		KeyRows *r = &(*rows)[i];
-
-		r->batch = batch;
-		crm_postings_read(batch->postings, &list[i], crm_read_rows, r);
-		if (r->n > SCAN_CROWD)
+		rows[i].fetch = fetch;
+		crm_postings_read(postings, &list[i], crm_read_rows, &rows[i]);
+		if (rows[i].n > SCAN_CROWD)
 		{
-			pg_atomic_write_u32(&batch->scan->shared->outgrown, 1);
-			break;
+			pg_atomic_write_u32(&scan->shared->outgrown, 1);
+			return;
 		}
+		total += rows[i].n;
 	}
-	*nlist = n;
-	return list;
+	shared = crm_scan_alloc(scan, sizeof(uint64) * total, &ref);
+	for (Size i = 0; i < nkeys; i++)
+	{
+		uint32 hash = SCAN_KEY_HASH(partition, key[i]);
+		ChangedKey *changed = crm_changed_key(scan, (uint32) key[i]);
+
+		changed->weight = 0;
+		changed->nrows = 0;
+		while (next < n && list[next].key < hash)
+		{
+			ref += sizeof(uint64) * rows[next].n;
+			shared += rows[next].n;
+			next++;
+		}
+		if (next == n || list[next].key != hash)
+			continue;
+		for (int j = 0; j < rows[next].n; j++)
+			shared[j] = crm_tid_code(&rows[next].row[j]);
+		changed->weight = (uint16) crm_scan_key_weight(hash, crm_counts_get(counts, hash));
+		changed->nrows = (uint16) rows[next].n;
+		changed->rows = ref;
+	}
+}
+
+/* The job SCAN_LOOK_UP. */
+void
+crm_scan_look_up(MatchScan *scan)
+{
+	ScanShared *shared = scan->shared;
+	ScanPart *part = scan->part;
+	Relation rel = table_open(shared->relid, AccessShareLock);
+	ChangeFetch fetch;
+	Relation index;
+	MatchPostings *postings;
+	const MatchCounts *counts = crm_scan_frequencies(scan);
+	MatchCounts *crowded = crm_counts_create(CurrentMemoryContext, PG_UINT32_MAX / 4, 0);
+	MatchCount *list;
+	MemoryContext context =
+		AllocSetContextCreate(CurrentMemoryContext, "crm match keys", ALLOCSET_DEFAULT_SIZES);
+	uint32 partition;
+
+	crm_fetch_begin(&fetch, rel);
+	index = index_open(fetch.columns->indexid, AccessShareLock);
+	postings = crm_postings_begin(index, GetActiveSnapshot());
+	while (crm_scan_next(scan, &partition) && pg_atomic_read_u32(&shared->outgrown) == 0)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		crm_look_up_partition(scan, partition, postings, &fetch, counts, crowded);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(context);
+		crm_progress_add(shared, 1);
+	}
+	list = crm_counts_list(crowded, 1, &part->ncounts);
+	crm_change_share(scan, list, sizeof(MatchCount) * (Size) part->ncounts, &part->counts);
+	index_close(index, NoLock);
+	crm_fetch_end(&fetch);
+	table_close(rel, NoLock);
 }
 
 /* The rows that share enough keys with the records of the batch, by their place. */
@@ -312,49 +413,37 @@ crm_batch_candidates(ChangeBatch *batch, uint32 *ncandidates)
 {
 	uint32 n = 0, size = 1024;
 	Candidate *candidate = palloc(sizeof(Candidate) * size);
-	int nlist;
-	KeyRows *rows;
-	MatchPosting *list = crm_batch_look_up(batch, &nlist, &rows);
 
 	for (int r = 0; r < batch->n; r++)
 	{
-		const KeyRows *have_all[MATCH_MAX_KEYS] = {NULL};
 		Size total = 0;
 
-		for (uint32 k = batch->first_key[r]; k < batch->first_key[r + 1]; k++)
-		{
-			MatchPosting want = {.key = batch->key[k].hash};
-			MatchPosting *found =
-				bsearch(&want, list, nlist, sizeof(MatchPosting), crm_cmp_posting);
-
-			have_all[k - batch->first_key[r]] = &rows[found - list];
-			total += rows[found - list].n;
-		}
+		for (uint32 k = 0; k < batch->nkeys[r]; k++)
+			total += batch->key[r][k].nrows;
 		crm_sharers_begin(batch, total);
-		for (uint32 k = batch->first_key[r]; k < batch->first_key[r + 1]; k++)
+		for (uint32 k = 0; k < batch->nkeys[r]; k++)
 		{
-			const KeyRows *have = have_all[k - batch->first_key[r]];
-			uint16 key = (uint16) (k - batch->first_key[r] + 1);
+			const ChangedKey *key = &batch->key[r][k];
+			const uint64 *row = key->nrows > 0 ? crm_scan_get(batch->scan, key->rows) : NULL;
 
-			for (int i = 0; i < have->n; i++)
+			for (int i = 0; i < key->nrows; i++)
 			{
-				uint64 tid = crm_tid_code(&have->row[i]);
-				Sharer *sharer = crm_sharer(batch, tid);
+				Sharer *sharer = crm_sharer(batch, row[i]);
 				int before = 0;
 
 				if (sharer->stamp == batch->stamp)
 				{
-					if (sharer->key == key)
+					if (sharer->key == k)
 						continue;
 					before = sharer->weight;
 				}
 				else
 				{
 					sharer->stamp = batch->stamp;
-					sharer->tid = tid;
+					sharer->tid = row[i];
 				}
-				sharer->key = key;
-				sharer->weight = (uint16) (before + batch->key[k].weight);
+				sharer->key = (uint16) k;
+				sharer->weight = (uint16) (before + key->weight);
 				if (before >= SCAN_NEEDED || sharer->weight < SCAN_NEEDED)
 					continue;
 				if (n == size)
@@ -362,7 +451,7 @@ crm_batch_candidates(ChangeBatch *batch, uint32 *ncandidates)
 					size *= 2;
 					candidate = repalloc_huge(candidate, sizeof(Candidate) * (Size) size);
 				}
-				candidate[n].tid = tid;
+				candidate[n].tid = row[i];
 				candidate[n++].number = (uint32) r;
 			}
 		}
@@ -372,162 +461,185 @@ crm_batch_candidates(ChangeBatch *batch, uint32 *ncandidates)
 	return candidate;
 }
 
-/* Features of the row at a place of the index; NULL if the snapshot does not see it. */
-static MatchRecord *
-crm_batch_fetch(ChangeBatch *batch, uint64 code, int64 *id)
+/* Reads the row at a place of the index; false if the snapshot does not see it. */
+static bool
+crm_batch_fetch(ChangeFetch *fetch, uint64 code, int64 *id, MatchValue values[MATCH_NROLES])
 {
-	MatchValue values[MATCH_NROLES] = {0};
 	ItemPointerData tid;
 	bool again = false, dead, null;
-	MatchRecord *record;
 
 	ItemPointerSet(&tid, (BlockNumber) (code >> 16), (OffsetNumber) (code & 0xFFFF));
-	if (!table_index_fetch_tuple(batch->fetch, &tid, GetActiveSnapshot(), batch->slot, &again,
+	if (!table_index_fetch_tuple(fetch->fetch, &tid, GetActiveSnapshot(), fetch->slot, &again,
 								 &dead))
-		return NULL;
-	*id = DatumGetInt64(slot_getattr(batch->slot, batch->id_column, &null));
+		return false;
+	*id = DatumGetInt64(slot_getattr(fetch->slot, fetch->id_column, &null));
 	if (null)
-		return NULL;
-	crm_match_slot_values(batch->columns, batch->slot, values);
+		return false;
+	memset(values, 0, sizeof(MatchValue) * MATCH_NROLES);
+	crm_match_slot_values(fetch->columns, fetch->slot, values);
+	return true;
+}
+
+/*
+ * May the row of these values mean the same as one of n changed records?  Most
+ * do not, and that shows from little.
+ */
+static bool
+crm_batch_may(ChangeBatch *batch, const Candidate *candidate, uint32 n, int64 id,
+			  const MatchValue values[MATCH_NROLES], MatchOutline kind)
+{
+	ScanShared *shared = batch->scan->shared;
+	MatchRecord *outline;
+	bool may = false;
+
+	if (!crm_match_tells(batch->record[candidate->number], kind))
+		return true;
+	outline = crm_match_outline(values, batch->scratch, kind);
+	crm_match_weigh_counts(outline, shared->rows, batch->counts);
+	for (uint32 i = 0; i < n && !may; i++)
+	{
+		uint32 c = candidate[i].number;
+		const MatchRecord *whole = batch->record[c];
+		bool first = batch->id[c] < id;
+
+		may = batch->id[c] != id &&
+			  crm_match_may(&batch->scan->scorer, first ? whole : outline, first ? outline : whole,
+							whole, kind, shared->threshold);
+	}
+	pfree(outline);
+	return may;
+}
+
+/* Compares a row with the n changed records for which it is a candidate. */
+static void
+crm_batch_compare_row(ChangeBatch *batch, const Candidate *candidate, uint32 n)
+{
+	MatchScan *scan = batch->scan;
+	float threshold = scan->shared->threshold;
+	MatchValue values[MATCH_NROLES];
+	MatchRecord *record;
+	uint32 kept = SCAN_NO_RECORD;
+	int64 id;
+
+	if (!crm_batch_fetch(&batch->fetch, candidate->tid, &id, values) ||
+		(n == 1 && batch->id[candidate->number] == id) ||
+		!crm_batch_may(batch, candidate, n, id, values, OUTLINE_ID) ||
+		!crm_batch_may(batch, candidate, n, id, values, OUTLINE_NAME))
+		return;
 	record = crm_match_record(values, batch->scratch, NULL, NULL);
-	crm_match_weigh_counts(record, batch->scan->shared->rows, batch->counts);
-	return record;
+	crm_match_weigh_counts(record, scan->shared->rows, batch->counts);
+	for (uint32 i = 0; i < n; i++)
+	{
+		uint32 c = candidate[i].number;
+		bool first = batch->id[c] < id;
+		MemoryContext old;
+		float bits;
+
+		if (batch->id[c] == id)
+			continue;
+		scan->part->candidates++;
+		bits = (float) crm_match_bits(&scan->scorer, first ? batch->record[c] : record,
+									  first ? record : batch->record[c], threshold);
+		if (bits < threshold)
+			continue;
+		if (kept == SCAN_NO_RECORD)
+			kept = crm_scan_keep(scan, id, record);
+		old = MemoryContextSwitchTo(GetMemoryChunkContext(batch));
+		crm_edge_add(&batch->edges, batch->number[c], kept, bits);
+		MemoryContextSwitchTo(old);
+	}
+	pfree(record);
 }
 
 /* Compares the records of the batch with what shares keys with them. */
 static void
 crm_batch_compare(ChangeBatch *batch)
 {
-	MatchScan *scan = batch->scan;
-	float threshold = scan->shared->threshold;
 	MemoryContext old = MemoryContextSwitchTo(batch->context);
 	uint32 n;
 	Candidate *candidate = crm_batch_candidates(batch, &n);
 
-	for (uint32 i = 0; i < n;)
+	for (uint32 i = 0, end; i < n; i = end)
 	{
-		uint64 tid = candidate[i].tid;
-		uint32 kept = SCAN_NO_RECORD;
-		int64 id;
-		MatchRecord *record = crm_batch_fetch(batch, tid, &id);
-
 		CHECK_FOR_INTERRUPTS();
-		for (; i < n && candidate[i].tid == tid; i++)
-		{
-			uint32 c = candidate[i].number;
-			bool first;
-			float bits;
-
-			if (record == NULL || batch->id[c] == id)
-				continue;
-			first = batch->id[c] < id;
-			scan->part->candidates++;
-			bits = (float) crm_match_bits(&scan->scorer, first ? batch->record[c] : record,
-										  first ? record : batch->record[c], threshold);
-			if (bits < threshold)
-				continue;
-			if (kept == SCAN_NO_RECORD)
-				kept = crm_scan_keep(scan, id, record);
-			MemoryContextSwitchTo(old);
-			crm_edge_add(&batch->edges, batch->number[c], kept, bits);
-			MemoryContextSwitchTo(batch->context);
-		}
-		if (record != NULL)
-			pfree(record);
+		for (end = i + 1; end < n && candidate[end].tid == candidate[i].tid; end++)
+			;
+		crm_batch_compare_row(batch, &candidate[i], end - i);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(batch->context);
-	batch->n = 0;
-	batch->nkeys = 0;
 }
 
-/* A record that changed, with the values given: it is looked up with others. */
-static void
-crm_batch_add(ChangeBatch *batch, int64 id, const MatchValue values[MATCH_NROLES])
+static inline uint32
+crm_change_batches(uint32 nchanged)
 {
-	MemoryContext old = MemoryContextSwitchTo(batch->context);
-	const MatchKey *keys;
-	int nkeys, r = batch->n++;
-
-	batch->id[r] = id;
-	batch->record[r] = crm_match_record(values, batch->scratch, &keys, &nkeys);
-	crm_match_weigh_counts(batch->record[r], batch->scan->shared->rows, batch->counts);
-	MemoryContextSwitchTo(old);
-	batch->number[r] = crm_scan_keep(batch->scan, id, batch->record[r]);
-	batch->first_key[r] = batch->nkeys;
-	if (batch->nkeys + nkeys > batch->key_size)
-	{
-		batch->key_size = Max(batch->key_size * 2, BATCH_RECORDS * MATCH_MAX_KEYS / 4);
-		batch->key = batch->key == NULL
-						 ? palloc(sizeof(ChangedKey) * batch->key_size)
-						 : repalloc_huge(batch->key, sizeof(ChangedKey) * (Size) batch->key_size);
-	}
-	for (int i = 0; i < nkeys; i++)
-	{
-		int w = crm_scan_key_weight(keys[i].hash, crm_counts_get(batch->counts, keys[i].hash));
-
-		if (w == 0)
-		{
-			crm_counts_add(batch->crowded, keys[i].hash);
-			continue;
-		}
-		batch->key[batch->nkeys].hash = keys[i].hash;
-		batch->key[batch->nkeys++].weight = w;
-	}
-	batch->first_key[r + 1] = batch->nkeys;
-	if (batch->nchanged == batch->changed_size)
-	{
-		batch->changed_size *= 2;
-		batch->changed = repalloc_huge(batch->changed, sizeof(int64) * (Size) batch->changed_size);
-	}
-	batch->changed[batch->nchanged++] = id;
-	if (batch->n == BATCH_RECORDS)
-		crm_batch_compare(batch);
+	return (nchanged + BATCH_RECORDS - 1) / BATCH_RECORDS;
 }
 
-static ChangeBatch *
-crm_batch_begin(MatchScan *scan, Relation rel)
+uint32
+crm_change_pieces(const MatchScan *scan)
 {
-	ChangeBatch *batch = palloc0(sizeof(ChangeBatch));
+	uint32 n = 0;
 
-	batch->scan = scan;
-	batch->rel = rel;
-	batch->columns = crm_match_columns(rel, false);
-	batch->index = index_open(batch->columns->indexid, AccessShareLock);
-	batch->postings = crm_postings_begin(batch->index, GetActiveSnapshot());
-	batch->id_column = crm_scan_id_column(rel);
-	batch->scratch = crm_match_scratch();
-	batch->counts = crm_scan_frequencies(scan);
-	batch->fetch = table_index_fetch_begin(rel);
-	batch->slot = table_slot_create(rel, NULL);
-	batch->sharer_mask = 32768 - 1;
-	batch->crowded = crm_counts_create(CurrentMemoryContext, PG_UINT32_MAX / 4, 0);
-	batch->changed_size = BATCH_RECORDS;
-	batch->changed = palloc(sizeof(int64) * batch->changed_size);
-	batch->context =
-		AllocSetContextCreate(CurrentMemoryContext, "crm match batch", ALLOCSET_DEFAULT_SIZES);
-	return batch;
+	for (int i = 0; i < SCAN_MAX_PARTS; i++)
+		n += crm_change_batches(scan->shared->part[i].nchanged);
+	return n;
 }
 
+/* The records of a piece. */
 static void
-crm_batch_end(ChangeBatch *batch)
+crm_batch_fill(ChangeBatch *batch, uint32 piece)
 {
 	MatchScan *scan = batch->scan;
-	ScanPart *part = scan->part;
-	MatchCount *list;
+	const ScanPart *part = scan->shared->part;
+	const ChangedRecord *changed;
+	const ChangedKey *key;
 
-	if (batch->n > 0)
+	for (; piece >= crm_change_batches(part->nchanged); part++)
+		piece -= crm_change_batches(part->nchanged);
+	changed =
+		(const ChangedRecord *) crm_scan_get(scan, part->changed) + (Size) piece * BATCH_RECORDS;
+	key = crm_scan_get(scan, part->changed_keys);
+	batch->n = (int) Min(BATCH_RECORDS, part->nchanged - piece * BATCH_RECORDS);
+	for (int r = 0; r < batch->n; r++)
+	{
+		uint32 number = changed[r].number;
+		MatchRecord *record = crm_scan_record(scan, number);
+
+		crm_match_weigh_counts(record, scan->shared->rows, batch->counts);
+		batch->number[r] = number;
+		batch->id[r] = scan->id[number];
+		batch->record[r] = record;
+		batch->key[r] = key + changed[r].first_key;
+		batch->nkeys[r] = changed[r].nkeys;
+	}
+}
+
+/* The job SCAN_MEET. */
+void
+crm_scan_meet(MatchScan *scan)
+{
+	ScanShared *shared = scan->shared;
+	Relation rel = table_open(shared->relid, AccessShareLock);
+	ChangeBatch *batch = palloc0(sizeof(ChangeBatch));
+	uint32 piece;
+
+	batch->scan = scan;
+	crm_fetch_begin(&batch->fetch, rel);
+	batch->scratch = crm_match_scratch();
+	batch->counts = crm_scan_frequencies(scan);
+	batch->sharer_mask = 32768 - 1;
+	batch->context =
+		AllocSetContextCreate(CurrentMemoryContext, "crm match batch", ALLOCSET_DEFAULT_SIZES);
+	while (crm_scan_next(scan, &piece))
+	{
+		crm_batch_fill(batch, piece);
 		crm_batch_compare(batch);
-	memcpy(crm_scan_alloc(scan, sizeof(int64) * (Size) batch->nchanged, &part->changed),
-		   batch->changed, sizeof(int64) * (Size) batch->nchanged);
-	part->nchanged = batch->nchanged;
-	list = crm_counts_list(batch->crowded, 1, &part->ncounts);
-	memcpy(crm_scan_alloc(scan, sizeof(MatchCount) * (Size) part->ncounts, &part->counts), list,
-		   sizeof(MatchCount) * (Size) part->ncounts);
+		crm_progress_add(shared, 1);
+	}
 	crm_edge_share(scan, &batch->edges);
-	ExecDropSingleTupleTableSlot(batch->slot);
-	table_index_fetch_end(batch->fetch);
-	index_close(batch->index, NoLock);
+	crm_fetch_end(&batch->fetch);
+	table_close(rel, NoLock);
 }
 
 /* Reads rows by their ids, and hands on what is compared of them. */
@@ -592,13 +704,49 @@ crm_scan_is_new(const ScanShared *shared, TransactionId xmin)
 	return (uint32) (xmin - shared->since) < (uint32) (shared->next_xid - shared->since);
 }
 
+/* A record that changed, with the values given. */
 static void
-crm_batch_take(void *arg, int64 id, const MatchValue values[MATCH_NROLES])
+crm_change_add(ChangeList *list, int64 id, const MatchValue values[MATCH_NROLES])
 {
-	ChangeBatch *batch = arg;
+	const MatchKey *keys;
+	int nkeys;
+	MatchRecord *record = crm_match_record(values, list->scratch, &keys, &nkeys);
 
-	pg_atomic_add_fetch_u32(&batch->scan->shared->next, 1);
-	crm_batch_add(batch, id, values);
+	if (list->n == list->size)
+	{
+		list->size = Max(list->size * 2, BATCH_RECORDS);
+		list->record = list->record == NULL
+						   ? palloc(sizeof(ChangedRecord) * list->size)
+						   : repalloc_huge(list->record, sizeof(ChangedRecord) * (Size) list->size);
+	}
+	if (list->nkeys + nkeys > list->key_size)
+	{
+		list->key_size = Max(list->key_size * 2, BATCH_RECORDS * MATCH_MAX_KEYS / 4);
+		list->key =
+			list->key == NULL
+				? palloc_extended(sizeof(ChangedKey) * (Size) list->key_size, MCXT_ALLOC_HUGE)
+				: repalloc_huge(list->key, sizeof(ChangedKey) * (Size) list->key_size);
+	}
+	list->record[list->n].number = crm_scan_keep(list->scan, id, record);
+	list->record[list->n].first_key = list->nkeys;
+	list->record[list->n++].nkeys = (uint32) nkeys;
+	for (int i = 0; i < nkeys; i++)
+	{
+		crm_scan_add_key(list->scan, keys[i].hash,
+						 (uint32) (list->scan->part - list->scan->shared->part) << KEY_PLACE_BITS |
+							 list->nkeys);
+		list->key[list->nkeys++].hash = keys[i].hash;
+	}
+	pfree(record);
+}
+
+static void
+crm_change_take(void *arg, int64 id, const MatchValue values[MATCH_NROLES])
+{
+	ChangeList *list = arg;
+
+	pg_atomic_add_fetch_u32(&list->scan->shared->next, 1);
+	crm_change_add(list, id, values);
 }
 
 /* The job SCAN_CHANGED. */
@@ -606,8 +754,11 @@ void
 crm_scan_changed(MatchScan *scan)
 {
 	ScanShared *shared = scan->shared;
+	ScanPart *part = scan->part;
 	Relation rel = table_open(shared->relid, AccessShareLock);
-	ChangeBatch *batch = crm_batch_begin(scan, rel);
+	const MatchColumns *columns = crm_match_columns(rel, false);
+	AttrNumber id_column = crm_scan_id_column(rel);
+	ChangeList list = {.scan = scan, .scratch = crm_match_scratch()};
 	TableScanDesc heap = scan->heap != NULL ? table_beginscan_parallel(rel, scan->heap)
 											: table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
@@ -620,7 +771,7 @@ crm_scan_changed(MatchScan *scan)
 	while (table_scan_getnextslot(heap, ForwardScanDirection, slot))
 	{
 		bool null;
-		int64 id = DatumGetInt64(slot_getattr(slot, batch->id_column, &null));
+		int64 id = DatumGetInt64(slot_getattr(slot, id_column, &null));
 		MatchValue values[MATCH_NROLES] = {0};
 		MemoryContext old;
 
@@ -643,24 +794,26 @@ crm_scan_changed(MatchScan *scan)
 		if (!crm_scan_is_new(shared, DatumGetTransactionId(slot_getsysattr(
 										 slot, MinTransactionIdAttributeNumber, &null))))
 			continue;
-		if (pg_atomic_add_fetch_u32(&shared->next, 1) > shared->pieces ||
-			pg_atomic_read_u32(&shared->outgrown) != 0)
+		if (list.nkeys > MOST_KEYS - MATCH_MAX_KEYS)
+			pg_atomic_write_u32(&shared->next, shared->pieces);
+		if (pg_atomic_add_fetch_u32(&shared->next, 1) > shared->pieces)
 			break; /* a scan of the whole table it will be */
 		old = MemoryContextSwitchTo(value_context);
-		crm_match_slot_values(batch->columns, slot, values);
+		crm_match_slot_values(columns, slot, values);
 		MemoryContextSwitchTo(old);
-		crm_batch_add(batch, id, values);
+		crm_change_add(&list, id, values);
 		MemoryContextReset(value_context);
 	}
 	if (bits != 0)
 		crm_ids_add(&seen, high, bits);
 	crm_progress_add(shared, rows % 4096);
-	scan->part->rows = rows;
-	scan->part->nseen = seen.mask + 1;
-	memcpy(crm_scan_alloc(scan, sizeof(IdPlace) * (Size) scan->part->nseen, &scan->part->seen),
-		   seen.place, sizeof(IdPlace) * (Size) scan->part->nseen);
-	crm_rows_by_id(scan, scan->again, scan->nagain, crm_batch_take, batch);
-	crm_batch_end(batch);
+	part->rows = rows;
+	part->nseen = seen.mask + 1;
+	crm_change_share(scan, seen.place, sizeof(IdPlace) * (Size) part->nseen, &part->seen);
+	crm_rows_by_id(scan, scan->again, scan->nagain, crm_change_take, &list);
+	part->nchanged = list.n;
+	crm_change_share(scan, list.record, sizeof(ChangedRecord) * (Size) list.n, &part->changed);
+	crm_change_share(scan, list.key, sizeof(ChangedKey) * (Size) list.nkeys, &part->changed_keys);
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(heap);
 	table_close(rel, NoLock);
@@ -689,7 +842,16 @@ struct ChangeSet
 	IdEntry *entry;
 	uint32 mask;
 	uint32 n;
+	int64 *touched; /* ids, as they came */
+	uint32 ntouched;
+	uint32 touched_size;
+	/* known pairs by their right record: the last one of a hash, and from each the one before */
+	uint32 *last;
+	uint32 last_mask;
+	uint32 *before;
 };
+
+#define NO_PAIR UINT32_MAX
 
 static inline IdEntry *
 crm_change_place(const ChangeSet *set, int64 id)
@@ -836,10 +998,10 @@ crm_change_collect(MatchScan *scan, const KnownResult *known, uint64 *nchanged)
 	crm_change_resize(set, 1024);
 	for (int i = 0; i < SCAN_MAX_PARTS; i++)
 	{
-		const int64 *changed = crm_scan_get(scan, shared->part[i].changed);
+		const ChangedRecord *changed = crm_scan_get(scan, shared->part[i].changed);
 
 		for (uint32 j = 0; j < shared->part[i].nchanged; j++)
-			crm_change_mark(set, changed[j], ID_CHANGED);
+			crm_change_mark(set, scan->id[changed[j].number], ID_CHANGED);
 	}
 	*nchanged = set->n;
 	crm_change_find_gone(scan, set, known);
@@ -868,13 +1030,108 @@ crm_change_unify(MatchScan *scan, const ChangeSet *set, MatchEdge *edge, uint32 
 			scan->record[i] = SCAN_NO_RECORD;
 }
 
+static void
+crm_change_touch_id(ChangeSet *set, int64 id)
+{
+	IdEntry *entry = crm_change_mark(set, id, 0);
+
+	if ((entry->state & ID_TOUCHED) != 0)
+		return;
+	entry->state |= ID_TOUCHED;
+	if (set->ntouched == set->touched_size)
+	{
+		set->touched_size = Max(set->touched_size * 2, 1024);
+		set->touched =
+			set->touched == NULL
+				? palloc_extended(sizeof(int64) * (Size) set->touched_size, MCXT_ALLOC_HUGE)
+				: repalloc_huge(set->touched, sizeof(int64) * (Size) set->touched_size);
+	}
+	set->touched[set->ntouched++] = id;
+}
+
+static void
+crm_change_index_pairs(ChangeSet *set, const KnownResult *known)
+{
+	uint32 size = 1024;
+
+	while (size < known->npairs && size < PG_UINT32_MAX / 4)
+		size *= 2;
+	set->last_mask = size - 1;
+	set->last = palloc_extended(sizeof(uint32) * (Size) size, MCXT_ALLOC_HUGE);
+	memset(set->last, 0xFF, sizeof(uint32) * (Size) size);
+	set->before = palloc_extended(sizeof(uint32) * Max((Size) known->npairs, 1), MCXT_ALLOC_HUGE);
+	for (uint32 i = 0; i < known->npairs; i++)
+	{
+		uint32 *last = &set->last[crm_hash64((uint64) known->pair[i].right) & set->last_mask];
+
+		set->before[i] = *last;
+		*last = i;
+	}
+}
+
+/* Where the pairs begin whose left record has this id or a higher one. */
+static uint32
+crm_known_from(const KnownResult *known, int64 id)
+{
+	uint32 low = 0, high = known->npairs;
+
+	while (low < high)
+	{
+		uint32 mid = low + (high - low) / 2;
+
+		if (known->pair[mid].left < id)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
+}
+
+/* The pairs of a record, one after the other: NULL to begin, and at the end. */
+static KnownPair *
+crm_change_next_pair(const ChangeSet *set, KnownResult *known, int64 id, KnownPair *pair)
+{
+	uint32 i;
+
+	if (pair == NULL || pair->left == id)
+	{
+		i = pair == NULL ? crm_known_from(known, id) : (uint32) (pair - known->pair) + 1;
+		if (i < known->npairs && known->pair[i].left == id)
+			return &known->pair[i];
+		i = set->last[crm_hash64((uint64) id) & set->last_mask];
+	}
+	else
+		i = set->before[pair - known->pair];
+	while (i != NO_PAIR && known->pair[i].right != id)
+		i = set->before[i];
+	return i == NO_PAIR ? NULL : &known->pair[i];
+}
+
+/* A record that changed: what is known of its pairs holds no more. */
+static void
+crm_change_loosen(ChangeSet *set, KnownResult *known, int64 id, bool gone)
+{
+	for (KnownPair *pair = crm_change_next_pair(set, known, id, NULL); pair != NULL;
+		 pair = crm_change_next_pair(set, known, id, pair))
+	{
+		pair->kept = false;
+		if (pair->state != PAIR_SAME || gone)
+			pair->joins = false;
+		if (crm_pair_holds(pair))
+			crm_change_touch_id(set, pair->left == id ? pair->right : pair->left);
+	}
+}
+
 /* Records whose pairs or companions changed, or about whom somebody decided. */
 static void
 crm_change_seeds(ChangeSet *set, KnownResult *known, float4 threshold)
 {
+	uint32 nchanged;
+
 	for (uint32 i = 0; i <= set->mask; i++)
 		if ((set->entry[i].state & ID_CHANGED) != 0)
-			set->entry[i].state |= ID_TOUCHED;
+			crm_change_touch_id(set, set->entry[i].id);
+	nchanged = set->ntouched;
 	for (uint32 i = 0; i < known->nmembers;)
 	{
 		uint32 end = i;
@@ -886,81 +1143,73 @@ crm_change_seeds(ChangeSet *set, KnownResult *known, float4 threshold)
 								  (crm_change_state(set, known->member[end].record) & ID_CHANGED));
 		for (; i < end; i++)
 			if (changed && !known->member[i].merged)
-				crm_change_mark(set, known->member[i].record, ID_TOUCHED);
+				crm_change_touch_id(set, known->member[i].record);
 	}
 	for (uint32 i = 0; i < known->npairs; i++)
 	{
 		KnownPair *pair = &known->pair[i];
-		uint32 both = crm_change_state(set, pair->left) | crm_change_state(set, pair->right);
-		bool changed = (both & ID_CHANGED) != 0;
 
-		pair->kept = pair->score >= threshold && !changed;
-		pair->joins =
-			pair->state == PAIR_SAME ? (both & ID_GONE) == 0 : pair->kept && crm_pair_holds(pair);
-		if (pair->changed || (changed && crm_pair_holds(pair)))
+		pair->kept = pair->score >= threshold;
+		pair->joins = pair->state == PAIR_SAME || (pair->kept && crm_pair_holds(pair));
+		if (pair->changed)
 		{
-			crm_change_mark(set, pair->left, ID_TOUCHED);
-			crm_change_mark(set, pair->right, ID_TOUCHED);
+			crm_change_touch_id(set, pair->left);
+			crm_change_touch_id(set, pair->right);
 		}
+	}
+	for (uint32 i = 0; i < nchanged; i++)
+	{
+		int64 id = set->touched[i];
+
+		crm_change_loosen(set, known, id, (crm_change_state(set, id) & ID_GONE) != 0);
 	}
 }
 
 /*
  * Finds the components in which something changed, and tells of what is known
- * whether it is kept.  Pairs are in the order of their ids, so going up and down
- * alternately takes few rounds.
+ * whether it is kept.
  */
 void
 crm_change_touch(MatchScan *scan, ChangeSet *set, KnownResult *known, const MatchEdge *edge,
 				 uint32 nedges)
 {
-	bool more = true;
-
+	crm_change_index_pairs(set, known);
 	crm_change_seeds(set, known, (float4) crm_match_probability(scan->shared->threshold));
 	for (uint32 i = 0; i < nedges; i++)
 	{
-		crm_change_mark(set, scan->id[edge[i].a], ID_TOUCHED);
-		crm_change_mark(set, scan->id[edge[i].b], ID_TOUCHED);
+		crm_change_touch_id(set, scan->id[edge[i].a]);
+		crm_change_touch_id(set, scan->id[edge[i].b]);
 	}
-	for (bool up = true; more; up = !up)
+	for (uint32 i = 0; i < set->ntouched; i++)
 	{
-		CHECK_FOR_INTERRUPTS();
-		more = false;
-		for (uint32 i = 0; i < known->npairs; i++)
-		{
-			const KnownPair *pair = &known->pair[up ? i : known->npairs - 1 - i];
-			uint32 left, right;
+		int64 id = set->touched[i];
 
-			if (!pair->joins)
-				continue;
-			left = crm_change_state(set, pair->left) & ID_TOUCHED;
-			right = crm_change_state(set, pair->right) & ID_TOUCHED;
-			if (left == right)
-				continue;
-			crm_change_mark(set, left ? pair->right : pair->left, ID_TOUCHED);
-			more = true;
-		}
+		CHECK_FOR_INTERRUPTS();
+		for (KnownPair *pair = crm_change_next_pair(set, known, id, NULL); pair != NULL;
+			 pair = crm_change_next_pair(set, known, id, pair))
+			if (pair->joins)
+				crm_change_touch_id(set, pair->left == id ? pair->right : pair->left);
 	}
 	for (uint32 i = 0; i < known->nmembers; i++)
 		known->member[i].kept = (crm_change_state(set, known->member[i].record) & ID_TOUCHED) == 0;
 }
 
-typedef struct ChangeFetch
+typedef struct ChangeKeep
 {
 	MatchScan *scan;
 	ChangeSet *set;
 	const MatchCounts *counts;
 	MatchScratch *scratch;
-} ChangeFetch;
+} ChangeKeep;
 
 static void
 crm_change_keep(void *arg, int64 id, const MatchValue values[MATCH_NROLES])
 {
-	ChangeFetch *fetch = arg;
-	MatchRecord *record = crm_match_record(values, fetch->scratch, NULL, NULL);
+	ChangeKeep *keep = arg;
+	MatchRecord *record = crm_match_record(values, keep->scratch, NULL, NULL);
 
-	crm_match_weigh_counts(record, fetch->scan->shared->rows, fetch->counts);
-	crm_change_place(fetch->set, id)->number = crm_scan_keep(fetch->scan, id, record);
+	crm_match_weigh_counts(record, keep->scan->shared->rows, keep->counts);
+	crm_change_place(keep->set, id)->number = crm_scan_keep(keep->scan, id, record);
 	pfree(record);
 }
 
@@ -968,7 +1217,7 @@ crm_change_keep(void *arg, int64 id, const MatchValue values[MATCH_NROLES])
 void
 crm_change_fetch(MatchScan *scan, ChangeSet *set)
 {
-	ChangeFetch fetch = {scan, set, crm_scan_frequencies(scan), crm_match_scratch()};
+	ChangeKeep keep = {scan, set, crm_scan_frequencies(scan), crm_match_scratch()};
 	Datum *ids = palloc_extended(sizeof(Datum) * ((Size) set->n + 1), MCXT_ALLOC_HUGE);
 	uint32 n = 0;
 
@@ -976,7 +1225,7 @@ crm_change_fetch(MatchScan *scan, ChangeSet *set)
 		if ((set->entry[i].state & (ID_TOUCHED | ID_GONE)) == ID_TOUCHED &&
 			set->entry[i].number == SCAN_NO_RECORD)
 			ids[n++] = Int64GetDatum(set->entry[i].id);
-	crm_rows_by_id(scan, ids, n, crm_change_keep, &fetch);
+	crm_rows_by_id(scan, ids, n, crm_change_keep, &keep);
 	pfree(ids);
 }
 
@@ -990,23 +1239,28 @@ crm_change_edges(MatchScan *scan, const ChangeSet *set, const KnownResult *known
 
 	for (uint32 i = 0; i < nfound; i++)
 		crm_edge_add(&list, found[i].a, found[i].b, found[i].bits);
-	for (uint32 i = 0; i < known->npairs; i++)
+	for (uint32 i = 0; i < set->ntouched; i++)
 	{
-		const KnownPair *pair = &known->pair[i];
-		const IdEntry *a, *b;
-		float bits;
+		int64 id = set->touched[i];
+		const IdEntry *a = crm_change_place(set, id), *b;
 
-		if (!pair->joins || pair->state == PAIR_SAME)
+		if (a->number == SCAN_NO_RECORD)
 			continue;
-		a = crm_change_place(set, pair->left);
-		if ((a->state & ID_TOUCHED) == 0 || a->number == SCAN_NO_RECORD)
-			continue;
-		b = crm_change_place(set, pair->right);
-		if (b->number == SCAN_NO_RECORD)
-			continue;
-		bits = crm_scan_bits(scan, a->number, b->number, threshold);
-		if (bits >= threshold)
-			crm_edge_add(&list, a->number, b->number, bits);
+		for (uint32 p = crm_known_from(known, id); p < known->npairs && known->pair[p].left == id;
+			 p++)
+		{
+			const KnownPair *pair = &known->pair[p];
+			float bits;
+
+			if (!pair->joins || pair->state == PAIR_SAME)
+				continue;
+			b = crm_change_place(set, pair->right);
+			if (b->number == SCAN_NO_RECORD)
+				continue;
+			bits = crm_scan_bits(scan, a->number, b->number, threshold);
+			if (bits >= threshold)
+				crm_edge_add(&list, a->number, b->number, bits);
+		}
 	}
 	*nedges = list.n;
 	return list.edge;

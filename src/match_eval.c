@@ -43,13 +43,14 @@ crm_readable_columns(Oid relid)
 
 static MatchRecord *
 crm_json_record(Jsonb *json, const MatchColumns *columns, MatchScratch *scratch,
-				const MatchStats *stats)
+				const MatchStats *stats, MatchOutline outline)
 {
 	MatchValue values[MATCH_NROLES] = {0};
 	MatchRecord *record;
 
 	crm_match_json_values(json, columns, values);
-	record = crm_match_record(values, scratch, NULL, NULL);
+	record = outline == OUTLINE_WHOLE ? crm_match_record(values, scratch, NULL, NULL)
+									  : crm_match_outline(values, scratch, outline);
 	crm_match_weigh(record, stats);
 	return record;
 }
@@ -68,7 +69,9 @@ crm_compare_records(PG_FUNCTION_ARGS)
 	MatchScratch *scratch = crm_match_scratch();
 	MatchScorer scorer;
 	MatchScore score;
-	MatchRecord *a, *b;
+	MatchRecord *record[2];
+	double needed = PG_GETARG_FLOAT8(3);
+	bool may = true;
 	TupleDesc desc;
 	Datum values[4];
 	bool nulls[4] = {false, false, false, false};
@@ -76,13 +79,25 @@ crm_compare_records(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	crm_match_scorer(&scorer, crm_match_model(relid), crm_match_rows(stats));
-	a = crm_json_record(PG_GETARG_JSONB_P(1), columns, scratch, stats);
-	b = crm_json_record(PG_GETARG_JSONB_P(2), columns, scratch, stats);
-	crm_match_score(&scorer, a, b, &score);
+	for (int i = 0; i < 2; i++)
+		record[i] =
+			crm_json_record(PG_GETARG_JSONB_P(1 + i), columns, scratch, stats, OUTLINE_WHOLE);
+	for (int i = 0; i < 4; i++)
+	{
+		MatchOutline kind = i < 2 ? OUTLINE_ID : OUTLINE_NAME;
+		MatchRecord *outline =
+			crm_json_record(PG_GETARG_JSONB_P(1 + i % 2), columns, scratch, stats, kind);
+
+		may =
+			may && crm_match_may(&scorer, i % 2 == 0 ? outline : record[0],
+								 i % 2 == 0 ? record[1] : outline, record[1 - i % 2], kind, needed);
+	}
+	crm_match_score(&scorer, record[0], record[1], &score);
 	values[0] = Float4GetDatum((float4) crm_match_probability(score.bits));
 	values[1] = JsonbPGetDatum(crm_match_reasons(&score, false));
 	values[2] = Float8GetDatum(score.bits);
-	values[3] = Float8GetDatum(crm_match_bits(&scorer, a, b, PG_GETARG_FLOAT8(3)));
+	values[3] =
+		Float8GetDatum(may ? crm_match_bits(&scorer, record[0], record[1], needed) : -INFINITY);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
@@ -122,7 +137,7 @@ crm_given_records(Jsonb *records, const MatchColumns *columns, const MatchStats 
 			result[*n].key = pnstrdup(v.val.string.val, v.val.string.len);
 		if (token != WJB_VALUE)
 			continue;
-		record = crm_json_record(JsonbValueToJsonb(&v), columns, scratch, stats);
+		record = crm_json_record(JsonbValueToJsonb(&v), columns, scratch, stats, OUTLINE_WHOLE);
 		result[*n].record = palloc(record->size);
 		memcpy(result[*n].record, record, record->size);
 		(*n)++;

@@ -127,6 +127,8 @@ crm_scan_locate(MatchScan *scan)
 	for (uint32 i = 0; i < nchunks; i++)
 		if (scan->chunk[i] == NULL)
 			scan->chunk[i] = crm_scan_get(scan, shared->chunk[i]);
+	if (scan->nrecords != shared->nrecords)
+		crm_scan_indexed(scan);
 	scan->nrecords = shared->nrecords;
 	scan->id = crm_scan_get(scan, shared->id);
 	scan->record = crm_scan_get(scan, shared->record);
@@ -165,6 +167,12 @@ crm_scan_work(MatchScan *scan, ScanJob job)
 			break;
 		case SCAN_CHANGED:
 			crm_scan_changed(scan);
+			break;
+		case SCAN_LOOK_UP:
+			crm_scan_look_up(scan);
+			break;
+		case SCAN_MEET:
+			crm_scan_meet(scan);
 			break;
 		case SCAN_CLUSTER:
 		case SCAN_WRITE:

@@ -43,11 +43,18 @@ typedef struct ProgressSlot
 static ProgressSlot *progress = NULL;
 
 static const char *const job_names[] = {
-	[SCAN_READ] = "reading",	   [SCAN_SORT] = "sorting keys",
-	[SCAN_LINK] = "linking keys",  [SCAN_WEIGH] = "weighing",
-	[SCAN_COMPARE] = "comparing",  [SCAN_CHANGED] = "reading changes",
-	[SCAN_EXPLAIN] = "explaining", [SCAN_CLUSTER] = "clustering",
-	[SCAN_WRITE] = "writing",	   [SCAN_END] = "finishing",
+	[SCAN_READ] = "reading",
+	[SCAN_SORT] = "sorting keys",
+	[SCAN_LINK] = "linking keys",
+	[SCAN_WEIGH] = "weighing",
+	[SCAN_COMPARE] = "comparing",
+	[SCAN_CHANGED] = "reading changes",
+	[SCAN_LOOK_UP] = "looking up changes",
+	[SCAN_MEET] = "comparing changes",
+	[SCAN_EXPLAIN] = "explaining",
+	[SCAN_CLUSTER] = "clustering",
+	[SCAN_WRITE] = "writing",
+	[SCAN_END] = "finishing",
 };
 
 static void

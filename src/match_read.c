@@ -100,30 +100,26 @@ crm_scan_keep(MatchScan *scan, int64 id, const MatchRecord *record)
 	return reader->page_number * SCAN_PAGE_ROWS + slot;
 }
 
-static void
-crm_scan_add_keys(MatchScan *scan, uint32 number, const MatchKey *keys, int nkeys)
+void
+crm_scan_add_key(MatchScan *scan, uint32 hash, uint32 number)
 {
 	ScanReader *reader = crm_scan_reader(scan);
 	ScanPart *part = scan->part;
+	uint32 p = hash >> 24;
+	KeyChunk *chunk = reader->keys[p];
 
-	for (int i = 0; i < nkeys; i++)
+	if (chunk == NULL || chunk->n == lengthof(chunk->key))
 	{
-		uint32 p = keys[i].hash >> 24;
-		KeyChunk *chunk = reader->keys[p];
+		ScanRef ref;
 
-		if (chunk == NULL || chunk->n == lengthof(chunk->key))
-		{
-			ScanRef ref;
-
-			chunk = crm_scan_alloc(scan, sizeof(KeyChunk), &ref);
-			chunk->next = part->keys[p];
-			chunk->n = 0;
-			part->keys[p] = ref;
-			reader->keys[p] = chunk;
-		}
-		chunk->key[chunk->n++] = (uint64) (keys[i].hash & 0xFFFFFF) << 32 | number;
-		part->nkeys[p]++;
+		chunk = crm_scan_alloc(scan, sizeof(KeyChunk), &ref);
+		chunk->next = part->keys[p];
+		chunk->n = 0;
+		part->keys[p] = ref;
+		reader->keys[p] = chunk;
 	}
+	chunk->key[chunk->n++] = (uint64) (hash & 0xFFFFFF) << 32 | number;
+	part->nkeys[p]++;
 }
 
 /* The job SCAN_READ. */
@@ -150,6 +146,7 @@ crm_scan_read(MatchScan *scan)
 		const MatchKey *keys;
 		int nkeys;
 		MatchRecord *record;
+		uint32 number;
 		bool isnull;
 		int64 id = DatumGetInt64(slot_getattr(slot, id_column, &isnull));
 
@@ -158,7 +155,9 @@ crm_scan_read(MatchScan *scan)
 		{
 			crm_match_slot_values(columns, slot, values);
 			record = crm_match_record(values, scratch, &keys, &nkeys);
-			crm_scan_add_keys(scan, crm_scan_keep(scan, id, record), keys, nkeys);
+			number = crm_scan_keep(scan, id, record);
+			for (int i = 0; i < nkeys; i++)
+				crm_scan_add_key(scan, keys[i].hash, number);
 			crm_match_count_record(counts, record, NULL, 0);
 			if (++rows % 1000 == 0)
 				crm_progress_add(shared, 1000);
@@ -180,6 +179,13 @@ crm_scan_read(MatchScan *scan)
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(heap);
 	table_close(rel, NoLock);
+}
+
+void
+crm_scan_indexed(MatchScan *scan)
+{
+	if (scan->reader != NULL)
+		scan->reader->page = NULL;
 }
 
 /*
@@ -215,8 +221,7 @@ crm_scan_index(MatchScan *scan)
 		memcpy(record + (Size) i * SCAN_PAGE_ROWS, page->record, sizeof(uint32) * page->n);
 		crm_scan_free(scan, &shared->page[i], sizeof(ScanPage));
 	}
-	if (scan->reader != NULL)
-		scan->reader->page = NULL;
+	crm_scan_indexed(scan);
 	scan->nrecords = shared->nrecords;
 	scan->id = id;
 	scan->record = record;

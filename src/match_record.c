@@ -32,6 +32,7 @@ struct MatchScratch
 	MatchKey key[MATCH_MAX_KEYS];
 	int nkeys;
 	bool want_keys;
+	bool outline;
 	char buffer[CRM_NAME_MAX_TEXT + MATCH_MAX_VALUE];
 };
 
@@ -49,7 +50,7 @@ static const uint8 item_default_bits[MATCH_NITEMS] = {
 #define GRAM_BITS_INDUSTRY 5
 #define GRAM_BITS_LATIN	   7
 #define GRAM_BITS_WIDE	   11
-#define GRAM_BITS_PAIR	   14
+#define GRAM_BITS_PAIR	   MATCH_RAREST
 
 static uint32
 crm_hash(int key_class, const void *data, size_t len)
@@ -484,6 +485,33 @@ crm_append_token(char *out, size_t n, const CrmNameToken *token)
 	return n + token->len;
 }
 
+static void
+crm_place(MatchScratch *s, MatchItem item, const MatchValue *value)
+{
+	CrmName *name = crm_name_parse_into(value->data, value->len, &s->other);
+	size_t n = 0;
+	int end = name->ntokens;
+
+	/* 武汉市 is 武汉. */
+	if (end > 2 && crm_match_is_place_suffix(&name->tokens[end - 1]))
+		end--;
+	for (int j = 0; j < end; j++)
+		n = crm_append_token(s->buffer, n, &name->tokens[j]);
+	crm_set_item(s, item, s->buffer, n);
+	if (item == ITEM_CITY)
+		crm_set_text(s, TEXT_CITY, s->buffer, n);
+}
+
+/* Has a name words that may be those of a city? */
+static bool
+crm_has_word(const CrmName *name)
+{
+	for (int i = 0; i < name->ntokens; i++)
+		if (name->tokens[i].kind == CRM_NAME_CORE && name->tokens[i].script != CRM_SCRIPT_HAN)
+			return true;
+	return false;
+}
+
 /* "Spago (Los Angeles)" in Los Angeles is Spago: the words of the record's own city are a region.
  */
 static void
@@ -806,8 +834,9 @@ crm_branch_text(MatchScratch *s, const CrmName *name, int branch_start)
  * before its marker ("... Co., Ltd. West Branch"), or by the marker alone.
  */
 static void
-crm_company(MatchScratch *s, const MatchValue *value)
+crm_company(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 {
+	const MatchValue *value = &values[MATCH_COMPANY];
 	CrmName *name = crm_name_parse_into(value->data, value->len, &s->name);
 	GramSink sink = {s->name_gram, s->name_gram_bits, 0, KEY_NAME_GRAM};
 	int branch_start = name->ntokens;
@@ -817,6 +846,8 @@ crm_company(MatchScratch *s, const MatchValue *value)
 
 	if (crm_match_is_placeholder(value->data, value->len))
 		return;
+	if (s->outline && values[MATCH_CITY].data != NULL && crm_has_word(name))
+		crm_place(s, ITEM_CITY, &values[MATCH_CITY]);
 	crm_mark_city(s, name);
 	crm_mark_listed(name);
 	if (name->flags & CRM_NAME_HAS_BRANCH)
@@ -1028,20 +1059,7 @@ crm_address(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 		const MatchValue *value = &values[places[i].role];
 
 		if (value->data != NULL)
-		{
-			CrmName *name = crm_name_parse_into(value->data, value->len, &s->other);
-			size_t n = 0;
-			int end = name->ntokens;
-
-			/* 武汉市 is 武汉. */
-			if (end > 2 && crm_match_is_place_suffix(&name->tokens[end - 1]))
-				end--;
-			for (int j = 0; j < end; j++)
-				n = crm_append_token(s->buffer, n, &name->tokens[j]);
-			crm_set_item(s, places[i].item, s->buffer, n);
-			if (places[i].item == ITEM_CITY)
-				crm_set_text(s, TEXT_CITY, s->buffer, n);
-		}
+			crm_place(s, places[i].item, value);
 	}
 	if (values[MATCH_POSTCODE].data != NULL)
 	{
@@ -1220,6 +1238,27 @@ crm_pack(const MatchScratch *s)
 	return record;
 }
 
+static void
+crm_begin_record(MatchScratch *s, bool want_keys, bool outline)
+{
+	memset(&s->head, 0, sizeof(s->head));
+	s->nkeys = 0;
+	s->want_keys = want_keys;
+	s->outline = outline;
+	for (int i = 0; i < MATCH_NITEMS; i++)
+		s->head.item_bits[i] = item_default_bits[i] * MATCH_BITS_SCALE;
+}
+
+MatchRecord *
+crm_match_outline(const MatchValue values[MATCH_NROLES], MatchScratch *s, MatchOutline outline)
+{
+	crm_begin_record(s, false, true);
+	if (outline == OUTLINE_NAME && values[MATCH_COMPANY].data != NULL)
+		crm_company(s, values);
+	crm_identifiers(s, values);
+	return crm_pack(s);
+}
+
 MatchRecord *
 crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *s, const MatchKey **keys,
 				 int *nkeys)
@@ -1227,14 +1266,10 @@ crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *s, const M
 	bool has_company = values[MATCH_COMPANY].data != NULL;
 	int n = 0;
 
-	memset(&s->head, 0, sizeof(s->head));
-	s->nkeys = 0;
-	s->want_keys = keys != NULL;
-	for (int i = 0; i < MATCH_NITEMS; i++)
-		s->head.item_bits[i] = item_default_bits[i] * MATCH_BITS_SCALE;
+	crm_begin_record(s, keys != NULL, false);
 	crm_address(s, values);
 	if (has_company)
-		crm_company(s, &values[MATCH_COMPANY]);
+		crm_company(s, values);
 	crm_person(s, values, has_company);
 	crm_identifiers(s, values);
 	if (keys == NULL)

@@ -497,21 +497,28 @@ crm_task_changed(ScanTask *task, const LastScan *last)
 	shared->since = (TransactionId) last->seen;
 	shared->next_xid = XidFromFullTransactionId(ReadNextFullTransactionId());
 	shared->last_writer = last->writer;
-	crm_task_counts(task, scan);
 	crm_progress_job(shared, SCAN_CHANGED, last->rows);
 	crm_scan_start(scan, SCAN_CHANGED, (uint32) Min(most - Min(most, last->changed), PG_INT32_MAX));
+	crm_task_counts(task, scan);
 	known = crm_known_read(scan, task->workspace, task->kind);
 	crm_task_apart(scan, known);
 	crm_change_again(scan, known);
 	crm_scan_join(scan);
 	crm_scan_index(scan);
-	if (crm_task_outgrown(task, scan) || pg_atomic_read_u32(&shared->next) > shared->pieces ||
-		crm_task_learns(task, shared->nrows))
+	task->rows = shared->nrows;
+	if (pg_atomic_read_u32(&shared->next) > shared->pieces || crm_task_learns(task, task->rows))
 	{
 		crm_scan_end(scan);
 		return false;
 	}
-	task->rows = shared->nrows;
+	crm_task_do(scan, SCAN_LOOK_UP, SCAN_PARTITIONS, SCAN_PARTITIONS);
+	crm_task_do(scan, SCAN_MEET, crm_change_pieces(scan), crm_change_pieces(scan));
+	if (crm_task_outgrown(task, scan))
+	{
+		crm_scan_end(scan);
+		return false;
+	}
+	crm_scan_index(scan);
 	crm_change_crowded(scan, task->crowded);
 	set = crm_change_collect(scan, known, &task->read);
 	found = crm_scan_collect(scan, &nfound);

@@ -31,7 +31,9 @@ typedef enum ScanJob
 	SCAN_LINK,	  /* blocks of each record */
 	SCAN_WEIGH,	  /* how rare everything is into the features */
 	SCAN_COMPARE, /* records of a block with each other */
-	SCAN_CHANGED, /* instead of all these: rows that changed with what the index finds */
+	SCAN_CHANGED, /* instead of all these: rows that changed into features ... */
+	SCAN_LOOK_UP, /* ... their keys looked up in the index */
+	SCAN_MEET,	  /* ... and compared with the rows that share them */
 	SCAN_EXPLAIN, /* reasons of the pairs found */
 	SCAN_CLUSTER,
 	SCAN_WRITE,
@@ -80,6 +82,23 @@ typedef struct KeyChunk
 	uint64 key[1022]; /* the hash without its top 8 bits << 32 | record */
 } KeyChunk;
 
+/* A record that changed since the last scan. */
+typedef struct ChangedRecord
+{
+	uint32 number;
+	uint32 first_key;
+	uint32 nkeys;
+} ChangedRecord;
+
+/* A key of it, and the rows that the index has for it. */
+typedef struct ChangedKey
+{
+	uint32 hash;
+	uint16 weight;
+	uint16 nrows;
+	ScanRef rows;
+} ChangedKey;
+
 /* What one participant has made of the job. */
 typedef struct ScanPart
 {
@@ -89,8 +108,9 @@ typedef struct ScanPart
 	uint32 ncounts;
 	ScanRef edges;
 	uint32 nedges;
-	ScanRef changed; /* ids */
+	ScanRef changed; /* ChangedRecord */
 	uint32 nchanged;
+	ScanRef changed_keys;
 	ScanRef seen; /* ids of all rows, in places */
 	uint32 nseen;
 	uint64 rows;
@@ -220,7 +240,10 @@ extern void crm_progress_add(const ScanShared *shared, uint64 done);
 /* match_read.c */
 extern void crm_scan_read(MatchScan *scan);
 extern uint32 crm_scan_keep(MatchScan *scan, int64 id, const MatchRecord *record);
-extern void crm_scan_index(MatchScan *scan); /* records get their place by number */
+/* Notes a key in the list of its partition, with a number that says whose it is. */
+extern void crm_scan_add_key(MatchScan *scan, uint32 hash, uint32 number);
+extern void crm_scan_index(MatchScan *scan);   /* records get their place by number */
+extern void crm_scan_indexed(MatchScan *scan); /* somebody did that: what is kept next is new */
 extern void crm_scan_learn(MatchScan *scan);
 extern void crm_scan_counts(MatchScan *scan, const void *packed, Size size);
 extern const MatchCounts *crm_scan_frequencies(MatchScan *scan);
@@ -236,6 +259,9 @@ extern AttrNumber crm_scan_id_column(Relation rel);
 
 /* What sharing a key counts that so many rows have; 0 if it is too common. */
 extern int crm_scan_key_weight(uint32 hash, uint32 count);
+/* The keys noted in a partition, by hash: KeyChunk.key. */
+extern uint64 *crm_scan_sorted_keys(MatchScan *scan, uint32 partition, Size *n);
+#define SCAN_KEY_HASH(partition, key) ((partition) << 24 | (uint32) ((key) >> 32))
 extern void crm_scan_sort(MatchScan *scan);
 extern void crm_scan_layout(MatchScan *scan);
 extern void crm_scan_link_blocks(MatchScan *scan);
@@ -266,6 +292,9 @@ crm_scan_record(const MatchScan *scan, uint32 number)
 typedef struct ChangeSet ChangeSet;
 
 extern void crm_scan_changed(MatchScan *scan);
+extern void crm_scan_look_up(MatchScan *scan);
+extern uint32 crm_change_pieces(const MatchScan *scan); /* of the job SCAN_MEET */
+extern void crm_scan_meet(MatchScan *scan);
 
 /* match_cluster.c */
 #define CANNOT_LINK_BITS (-1e30f) /* nothing outweighs it */

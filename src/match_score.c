@@ -17,6 +17,7 @@
 #include <math.h>
 
 #include "match.h"
+#include "match_count.h"
 #include "match_text.h"
 
 double
@@ -517,6 +518,12 @@ crm_score_part(const MatchModel *model, const MatchRecord *a, MatchText at, Matc
 	return crm_level_weight(model, *level, rarity);
 }
 
+static inline bool
+crm_named(const MatchRecord *r)
+{
+	return r->item[ITEM_GIVEN_NAME] != 0 || r->item[ITEM_FAMILY_NAME] != 0;
+}
+
 /* Exactly one of the two names is known. */
 static bool
 crm_one_name(const MatchRecord *r)
@@ -549,6 +556,8 @@ crm_score_person(const MatchScorer *scorer, const MatchRecord *a, const MatchRec
 	MatchLevel given = LEVEL_NONE, family = LEVEL_NONE, level;
 	double bits, swapped = -100.0, *part = score->part_weight;
 
+	if (!crm_named(a) || !crm_named(b))
+		return;
 	if (crm_both(a, b, ITEM_GIVEN_NAME))
 		part[0] = crm_score_part(model, a, TEXT_GIVEN_NAME, ITEM_GIVEN_NAME, b, TEXT_GIVEN_NAME,
 								 ITEM_GIVEN_NAME, &given);
@@ -981,6 +990,32 @@ crm_most_name(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord
 	return most;
 }
 
+/* The same where the name of only one is known, of which the other may be no firm. */
+static double
+crm_most_unread_name(const MatchScorer *scorer, const MatchRecord *known)
+{
+	const MatchModel *model = &scorer->model;
+	double equal = Max(known->item_bits[ITEM_COMPANY], known->item_bits[ITEM_CORE]) /
+				   (double) MATCH_BITS_SCALE;
+	double evidence[] = {
+		[NAME_EQUAL] = equal,
+		[NAME_SOUNDS_EQUAL] = equal,
+		[NAME_EQUAL_CORE] = equal,
+		[NAME_ABBREVIATION] = PICKED_CORE * PICKED_MOST,
+		[NAME_SLIP] = SLIP_NONE * scorer->rarest,
+		[NAME_SIMILAR] = -NAME_CERTAIN * scorer->prior_company,
+		[NAME_PARTLY_SIMILAR] = -NAME_CERTAIN * scorer->prior_company,
+		[NAME_SAME_READING] = scorer->rarest,
+		[NAME_OTHER_SCRIPT] = 0,
+		[NAME_DIFFERENT] = 0,
+	};
+	double most = scorer->prior_person - scorer->prior_company;
+
+	for (int level = NAME_EQUAL; level <= NAME_DIFFERENT; level++)
+		most = Max(most, crm_most(model, level, evidence[level]));
+	return most;
+}
+
 /* Texts are cut, so two of full length may be called equal although their hashes differ. */
 static double
 crm_most_part(const MatchScorer *scorer, const MatchRecord *a, MatchText at, MatchItem ai,
@@ -1002,6 +1037,8 @@ crm_most_person(const MatchScorer *scorer, const MatchRecord *a, const MatchReco
 {
 	double straight, crossed;
 
+	if (!crm_named(a) || !crm_named(b))
+		return 0;
 	if (company)
 		return CONTACT_MOST;
 	straight = crm_most_part(scorer, a, TEXT_GIVEN_NAME, ITEM_GIVEN_NAME, b, TEXT_GIVEN_NAME,
@@ -1048,10 +1085,32 @@ crm_most_address(const MatchScorer *scorer, const MatchRecord *a, const MatchRec
 	return crm_clamp(most, 0, ADDRESS_MOST);
 }
 
-/* What each field can weigh at most, as far as is told by whether values are equal. */
+/* The same where the address of only one firm is known. */
+static double
+crm_most_unread_address(const MatchScorer *scorer, const MatchRecord *known)
+{
+	const MatchModel *model = &scorer->model;
+	double place = 0;
+
+	if (known->nstreet > 0)
+		return ADDRESS_MOST;
+	if (known->item[ITEM_POSTCODE] != 0)
+		place = POSTCODE_EQUAL * known->item_bits[ITEM_POSTCODE] / MATCH_BITS_SCALE;
+	if (known->item[ITEM_CITY] != 0)
+		place = Max(place, Max(CITY_EQUAL * known->item_bits[ITEM_CITY] / MATCH_BITS_SCALE,
+							   CITY_LIKE * CITY_LIKE_MOST));
+	return crm_clamp(Max(crm_most(model, ADDRESS_SAME_PLACE, place),
+						 crm_most(model, ADDRESS_OTHER_PLACE, place)),
+					 0, ADDRESS_MOST);
+}
+
+/*
+ * What each field can weigh at most, as far as is told by whether values are
+ * equal.  If one of the two is an outline, whole is the other.
+ */
 static void
 crm_bounds(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b, bool company,
-		   MatchScore *score)
+		   const MatchRecord *whole, MatchOutline outline, MatchScore *score)
 {
 	static const struct
 	{
@@ -1088,9 +1147,21 @@ crm_bounds(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b
 		most[FIELD_DOMAIN] = scorer->most[FIELD_DOMAIN];
 	if (company)
 	{
-		most[FIELD_NAME] = crm_most_name(scorer, a, b);
+		if (outline == OUTLINE_ID)
+		{
+			most[FIELD_NAME] = crm_most_unread_name(scorer, whole);
+			most[FIELD_BRANCH] = scorer->most[FIELD_BRANCH];
+		}
+		else
+			most[FIELD_NAME] = crm_most_name(scorer, a, b);
 		most[FIELD_BUSINESS] = scorer->most[FIELD_BUSINESS];
 		most[FIELD_LEGAL_FORM] = scorer->most[FIELD_LEGAL_FORM];
+	}
+	if (whole != NULL)
+	{
+		most[FIELD_PERSON] = crm_named(whole) ? CONTACT_MOST : 0;
+		most[FIELD_ADDRESS] = crm_most_unread_address(scorer, whole);
+		return;
 	}
 	most[FIELD_PERSON] = crm_most_person(scorer, a, b, company);
 	most[FIELD_ADDRESS] = crm_most_address(scorer, a, b, company);
@@ -1111,34 +1182,44 @@ crm_bounds(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b
 
 /*
  * Weighs field after field, the telling and quick ones first.  With bounds it
- * stops, false, when even the most that the rest can weigh is too little.
+ * stops, false, when even the most that the rest can weigh is too little.  If one
+ * of the two is an outline, whole is the other, and what is not known counts with
+ * the most that it can weigh.
  */
 static inline bool
 crm_weigh_pair(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b, bool bounded,
-			   double needed, MatchScore *score)
+			   const MatchRecord *whole, MatchOutline outline, double needed, MatchScore *score)
 {
-	bool company = crm_both(a, b, ITEM_COMPANY);
+	bool company = outline == OUTLINE_ID || crm_both(a, b, ITEM_COMPANY);
 
 	memset(score, 0, sizeof(*score));
 	crm_say(score, FIELD_PRIOR, company ? PRIOR_COMPANY : PRIOR_PERSON,
 			company ? scorer->prior_company : scorer->prior_person);
 	if (bounded)
-		crm_bounds(scorer, a, b, company, score);
-	if (company)
+		crm_bounds(scorer, a, b, company, whole, outline, score);
+	if (company && outline != OUTLINE_ID)
 		crm_score_branch(scorer, a, b, score);
 	CRM_SCORE(FIELD_TAX_ID, crm_both(a, b, ITEM_TAX_ID), crm_score_tax_id(scorer, a, b, score));
-	CRM_SCORE(FIELD_NAME, company, crm_score_name(scorer, a, b, score));
-	score->weight[FIELD_LEGAL_FORM] = 0;
-	CRM_SCORE(FIELD_BUSINESS, company, crm_score_business(scorer, a, b, score));
+	if (outline != OUTLINE_ID)
+	{
+		CRM_SCORE(FIELD_NAME, company, crm_score_name(scorer, a, b, score));
+		score->weight[FIELD_LEGAL_FORM] = 0;
+		CRM_SCORE(FIELD_BUSINESS, company, crm_score_business(scorer, a, b, score));
+	}
 	CRM_SCORE(FIELD_BIRTH_DATE, a->birth_date != 0 && b->birth_date != 0,
 			  crm_score_birth_date(scorer, a, b, score));
 	CRM_SCORE(FIELD_PHONE, crm_both(a, b, ITEM_PHONE), crm_score_phone(scorer, a, b, score));
 	CRM_SCORE(FIELD_NATIONAL_ID, crm_both(a, b, ITEM_NATIONAL_ID),
 			  crm_score_national_id(scorer, a, b, score));
-	CRM_SCORE(FIELD_ADDRESS, true, crm_score_address(scorer, a, b, company, score));
+	/* What the e-mail address says depends on the name. */
+	if (outline == OUTLINE_ID)
+		return true;
+	if (outline == OUTLINE_WHOLE)
+		CRM_SCORE(FIELD_ADDRESS, true, crm_score_address(scorer, a, b, company, score));
 	score->weight[FIELD_DOMAIN] = 0;
 	CRM_SCORE(FIELD_EMAIL, true, crm_score_email(scorer, a, b, score));
-	CRM_SCORE(FIELD_PERSON, true, crm_score_person(scorer, a, b, company, score));
+	if (outline == OUTLINE_WHOLE)
+		CRM_SCORE(FIELD_PERSON, true, crm_score_person(scorer, a, b, company, score));
 	return true;
 }
 
@@ -1146,7 +1227,7 @@ void
 crm_match_score(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
 				MatchScore *score)
 {
-	crm_weigh_pair(scorer, a, b, false, 0, score);
+	crm_weigh_pair(scorer, a, b, false, NULL, OUTLINE_WHOLE, 0, score);
 	score->bits = crm_total(score);
 	crm_weaken(score);
 }
@@ -1155,7 +1236,7 @@ void
 crm_match_compare(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
 				  MatchScore *score)
 {
-	crm_weigh_pair(scorer, a, b, false, 0, score);
+	crm_weigh_pair(scorer, a, b, false, NULL, OUTLINE_WHOLE, 0, score);
 }
 
 double
@@ -1163,7 +1244,30 @@ crm_match_bits(const MatchScorer *scorer, const MatchRecord *a, const MatchRecor
 {
 	MatchScore score;
 
-	return crm_weigh_pair(scorer, a, b, true, needed, &score) ? crm_total(&score) : -INFINITY;
+	return crm_weigh_pair(scorer, a, b, true, NULL, OUTLINE_WHOLE, needed, &score)
+			   ? crm_total(&score)
+			   : -INFINITY;
+}
+
+/* Of who is no firm, or may be none, the names of persons decide. */
+bool
+crm_match_tells(const MatchRecord *whole, MatchOutline outline)
+{
+	return whole->item[ITEM_COMPANY] != 0 && (outline == OUTLINE_NAME || !crm_named(whole));
+}
+
+bool
+crm_match_may(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
+			  const MatchRecord *whole, MatchOutline outline, double needed)
+{
+	MatchScore score;
+
+	if (!crm_match_tells(whole, outline) ||
+		(outline == OUTLINE_NAME && !crm_both(a, b, ITEM_COMPANY)))
+		return true;
+	return outline == OUTLINE_ID
+			   ? crm_weigh_pair(scorer, a, b, true, whole, OUTLINE_ID, needed, &score)
+			   : crm_weigh_pair(scorer, a, b, true, whole, OUTLINE_NAME, needed, &score);
 }
 
 void
@@ -1173,6 +1277,7 @@ crm_match_scorer(MatchScorer *scorer, const MatchModel *model, double rows)
 
 	memset(scorer, 0, sizeof(*scorer));
 	scorer->model = *model;
+	scorer->rarest = crm_match_rarity_of(rows, 0, MATCH_RAREST * MATCH_BITS_SCALE);
 	scorer->prior_company = prior + model->level[PRIOR_COMPANY].weight;
 	scorer->prior_person = prior + model->level[PRIOR_PERSON].weight;
 	/* Levels without evidence behind them weigh the same in all pairs. */

@@ -239,13 +239,34 @@ crm_match_weigh(MatchRecord *record, const MatchStats *stats)
 	crm_match_weigh_counts(record, stats->rows, stats->counts);
 }
 
+#define KNOWN_BITS	 256
+#define KNOWN_COUNTS 32 /* most of what is weighed is as rare */
+
+/* Rarities that were computed before, of tables of so many rows. */
+static struct
+{
+	double rows;
+	bool known[KNOWN_BITS][KNOWN_COUNTS];
+	uint8 bits[KNOWN_BITS][KNOWN_COUNTS];
+} rarity;
+
 static inline uint8
 crm_weigh_one(double rows, const MatchCounts *counts, uint32 hash, uint8 default_bits)
 {
-	double count = counts != NULL ? crm_counts_get(counts, hash) : 0;
-	double bits = crm_match_rarity_of(rows, count, default_bits) * MATCH_BITS_SCALE;
+	uint32 count = counts != NULL ? crm_counts_get(counts, hash) : 0;
+	double bits;
+	uint8 result;
 
-	return (uint8) (bits < 0 ? 0 : bits > 255 ? 255 : bits);
+	if (count < KNOWN_COUNTS && rarity.known[default_bits][count])
+		return rarity.bits[default_bits][count];
+	bits = crm_match_rarity_of(rows, count, default_bits) * MATCH_BITS_SCALE;
+	result = (uint8) (bits < 0 ? 0 : bits > 255 ? 255 : bits);
+	if (count < KNOWN_COUNTS)
+	{
+		rarity.bits[default_bits][count] = result;
+		rarity.known[default_bits][count] = true;
+	}
+	return result;
 }
 
 /* Most of the time goes by waiting for memory, so all of it is asked for first. */
@@ -272,7 +293,11 @@ crm_match_weigh_counts(MatchRecord *record, double rows, const MatchCounts *coun
 
 	if (counts != NULL)
 		crm_weigh_prefetch(record, counts);
-
+	if (rows != rarity.rows)
+	{
+		memset(rarity.known, 0, sizeof(rarity.known));
+		rarity.rows = rows;
+	}
 	for (int i = 0; i < MATCH_NITEMS; i++)
 		if (record->item[i] != 0)
 			record->item_bits[i] =
