@@ -837,8 +837,11 @@ typedef struct IdEntry
 	uint32 state;
 } IdEntry;
 
+#define SEEN_BITS 20
+
 struct ChangeSet
 {
+	uint64 seen[(1 << SEEN_BITS) / 64]; /* bits of the hashes of all ids in it: most are not */
 	IdEntry *entry;
 	uint32 mask;
 	uint32 n;
@@ -866,6 +869,10 @@ crm_change_place(const ChangeSet *set, int64 id)
 static inline uint32
 crm_change_state(const ChangeSet *set, int64 id)
 {
+	uint32 bit = crm_hash64((uint64) id) >> (32 - SEEN_BITS);
+
+	if ((set->seen[bit / 64] & (UINT64CONST(1) << (bit % 64))) == 0)
+		return 0;
 	return crm_change_place(set, id)->state;
 }
 
@@ -890,6 +897,9 @@ crm_change_mark(ChangeSet *set, int64 id, uint32 state)
 
 	if (entry->state == 0)
 	{
+		uint32 bit = crm_hash64((uint64) id) >> (32 - SEEN_BITS);
+
+		set->seen[bit / 64] |= UINT64CONST(1) << (bit % 64);
 		if (set->n > set->mask / 2)
 		{
 			crm_change_resize(set, (set->mask + 1) * 2);

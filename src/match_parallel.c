@@ -331,15 +331,24 @@ crm_scan_begin(Relation rel, int workers)
 	return scan;
 }
 
+/* Nothing more is there to do for workers; that they go takes them a while. */
+void
+crm_scan_dismiss(MatchScan *scan)
+{
+	if (scan->parallel == NULL || scan->shared->job == SCAN_END)
+		return;
+	scan->shared->job = SCAN_END;
+	crm_scan_arrive(scan->shared);
+	BarrierDetach(&scan->shared->barrier);
+}
+
 /* Sends the workers home, and leaves parallel mode so that something can be written. */
 void
 crm_scan_end(MatchScan *scan)
 {
 	if (scan->parallel == NULL)
 		return;
-	scan->shared->job = SCAN_END;
-	crm_scan_arrive(scan->shared);
-	BarrierDetach(&scan->shared->barrier);
+	crm_scan_dismiss(scan);
 	WaitForParallelWorkersToFinish(scan->parallel);
 	DestroyParallelContext(scan->parallel);
 	ExitParallelMode();

@@ -462,11 +462,12 @@ crm_task_full(ScanTask *task)
 	crm_free_array(scan, &shared->record_start, sizeof(uint32), (Size) shared->nrecords + 1);
 	edge = crm_scan_collect(scan, &nedges);
 	crm_task_explain(scan, known, edge, nedges);
-	crm_scan_end(scan);
+	crm_scan_dismiss(scan);
 
 	crm_progress_job(shared, SCAN_CLUSTER, nedges);
 	must = crm_task_must(scan, known, &nmust);
 	cluster = crm_match_clusters(scan, edge, nedges, must, nmust, task->threshold);
+	crm_scan_end(scan);
 	crm_progress_job(shared, SCAN_WRITE, shared->nedges);
 	if (shared->learn)
 		crm_store_statistics(task, scan);
@@ -528,12 +529,13 @@ crm_task_changed(ScanTask *task, const LastScan *last)
 	crm_change_fetch(scan, set);
 	crm_scan_index(scan);
 	crm_task_explain(scan, known, found, nfound);
-	crm_scan_end(scan);
+	crm_scan_dismiss(scan);
 
 	crm_progress_job(shared, SCAN_CLUSTER, nfound);
 	edge = crm_change_edges(scan, set, known, found, nfound, &nedges);
 	must = crm_task_must(scan, known, &nmust);
 	cluster = crm_match_clusters(scan, edge, nedges, must, nmust, task->threshold);
+	crm_scan_end(scan);
 	crm_progress_job(shared, SCAN_WRITE, shared->nedges);
 	crm_write_pairs(scan, &task->result, known, found, nfound);
 	task->clustered =

@@ -226,7 +226,9 @@ extern MatchScan *crm_scan_begin(Relation rel, int workers);
 extern void crm_scan_start(MatchScan *scan, ScanJob job, uint32 pieces);
 extern void crm_scan_join(MatchScan *scan);
 extern void crm_scan_do(MatchScan *scan, ScanJob job, uint32 pieces);
-extern void crm_scan_end(MatchScan *scan); /* workers go, memory stays */
+/* Workers go, memory stays: they are told so, and the end waits until they are gone. */
+extern void crm_scan_dismiss(MatchScan *scan);
+extern void crm_scan_end(MatchScan *scan);
 extern bool crm_scan_next(MatchScan *scan, uint32 *piece);
 extern void *crm_scan_alloc(MatchScan *scan, Size size, ScanRef *ref);
 extern void *crm_scan_get(MatchScan *scan, ScanRef ref);
