@@ -47,10 +47,10 @@
 #include "compat.h"
 #include "crm.h"
 #include "duplicate_rule.h"
+#include "match_index.h"
 #include "workspace.h"
 
 #define MAX_REASON	  1000
-#define CHUNK_ROWS	  4096 /* rows of a statement that are looked up together */
 #define CHUNK_PAIRS	  4096 /* pairs that are recorded together */
 #define ROW_PAIRS	  5	   /* that a rule records of a row: the best */
 #define DEFAULT_CHECK 0.9  /* probability that crm.check_duplicate() reports from without rules */
@@ -93,6 +93,9 @@ typedef struct CheckState
 	TupleTableSlot *new_slot;
 	int old_pointer;
 	int new_pointer;
+	int marked_pointer;			/* after the rows of which what was found has been dealt with */
+	int64 at;					/* rows before the new pointer */
+	int64 marked;				/* rows before the marked pointer */
 	MemoryContext slot_context; /* a row of a spilled transition table lives as long as its slot */
 	ExprContext *econtext;
 	ExprState *condition[MAX_DUPLICATE_RULES];
@@ -182,39 +185,29 @@ crm_check_visible(const DuplicateRules *rules, Relation rel, Datum *ids, Duplica
 	SPI_finish();
 }
 
-/* What was found of nrows records: decisions about it, and who can see it. */
+/* What was found of some records: decisions about it, and who can see it. */
 static void
-crm_check_resolve(const DuplicateRules *rules, Relation rel, const DuplicateSearch *search,
-				  const int64 *id, int nrows)
+crm_check_resolve(const DuplicateRules *rules, Relation rel, const DuplicateAnswer *answer,
+				  int nanswers)
 {
 	int total = 0, at = 0;
 	Datum *own, *other;
 	DuplicateFound **found;
 
-	for (int i = 0; i < nrows; i++)
-	{
-		int n;
-
-		(void) crm_duplicate_found(search, i, &n);
-		total += n;
-	}
+	for (int i = 0; i < nanswers; i++)
+		total += answer[i].nfound;
 	if (total == 0)
 		return;
 	own = palloc(sizeof(Datum) * total);
 	other = palloc(sizeof(Datum) * total);
 	found = palloc(sizeof(DuplicateFound *) * total);
-	for (int i = 0; i < nrows; i++)
-	{
-		int n;
-		DuplicateFound *f = crm_duplicate_found(search, i, &n);
-
-		for (int k = 0; k < n; k++)
+	for (int i = 0; i < nanswers; i++)
+		for (int k = 0; k < answer[i].nfound; k++)
 		{
-			own[at] = Int64GetDatum(id[i]);
-			other[at] = Int64GetDatum(f[k].id);
-			found[at++] = &f[k];
+			own[at] = Int64GetDatum(answer[i].id);
+			other[at] = Int64GetDatum(answer[i].found[k].id);
+			found[at++] = &answer[i].found[k];
 		}
-	}
 	crm_check_decided(rules, own, other, found, total);
 	crm_check_visible(rules, rel, other, found, total);
 }
@@ -361,25 +354,36 @@ crm_check_override(void)
  */
 
 static bool
-crm_check_next(CheckState *state)
+crm_check_read(CheckState *state, Tuplestorestate *table, int pointer, TupleTableSlot *slot)
 {
-	TriggerData *trigdata = state->trigdata;
 	MemoryContext old = MemoryContextSwitchTo(state->slot_context);
-	bool more = true;
+	bool more;
 
-	CHECK_FOR_INTERRUPTS();
-	if (trigdata->tg_oldtable != NULL)
-	{
-		tuplestore_select_read_pointer(trigdata->tg_oldtable, state->old_pointer);
-		more = tuplestore_gettupleslot(trigdata->tg_oldtable, true, false, state->old_slot);
-	}
-	if (more)
-	{
-		tuplestore_select_read_pointer(trigdata->tg_newtable, state->new_pointer);
-		more = tuplestore_gettupleslot(trigdata->tg_newtable, true, false, state->new_slot);
-	}
+	tuplestore_select_read_pointer(table, pointer);
+	more = tuplestore_gettupleslot(table, true, false, slot);
 	MemoryContextSwitchTo(old);
 	return more;
+}
+
+/* The next row of the statement. */
+static bool
+crm_check_next(CheckState *state)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (!crm_check_read(state, state->trigdata->tg_newtable, state->new_pointer, state->new_slot))
+		return false;
+	state->at++;
+	return true;
+}
+
+/* The same with the row as it was. */
+static bool
+crm_check_next_pair(CheckState *state)
+{
+	return (state->trigdata->tg_oldtable == NULL ||
+			crm_check_read(state, state->trigdata->tg_oldtable, state->old_pointer,
+						   state->old_slot)) &&
+		   crm_check_next(state);
 }
 
 static void
@@ -392,6 +396,35 @@ crm_check_rewind(CheckState *state)
 	}
 	tuplestore_select_read_pointer(state->trigdata->tg_newtable, state->new_pointer);
 	tuplestore_rescan(state->trigdata->tg_newtable);
+	state->at = 0;
+}
+
+/* Rows may be read again from here on. */
+static void
+crm_check_mark(CheckState *state)
+{
+	tuplestore_copy_read_pointer(state->trigdata->tg_newtable, state->new_pointer,
+								 state->marked_pointer);
+	state->marked = state->at;
+}
+
+/* So many rows of the statement come before the next one read; not fewer than were marked. */
+static void
+crm_check_seek(CheckState *state, int64 number)
+{
+	Tuplestorestate *table = state->trigdata->tg_newtable;
+
+	if (number < state->at)
+	{
+		tuplestore_copy_read_pointer(table, state->marked_pointer, state->new_pointer);
+		state->at = state->marked;
+	}
+	if (number == state->at)
+		return;
+	tuplestore_select_read_pointer(table, state->new_pointer);
+	if (!tuplestore_skiptuples(table, number - state->at, true))
+		elog(ERROR, "transition table is shorter than it was");
+	state->at = number;
 }
 
 static bool
@@ -507,7 +540,7 @@ crm_check_prepare(CheckState *state)
 	state->allocated = 16;
 	state->applies = palloc(sizeof(uint64) * state->allocated);
 	state->row = palloc(sizeof(StatementRow) * state->allocated);
-	while (crm_check_next(state))
+	while (crm_check_next_pair(state))
 	{
 		MemoryContext old = MemoryContextSwitchTo(row_context);
 		uint64 applies = crm_check_applies(state);
@@ -536,7 +569,11 @@ crm_check_prepare(CheckState *state)
 	}
 	MemoryContextDelete(row_context);
 	if ((all & blocking) != 0)
+	{
+		/* What need not be done under the locks is done before. */
+		crm_match_index_catch_up(state->rules->columns->indexid);
 		crm_duplicate_locks_take(locks);
+	}
 	return all != 0;
 }
 
@@ -593,57 +630,55 @@ crm_check_threshold(const DuplicateRules *rules, uint64 applies)
 	return threshold;
 }
 
-/* Looks up the next rows of the statement, from *number on; false if enough were refused. */
+/* Looks up the next rows of the statement; false if enough were refused. */
 static bool
-crm_check_chunk(CheckState *state, DuplicateTold *told, int64 *number)
+crm_check_batch(CheckState *state, DuplicateTold *told)
 {
 	const DuplicateRules *rules = state->rules;
 	Relation rel = state->trigdata->tg_relation;
-	DuplicateSearch *search = crm_duplicate_search(rules, rel, true);
-	int size = (int) Min(state->nrows - *number, CHUNK_ROWS);
-	MinimalTuple *tuple = palloc(sizeof(MinimalTuple) * Max(size, 1));
-	DuplicateRow *row = palloc(sizeof(DuplicateRow) * Max(size, 1));
-	int64 *id = palloc(sizeof(int64) * Max(size, 1));
+	DuplicateBatch *batch = crm_duplicate_batch(rules, rel, state->nrows - state->at);
+	MemoryContext row_context =
+		AllocSetContextCreate(CurrentMemoryContext, "crm duplicate row", ALLOCSET_DEFAULT_SIZES);
+	DuplicateAnswers answers;
 	CheckPairs pairs = {0};
-	TupleTableSlot *slot;
-	int n = 0;
-	bool more = true;
+	int64 end;
+	bool room = true, more = true;
 
-	while (n < size && *number < state->nrows && crm_check_next(state))
+	crm_check_mark(state);
+	while (room && state->at < state->nrows && crm_check_next(state))
 	{
-		uint64 applies = state->applies[(*number)++];
+		uint64 applies = state->applies[state->at - 1];
 		MatchValue values[MATCH_NROLES] = {0};
+		MemoryContext old;
+		int64 id;
 		bool isnull;
 
 		if (applies == 0)
 			continue;
-		id[n] =
+		id =
 			crm_duplicate_id(slot_getattr(state->new_slot, rules->id_att, &isnull), rules->id_type);
-		row[n].number = *number;
-		row[n].id = id[n];
-		tuple[n] = ExecCopySlotMinimalTuple(state->new_slot);
+		old = MemoryContextSwitchTo(row_context);
 		crm_match_slot_values(rules->columns, state->new_slot, values);
-		crm_duplicate_search_add(search, values, id[n], crm_check_threshold(rules, applies));
-		n++;
+		MemoryContextSwitchTo(old);
+		room = crm_duplicate_batch_add(batch, values, state->at, id,
+									   crm_check_threshold(rules, applies));
+		MemoryContextReset(row_context);
 	}
-	crm_duplicate_search_run(search);
-	crm_check_resolve(rules, rel, search, id, n);
-
-	slot = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsMinimalTuple);
-	for (int i = 0; i < n && more; i++)
+	crm_duplicate_batch_run(batch, &answers);
+	end = answers.all ? state->at : answers.last;
+	crm_check_resolve(rules, rel, answers.answer, answers.n);
+	for (int i = 0; i < answers.n && more; i++)
 	{
-		int nfound;
-		DuplicateFound *found = crm_duplicate_found(search, i, &nfound);
+		const DuplicateAnswer *answer = &answers.answer[i];
+		DuplicateRow row = {answer->number, answer->id, state->new_slot};
 
-		if (nfound == 0)
-			continue;
-		ExecStoreMinimalTuple(tuple[i], slot, false);
-		row[i].slot = slot;
-		more = crm_check_row(state, told, &pairs, &row[i], found, nfound);
+		crm_check_seek(state, answer->number - 1);
+		(void) crm_check_next(state);
+		more = crm_check_row(state, told, &pairs, &row, answer->found, answer->nfound);
 	}
-	ExecDropSingleTupleTableSlot(slot);
 	if (!crm_duplicate_told_any(told))
 		crm_check_pairs_write(rules, &pairs);
+	crm_check_seek(state, end);
 	return more;
 }
 
@@ -653,10 +688,9 @@ crm_check_rows(CheckState *state)
 {
 	DuplicateTold *told =
 		crm_duplicate_told(state->rules, state->trigdata->tg_relation, state->nrows);
-	MemoryContext chunk_context =
+	MemoryContext batch_context =
 		AllocSetContextCreate(CurrentMemoryContext, "crm duplicate rows", ALLOCSET_DEFAULT_SIZES);
 	Snapshot snapshot;
-	int64 number = 0;
 	bool more = true;
 
 	/* What the statement wrote is to be seen, and what others committed before we had the locks. */
@@ -664,17 +698,17 @@ crm_check_rows(CheckState *state)
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	PushActiveSnapshot(snapshot);
 	crm_check_rewind(state);
-	while (more && number < state->nrows)
+	while (more && state->at < state->nrows)
 	{
-		MemoryContext old = MemoryContextSwitchTo(chunk_context);
+		MemoryContext old = MemoryContextSwitchTo(batch_context);
 
-		more = crm_check_chunk(state, told, &number);
+		more = crm_check_batch(state, told);
 		MemoryContextSwitchTo(old);
-		MemoryContextReset(chunk_context);
+		MemoryContextReset(batch_context);
 	}
 	PopActiveSnapshot();
 	UnregisterSnapshot(snapshot);
-	MemoryContextDelete(chunk_context);
+	MemoryContextDelete(batch_context);
 	crm_duplicate_told_end(told);
 }
 
@@ -685,6 +719,8 @@ crm_check_statement(CheckState *state)
 
 	state->new_slot = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsMinimalTuple);
 	state->new_pointer =
+		tuplestore_alloc_read_pointer(state->trigdata->tg_newtable, EXEC_FLAG_REWIND);
+	state->marked_pointer =
 		tuplestore_alloc_read_pointer(state->trigdata->tg_newtable, EXEC_FLAG_REWIND);
 	if (state->trigdata->tg_oldtable != NULL)
 	{
@@ -780,6 +816,25 @@ crm_check_may_ask(Relation rel, Oid workspace)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, RelationGetRelationName(rel));
 }
 
+/* What means the same as a record that is not stored, with the active snapshot. */
+static DuplicateFound *
+crm_check_ask(const DuplicateRules *rules, Relation rel, const MatchValue values[MATCH_NROLES],
+			  float4 threshold, int *n)
+{
+	DuplicateAnswer answer = {0};
+	DuplicateBasis basis;
+	DuplicateSearch *search;
+
+	crm_duplicate_basis(rel, &basis);
+	search = crm_duplicate_search(rules, rel, false, &basis);
+	crm_duplicate_search_add(search, values, 0, threshold);
+	crm_duplicate_search_run(search);
+	answer.found = crm_duplicate_found(search, 0, &answer.nfound);
+	crm_check_resolve(rules, rel, &answer, 1);
+	*n = answer.nfound;
+	return answer.found;
+}
+
 /*
  * crm._claim_duplicate(workspace, kind, record, relation, threshold): locks the
  * record's keys, so that nobody else stores it before this transaction ends, and
@@ -793,10 +848,8 @@ crm_claim_duplicate(PG_FUNCTION_ARGS)
 	Oid workspace, function;
 	DuplicateRules *rules;
 	DuplicateLocks *locks;
-	DuplicateSearch *search;
 	DuplicateFound *found;
 	MatchValue values[MATCH_NROLES] = {0};
-	int64 id = 0;
 	int n;
 	uint64 blocking = 0;
 	float4 threshold = DEFAULT_CHECK;
@@ -834,11 +887,7 @@ crm_claim_duplicate(PG_FUNCTION_ARGS)
 
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	PushActiveSnapshot(snapshot);
-	search = crm_duplicate_search(rules, rel, false);
-	crm_duplicate_search_add(search, values, id, threshold);
-	crm_duplicate_search_run(search);
-	crm_check_resolve(rules, rel, search, &id, 1);
-	found = crm_duplicate_found(search, 0, &n);
+	found = crm_check_ask(rules, rel, values, threshold, &n);
 	for (int i = 0; i < n && nulls[0]; i++)
 		if (found[i].visible)
 		{
@@ -864,8 +913,6 @@ crm_check_duplicate(PG_FUNCTION_ARGS)
 	Relation rel;
 	DuplicateRules *rules;
 	MatchValue values[MATCH_NROLES] = {0};
-	int64 id = 0;
-	DuplicateSearch *search;
 	DuplicateFound *found;
 	int n;
 	int hidden = 0;
@@ -879,13 +926,9 @@ crm_check_duplicate(PG_FUNCTION_ARGS)
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	PushActiveSnapshot(snapshot);
 	crm_match_json_values(record, rules->columns, values);
-	search = crm_duplicate_search(rules, rel, false);
-	crm_duplicate_search_add(search, values, id,
-							 rules->nrules == 0 ? DEFAULT_CHECK
-												: crm_check_threshold(rules, PG_UINT64_MAX));
-	crm_duplicate_search_run(search);
-	crm_check_resolve(rules, rel, search, &id, 1);
-	found = crm_duplicate_found(search, 0, &n);
+	found = crm_check_ask(
+		rules, rel, values,
+		rules->nrules == 0 ? DEFAULT_CHECK : crm_check_threshold(rules, PG_UINT64_MAX), &n);
 	for (int i = 0; i < n; i++)
 	{
 		Datum out[6] = {0};

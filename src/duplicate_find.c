@@ -133,8 +133,17 @@ crm_duplicate_id(Datum value, Oid type)
 							 : DatumGetInt16(value);
 }
 
+void
+crm_duplicate_basis(Relation rel, DuplicateBasis *basis)
+{
+	basis->stats = crm_match_stats(RelationGetRelid(rel));
+	crm_match_scorer(&basis->scorer, crm_match_model(RelationGetRelid(rel)),
+					 crm_match_rows(basis->stats));
+}
+
 DuplicateSearch *
-crm_duplicate_search(const DuplicateRules *rules, Relation rel, bool stored)
+crm_duplicate_search(const DuplicateRules *rules, Relation rel, bool stored,
+					 const DuplicateBasis *basis)
 {
 	DuplicateSearch *search = palloc0(sizeof(DuplicateSearch));
 	MatchRole roles[MATCH_NROLES];
@@ -145,9 +154,8 @@ crm_duplicate_search(const DuplicateRules *rules, Relation rel, bool stored)
 	/* What an index adds to the columns is not among the keys looked up. */
 	search->stored =
 		stored && crm_match_parse_model(rules->columns->model, roles) == rules->columns->ncolumns;
-	search->stats = crm_match_stats(RelationGetRelid(rel));
-	crm_match_scorer(&search->scorer, crm_match_model(RelationGetRelid(rel)),
-					 crm_match_rows(search->stats));
+	search->stats = basis->stats;
+	search->scorer = basis->scorer;
 	search->scratch = crm_match_scratch();
 	search->records_allocated = 8;
 	search->record = palloc(sizeof(SearchRecord) * search->records_allocated);

@@ -4,8 +4,9 @@
  *		another.
  *
  * duplicate_rule.c reads and keeps the rules of a table, duplicate_check.c holds
- * writes to them, duplicate_find.c searches, duplicate_told.c tells people,
- * duplicate_lock.c keeps two writers of the same apart.
+ * writes to them, duplicate_find.c searches, duplicate_batch.c shares that among
+ * processes, duplicate_told.c tells people, duplicate_lock.c keeps two writers of
+ * the same apart.
  */
 #ifndef CRM_DUPLICATE_RULE_H
 #define CRM_DUPLICATE_RULE_H
@@ -89,9 +90,20 @@ typedef struct DuplicateFound
 
 typedef struct DuplicateSearch DuplicateSearch;
 
-/* In the current context, for records that are looked up together; stored: rows of the table. */
-extern DuplicateSearch *crm_duplicate_search(const DuplicateRules *rules, Relation rel,
-											 bool stored);
+/* What a search rests on: the same for all who share one. */
+typedef struct DuplicateBasis
+{
+	const MatchStats *stats;
+	MatchScorer scorer;
+} DuplicateBasis;
+
+extern void crm_duplicate_basis(Relation rel, DuplicateBasis *basis);
+/*
+ * In the current context, for records that are looked up together; stored: rows of the table.
+ * Of the rules only what they say of the table is used.
+ */
+extern DuplicateSearch *crm_duplicate_search(const DuplicateRules *rules, Relation rel, bool stored,
+											 const DuplicateBasis *basis);
 /* A record: what is compared, its id (0 = it has none), and the probability from which another
  * counts. */
 extern void crm_duplicate_search_add(DuplicateSearch *search, const MatchValue values[MATCH_NROLES],
@@ -101,6 +113,33 @@ extern void crm_duplicate_search_run(DuplicateSearch *search);
 /* What was found of the record added as number (from 0), best first. */
 extern DuplicateFound *crm_duplicate_found(const DuplicateSearch *search, int number, int *n);
 extern int64 crm_duplicate_id(Datum value, Oid type);
+
+/* duplicate_batch.c: many rows of a statement at a time */
+
+/* A record and what was found of it. */
+typedef struct DuplicateAnswer
+{
+	int64 number; /* of the row in its statement, from 1 */
+	int64 id;
+	DuplicateFound *found; /* best first */
+	int nfound;
+} DuplicateAnswer;
+
+typedef struct DuplicateAnswers
+{
+	DuplicateAnswer *answer;
+	int n;
+	int allocated;
+	int64 last; /* number of the last row that was looked up */
+	bool all;	/* ... and no row comes after it */
+} DuplicateAnswers;
+
+typedef struct DuplicateBatch DuplicateBatch;
+
+extern DuplicateBatch *crm_duplicate_batch(const DuplicateRules *rules, Relation rel, int64 nrows);
+extern bool crm_duplicate_batch_add(DuplicateBatch *batch, const MatchValue values[MATCH_NROLES],
+									int64 number, int64 id, float4 threshold);
+extern void crm_duplicate_batch_run(DuplicateBatch *batch, DuplicateAnswers *answers);
 
 /* duplicate_told.c: what people are told of it */
 

@@ -193,6 +193,7 @@ extern const char *crm_match_role_name(MatchRole role);
 typedef struct MatchStats MatchStats;
 
 extern MatchStats *crm_match_stats(Oid relid); /* never NULL; valid until the next call */
+extern int64 crm_match_version(const MatchStats *stats);
 extern double crm_match_rows(const MatchStats *stats);
 extern uint32 crm_match_count(const MatchStats *stats, uint32 hash);
 extern double crm_match_rarity(const MatchStats *stats, uint32 hash, uint8 default_bits);

@@ -21,6 +21,7 @@
 
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
@@ -132,7 +133,8 @@ crm_stats_load(MatchStats *stats)
 	 * is guided by them and no value can be read out of hashes.
 	 */
 	rel = table_open(table, AccessShareLock);
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	/* A worker has the snapshot of whom it works for. */
+	snapshot = RegisterSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
 	scan = table_beginscan(rel, snapshot, 0, NULL);
 	slot = table_slot_create(rel, NULL);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
@@ -204,6 +206,12 @@ crm_match_stats(Oid relid)
 		stats_loads++;
 	}
 	return stats;
+}
+
+int64
+crm_match_version(const MatchStats *stats)
+{
+	return stats->version;
 }
 
 double

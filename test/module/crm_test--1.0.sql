@@ -43,3 +43,9 @@ COMMENT ON FUNCTION crm_test.stage_rebuilds() IS
 -- How often this session has read a calendar.
 CREATE FUNCTION crm_test.calendar_reads() RETURNS bigint
 LANGUAGE C VOLATILE STRICT AS '$libdir/crm', 'crm_calendar_read_count';
+
+CREATE FUNCTION crm_test.duplicate_chunks_helped() RETURNS bigint
+LANGUAGE C VOLATILE STRICT AS '$libdir/crm', 'crm_duplicate_helped';
+
+COMMENT ON FUNCTION crm_test.duplicate_chunks_helped() IS
+'How many chunks of rows parallel workers have looked up for duplicate rules of this session.';
