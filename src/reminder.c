@@ -293,7 +293,9 @@ crm_execute_fire(SPIPlanPtr plan, Datum *args, TimestampTz now, CrmFired *fired)
 {
 	int rc;
 
+	fired->step = CRM_PREPARING;
 	crm_plan_in_index_order(plan);
+	fired->step = CRM_FIRING;
 	rc = SPI_execute_plan(plan, args, NULL, false, 0);
 	if (rc != SPI_OK_INSERT_RETURNING)
 		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(rc));
@@ -455,6 +457,7 @@ crm_reminder_fire(CrmPending *pending, TimestampTz now, int64 limit, bool wait, 
 		}
 		crm_find_next(pending, plans);
 	}
+	fired->step = CRM_JUDGING;
 	if (fired->count > 0)
 		crm_hold_fired(plans, fired->first, fired->last, now);
 	fired->more = pending->next <= upto;

@@ -27,8 +27,20 @@ typedef struct CrmPending
 	int64 only_id;	   /* if not 0, fire this reminder only */
 } CrmPending;
 
+/*
+ * How far firing has come.  Before CRM_FIRING no reminder was touched, so that an
+ * error is not the fault of one.
+ */
+typedef enum CrmFireStep
+{
+	CRM_PREPARING, /* statements of ours are planned */
+	CRM_FIRING,
+	CRM_JUDGING /* hold_events() runs */
+} CrmFireStep;
+
 typedef struct CrmFired
 {
+	CrmFireStep step;
 	int64 count;
 	int64 first; /* event */
 	int64 last;

@@ -381,6 +381,7 @@ crm_reminder_fire_plain(CrmPending *pending, TimestampTz now, int64 limit, CrmFi
 
 	if (f == NULL)
 		return false;
+	fired->step = CRM_FIRING;
 	f->cid = GetCurrentCommandId(true);
 	old = MemoryContextSwitchTo(f->context);
 	crm_plain_walk(f, pending, now, limit, fired, special);

@@ -364,13 +364,18 @@ crm_record_error(const ErrorData *edata)
 
 /*
  * Whether an error may be due to the reminder being fired: its data, or what a
- * trigger makes of them.  Lack of resources, locks and the like are not.
+ * trigger makes of them.  Lack of resources, locks and the like are not, nor are
+ * tables that our statements do not fit.
  */
 static bool
-crm_may_be_poison(int sqlerrcode)
+crm_may_be_poison(int sqlerrcode, CrmFireStep step)
 {
+	if (step == CRM_PREPARING)
+		return false;
 	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
 	{
+		case MAKE_SQLSTATE('4', '2', '0', '0', '0'):
+			return step != CRM_JUDGING;
 		case ERRCODE_CONNECTION_EXCEPTION:
 		case ERRCODE_INVALID_TRANSACTION_STATE:
 		case ERRCODE_TRANSACTION_ROLLBACK:
@@ -398,6 +403,7 @@ crm_fire_batch(CrmWork *work, CrmLine *line, CrmFired *fired)
 	{
 		int64 start = crm_ticks();
 
+		memset(fired, 0, sizeof(*fired));
 		crm_begin();
 		if (crm_batch_timeout > 0)
 			enable_timeout_after(STATEMENT_TIMEOUT, crm_batch_timeout);
@@ -408,7 +414,6 @@ crm_fire_batch(CrmWork *work, CrmLine *line, CrmFired *fired)
 			crm_reminder_look(&pending);
 			pending.only_id = pending.next_id;
 		}
-		memset(fired, 0, sizeof(*fired));
 		if (crm_clock_read(&work->fired_at))
 			crm_reminder_fire(&pending, work->fired_at, work->batch, false, fired);
 		else
@@ -471,10 +476,10 @@ crm_set_aside(CrmWork *work, CrmLine *line, const ErrorData *edata)
 
 /* Decides what to do about an error. */
 static void
-crm_after_error(CrmWork *work, CrmLine *line, ErrorData *error)
+crm_after_error(CrmWork *work, CrmLine *line, CrmFireStep step, ErrorData *error)
 {
 	crm_record_error(error);
-	if (crm_may_be_poison(error->sqlerrcode) && work->set_aside < CRM_MAX_SET_ASIDE &&
+	if (crm_may_be_poison(error->sqlerrcode, step) && work->set_aside < CRM_MAX_SET_ASIDE &&
 		(work->batch > 1 || line->pending.only_id != 0))
 	{
 		/* Find the reminder that fails: fire fewer and fewer, then set it aside. */
@@ -507,7 +512,7 @@ crm_work_once(CrmWork *work, CrmLine *line)
 
 	if (error != NULL)
 	{
-		crm_after_error(work, line, error);
+		crm_after_error(work, line, fired.step, error);
 		return;
 	}
 	crm_record_fired(&fired);

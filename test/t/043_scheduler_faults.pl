@@ -95,6 +95,21 @@ $node->reload;
 $node->safe_psql('shop', q{DROP TRIGGER dawdle ON sales.event; UPDATE sales.reminder SET failed_at = NULL WHERE failed_at IS NOT NULL});
 fired('sales', 'slow', 'and fires once it is quick');
 
+# Tables that changed under the worker's plans are no fault of the reminders.
+for my $case ([ 'reminder', 'kind' ], [ 'event', 'title' ], [ 'member', 'active' ])
+{
+	my ($table, $column) = @$case;
+	my $title = "misfit $table.$column";
+	my ($was, $pid) = split /\|/, $node->safe_psql('shop', q{SELECT errors, pid FROM crm.scheduler_status()});
+	$node->safe_psql('shop', "ALTER TABLE sales.$table RENAME COLUMN $column TO other");
+	$node->safe_psql('shop', "INSERT INTO sales.reminder (member_id, due_at, title) SELECT 1, now(), '$title' FROM generate_series(1, 30)");
+	ok($node->poll_query_until('shop', qq{SELECT reason LIKE '1 workspaces fail%' AND error LIKE '42703:%' AND errors > $was FROM crm.scheduler_status()}), "$title: the worker pauses");
+	is($node->safe_psql('shop', 'SELECT count(*) FROM sales.reminder WHERE failed_at IS NOT NULL'), '0', "$title: no reminder is to blame");
+	$node->safe_psql('shop', "ALTER TABLE sales.$table RENAME COLUMN other TO $column");
+	fired('sales', $title, "$title: they fire once it has its name again", 30);
+	is($node->safe_psql('shop', q{SELECT pid FROM crm.scheduler_status()}), $pid, "$title: by the same worker");
+}
+
 # Where no reminder can even be read, the workspace is tried again after a pause.
 $node->safe_psql('shop', 'ALTER TABLE sales.reminder RENAME COLUMN kind TO sort');
 $node->restart;
