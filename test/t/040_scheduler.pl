@@ -102,11 +102,21 @@ $node->safe_psql('shop', remind('over the restart', "clock_timestamp() + interva
 $node->restart;
 fired('over the restart', 'what came due while the server was down fires');
 
-is($node->safe_psql('shop', q{SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'crm launcher' AND wait_event_type IN ('Extension', 'Activity')}),
-	't', 'the launcher waits');
+# How late: counted by powers of two of milliseconds.
+$node->safe_psql('shop', remind('an hour late', "now() - interval '1 hour'"));
+fired('an hour late', 'one that is late fires');
+is($node->safe_psql('shop', q{
+	SELECT s.fired, (SELECT sum(l) FROM unnest(s.lateness) AS l), (SELECT sum(l) FROM unnest(s.lateness) WITH ORDINALITY AS l (l, n) WHERE 2 ^ (n - 2) > 1000000),
+		s.max_lateness BETWEEN interval '1 hour' AND interval '1 hour 1 minute', s.p50 < interval '1 hour' AND s.p50 <= s.p95 AND s.p95 <= s.p99 AND s.p99 = s.max_lateness
+	FROM crm.scheduler_status() AS s WHERE s.database = 'shop'}), '2|2|1|t|t', 'the status counts how late events were');
+
+# From PostgreSQL 17 on wait events have names.
+my ($launcher, $worker) = $node->safe_psql('shop', q{SELECT current_setting('server_version_num')::int >= 170000}) eq 't' ? ('CrmLauncherMain', 'CrmWorkerMain') : ('Extension', 'Extension');
+ok($node->poll_query_until('shop', qq{SELECT count(*) = 2 FROM pg_stat_activity WHERE wait_event_type = 'Extension' AND (backend_type, wait_event) IN (('crm launcher', '$launcher'), ('crm worker', '$worker'))}),
+	'launcher and worker say what they wait for');
 is($node->safe_psql('shop', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'crm worker' AND xact_start IS NOT NULL}), '0',
 	'a worker that waits is in no transaction');
-oracle(12, 'every reminder is pending or has one event');
+oracle(13, 'every reminder is pending or has one event');
 
 $node->stop('fast');
 my $log = slurp_file($node->logfile);
