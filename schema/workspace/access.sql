@@ -34,6 +34,8 @@ CREATE TABLE @workspace@.member (
     row_version integer NOT NULL DEFAULT 1
 );
 CREATE INDEX ON @workspace@.member (manager_id);
+-- Asked for each batch of events.
+CREATE INDEX ON @workspace@.member (id) WHERE NOT active;
 COMMENT ON TABLE @workspace@.member IS 'A person who works in this workspace and owns records.';
 COMMENT ON COLUMN @workspace@.member.id IS 'Identifier, never reused.';
 COMMENT ON COLUMN @workspace@.member.name IS 'Name as colleagues know it.';

@@ -93,38 +93,50 @@ COMMENT ON COLUMN @workspace@.attention_spent.shown IS 'Events that came into th
 CREATE OR REPLACE FUNCTION @workspace@.hold_events(first_id bigint, last_id bigint, fired_at timestamptz) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
+-- Plans are kept, and made while tables may be empty: only ones that use indexes stay good.
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
+    late bigint[];
+    snoozed bigint[];
     candidates bigint[];
     matched_events bigint[];
     matched_rules bigint[];
     horizon interval := nullif(current_setting('crm.catch_up_horizon'), '-1')::interval;
 BEGIN
-    WITH late AS (
-        UPDATE @workspace@.event AS e SET state = 'skipped', handled_at = hold_events.fired_at
-        WHERE e.id BETWEEN first_id AND last_id
-          AND (e.payload ? 'skip_after' AND e.fired_at - e.due_at > (e.payload ->> 'skip_after')::interval
-               -- Escalations and service levels say how things are, others how they were.
-               OR e.fired_at - e.due_at > horizon AND e.missed = 0 AND NOT coalesce(e.payload ?| '{escalation,sla,crm_digest}' OR e.payload @> '{"urgent": true}', false))
-        RETURNING e.id, e.member_id, e.payload -> 'skip_after' AS skip_after, e.fired_at - e.due_at > horizon AS beyond)
-    INSERT INTO @workspace@.event_hold (event_id, member_id, reason, detail, held_at)
-    SELECT l.id, l.member_id, 'too late', CASE WHEN l.beyond THEN jsonb_build_object('max_late', horizon, 'setting', 'crm.catch_up_horizon') ELSE jsonb_build_object('max_late', l.skip_after) END,
-           hold_events.fired_at FROM late AS l;
-    -- What somebody was warned of, and snoozed, may be done by now.
-    WITH settled AS (
-        UPDATE @workspace@.event AS e SET state = 'skipped', handled_at = hold_events.fired_at
-        WHERE e.id BETWEEN first_id AND last_id AND e.state = 'new' AND e.payload ? 'snoozed_event'
-          AND (EXISTS (SELECT FROM @workspace@.escalation_rule AS r
-                       WHERE r.name = e.payload ->> 'escalation' AND r.kind = e.kind AND NOT r.yearly
-                         -- Started anew it is at level 0.
-                         AND NOT EXISTS (SELECT FROM @workspace@.escalation AS x
-                                         WHERE x.rule_id = r.id AND x.record_id = e.record_id AND to_jsonb(x.level) >= e.payload -> 'level'))
-               OR EXISTS (SELECT FROM @workspace@.sla_policy AS p JOIN @workspace@.sla_clock AS c ON c.policy_id = p.id
-                          WHERE p.name = e.payload ->> 'sla' AND c.kind = e.kind AND c.record_id = e.record_id AND c.state IN ('met', 'ended')))
-        RETURNING e.id, e.member_id)
-    INSERT INTO @workspace@.event_hold (event_id, member_id, reason, held_at)
-    SELECT s.id, s.member_id, 'settled', hold_events.fired_at FROM settled AS s;
+    SELECT array_agg(e.id) FILTER (WHERE e.payload ? 'skip_after' OR e.fired_at - e.due_at > horizon),
+           array_agg(e.id) FILTER (WHERE e.payload ? 'snoozed_event')
+    INTO late, snoozed
+    FROM @workspace@.event AS e WHERE e.id BETWEEN first_id AND last_id;
+    IF late IS NOT NULL THEN
+        WITH skipped AS (
+            UPDATE @workspace@.event AS e SET state = 'skipped', handled_at = hold_events.fired_at
+            WHERE e.id = ANY (late)
+              AND (e.payload ? 'skip_after' AND e.fired_at - e.due_at > (e.payload ->> 'skip_after')::interval
+                   -- Escalations and service levels say how things are, others how they were.
+                   OR e.fired_at - e.due_at > horizon AND e.missed = 0 AND NOT coalesce(e.payload ?| '{escalation,sla,crm_digest}' OR e.payload @> '{"urgent": true}', false))
+            RETURNING e.id, e.member_id, e.payload -> 'skip_after' AS skip_after, e.fired_at - e.due_at > horizon AS beyond)
+        INSERT INTO @workspace@.event_hold (event_id, member_id, reason, detail, held_at)
+        SELECT s.id, s.member_id, 'too late', CASE WHEN s.beyond THEN jsonb_build_object('max_late', horizon, 'setting', 'crm.catch_up_horizon') ELSE jsonb_build_object('max_late', s.skip_after) END,
+               hold_events.fired_at FROM skipped AS s;
+    END IF;
+    IF snoozed IS NOT NULL THEN
+        -- What somebody was warned of, and snoozed, may be done by now.
+        WITH settled AS (
+            UPDATE @workspace@.event AS e SET state = 'skipped', handled_at = hold_events.fired_at
+            WHERE e.id = ANY (snoozed) AND e.state = 'new'
+              AND (EXISTS (SELECT FROM @workspace@.escalation_rule AS r
+                           WHERE r.name = e.payload ->> 'escalation' AND r.kind = e.kind AND NOT r.yearly
+                             -- Started anew it is at level 0.
+                             AND NOT EXISTS (SELECT FROM @workspace@.escalation AS x
+                                             WHERE x.rule_id = r.id AND x.record_id = e.record_id AND to_jsonb(x.level) >= e.payload -> 'level'))
+                   OR EXISTS (SELECT FROM @workspace@.sla_policy AS p JOIN @workspace@.sla_clock AS c ON c.policy_id = p.id
+                              WHERE p.name = e.payload ->> 'sla' AND c.kind = e.kind AND c.record_id = e.record_id AND c.state IN ('met', 'ended')))
+            RETURNING e.id, e.member_id)
+        INSERT INTO @workspace@.event_hold (event_id, member_id, reason, detail, held_at)
+        SELECT s.id, s.member_id, 'settled', '{"snoozed": true}', hold_events.fired_at FROM settled AS s;
+    END IF;
     last_id := @workspace@.delegate_events(first_id, last_id, fired_at);
     IF NOT EXISTS (SELECT FROM @workspace@.attention_rule AS r WHERE r.active) AND NOT EXISTS (SELECT FROM @workspace@.event_hold AS h WHERE h.until IS NOT NULL) THEN
         RETURN;
@@ -140,8 +152,9 @@ BEGIN
         WHERE c.id BETWEEN first_id AND last_id AND c.payload ? 'crm_digest');
     SELECT m.events, m.rules INTO matched_events, matched_rules FROM crm._attention_matches(@workspace_literal@::regnamespace, candidates) AS m;
     -- Few events are not worth planning for, many are.
-    PERFORM set_config('plan_cache_mode', CASE WHEN cardinality(candidates) < 200 THEN 'force_generic_plan' ELSE 'force_custom_plan' END, true),
-            set_config('jit', 'off', true);
+    IF cardinality(candidates) >= 200 THEN
+        PERFORM set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_seqscan', 'on', true);
+    END IF;
 
     WITH RECURSIVE
     carrier AS MATERIALIZED (

@@ -61,6 +61,8 @@ REVOKE EXECUTE ON FUNCTION @workspace@.follow(text, bigint, bigint), @workspace@
 CREATE OR REPLACE FUNCTION @workspace@.delegate_events(first_id bigint, last_id bigint, fired_at timestamptz) RETURNS bigint
 LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
+-- As in hold_events().
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -75,7 +77,9 @@ BEGIN
                             WHERE e.id BETWEEN first_id AND last_id)) THEN
         RETURN last_id;
     END IF;
-    PERFORM set_config('plan_cache_mode', CASE WHEN last_id - first_id < 200 THEN 'force_generic_plan' ELSE 'force_custom_plan' END, true);
+    IF last_id - first_id >= 200 THEN
+        PERFORM set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_seqscan', 'on', true);
+    END IF;
     WITH batch AS MATERIALIZED (
         SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.title, e.kind, e.record_id, e.payload, e.missed
         FROM @workspace@.event AS e
