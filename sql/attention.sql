@@ -171,6 +171,23 @@ INSERT INTO attention_rule (name, once_within) VALUES ('x', '-1 day');
 INSERT INTO attention_rule (name, member_id, team_id) VALUES ('x', 1, 1);
 \set VERBOSITY default
 
+-- one's own quiet hours add to those of the house, unless it says that there are none
+DELETE FROM attention_rule;
+UPDATE member SET time_zone = 'Europe/Berlin' WHERE id = 1;
+INSERT INTO attention_rule (name, position, quiet_from, quiet_to) VALUES ('House', 100, '22:00', '07:00');
+INSERT INTO attention_rule (name, position, kind, condition, quiet_from, quiet_to) VALUES ('Never quiet', 50, 'account', 'tier = ''key''', '00:00', '00:00');
+INSERT INTO attention_rule (name, member_id, quiet_from, quiet_to) VALUES ('Lunch', 1, '12:00', '13:00');
+SELECT remind(m, '2027-01-20 11:30+00', 'lunch of ' || m) FROM generate_series(1, 2) AS m;
+SELECT remind(1, '2027-01-20 11:30+00', 'key at lunch', 'account', 1), fire('2027-01-20 11:30+00');
+SELECT title, state, reason FROM what WHERE title ~ 'lunch';
+SELECT fire('2027-01-20 12:00+00');
+SELECT title, state FROM what WHERE title ~ 'lunch';
+SELECT remind(1, '2027-01-21 01:00+00', 'lunch in the night'), fire('2027-01-21 01:00+00');
+SELECT title, reason FROM what WHERE title ~ 'lunch in';
+UPDATE attention_rule SET quiet_from = NULL, quiet_to = NULL, calendar = 'standard' WHERE name = 'Lunch';
+SELECT remind(1, '2027-01-21 18:30+00', 'late lunch'), fire('2027-01-21 18:30+00');
+SELECT title, reason FROM what WHERE title = 'late lunch';
+
 -- at random for three weeks, hour by hour: every reminder has its event, and every
 -- event is in the inbox, in a digest or with another in the end, within the budgets
 DELETE FROM reminder; DELETE FROM event; DELETE FROM attention_rule; DELETE FROM attention_spent;
@@ -202,7 +219,7 @@ SELECT count(*) AS events, count(DISTINCT reminder_id) AS reminders FROM event W
 SELECT count(*) AS waiting FROM event_hold WHERE until IS NOT NULL;
 SELECT count(*) AS nowhere FROM event AS e LEFT JOIN event_hold AS h ON h.event_id = e.id WHERE e.state = 'held' AND h.shown_with IS NULL;
 SELECT count(*) AS in_nothing_shown FROM event_hold AS h JOIN event AS e ON e.id = h.shown_with WHERE e.state = 'held';
-SELECT count(*) > 100 AS many FROM event_hold GROUP BY reason ORDER BY 1;
+SELECT reason, count(*) > 100 AS many FROM event_hold WHERE reason <> 'frequency' GROUP BY reason ORDER BY 1;
 SELECT count(*) FROM reminder;
 -- nothing but the urgent, key customers and digests in quiet hours or above the budget
 CREATE VIEW shown AS

@@ -33,7 +33,7 @@ COMMENT ON COLUMN @workspace@.attention_rule.team_id IS 'For events of members o
 COMMENT ON COLUMN @workspace@.attention_rule.kind IS 'For events about a record of this kind, or about one that refers to such a record by a column KIND_id; NULL: for all events.';
 COMMENT ON COLUMN @workspace@.attention_rule.condition IS 'Boolean SQL expression over the columns of that record, without subqueries, as in an escalation rule.';
 COMMENT ON COLUMN @workspace@.attention_rule.delivery IS 'at once: nothing holds the event; digest: it waits for the next digest.';
-COMMENT ON COLUMN @workspace@.attention_rule.quiet_from IS 'Quiet hours begin, on the clock of the member''s time zone; equal to quiet_to: there are none.';
+COMMENT ON COLUMN @workspace@.attention_rule.quiet_from IS 'Quiet hours begin, on the clock of the member''s time zone; equal to quiet_to: there are none. A member''s own add to those of other rules, unless these say that there are none.';
 COMMENT ON COLUMN @workspace@.attention_rule.quiet_to IS 'Quiet hours end; before quiet_from: on the next day.';
 COMMENT ON COLUMN @workspace@.attention_rule.calendar IS 'Instead of quiet_from and quiet_to: all time that is not working time by this calendar is quiet.';
 COMMENT ON COLUMN @workspace@.attention_rule.per_hour IS 'Shown only while the member was shown fewer events in this hour of the member''s clock; others wait for a digest.';
@@ -208,11 +208,14 @@ BEGIN
     policy AS MATERIALIZED (
         SELECT d.ids, a.*, delivery.delivery, quiet.quiet_from, quiet.quiet_to, quiet.calendar,
                crm._opens_at(@workspace_literal@::regnamespace, hold_events.fired_at, quiet.calendar) AS opens_at,
+               own.quiet_from AS own_from, own.quiet_to AS own_to,
+               CASE WHEN own.calendar IS NOT NULL THEN crm._opens_at(@workspace_literal@::regnamespace, hold_events.fired_at, own.calendar) END AS own_opens_at,
                hour.per_hour, day.per_day, once.once_within, digest.digest_at
         FROM (SELECT DISTINCT r.ids FROM rules AS r) AS d
         CROSS JOIN LATERAL (
             SELECT (array_agg(r.id ORDER BY r.position, r.id) FILTER (WHERE r.delivery IS NOT NULL))[1] AS delivery_rule,
                    (array_agg(r.id ORDER BY r.position, r.id) FILTER (WHERE num_nonnulls(r.quiet_from, r.calendar) > 0))[1] AS quiet_rule,
+                   (array_agg(r.id ORDER BY r.position, r.id) FILTER (WHERE num_nonnulls(r.quiet_from, r.calendar) > 0 AND r.member_id IS NOT NULL AND r.position >= 1000))[1] AS own_quiet_rule,
                    (array_agg(r.id ORDER BY r.position, r.id) FILTER (WHERE r.per_hour IS NOT NULL))[1] AS hour_rule,
                    (array_agg(r.id ORDER BY r.position, r.id) FILTER (WHERE r.per_day IS NOT NULL))[1] AS day_rule,
                    (array_agg(r.id ORDER BY r.position, r.id) FILTER (WHERE r.once_within IS NOT NULL))[1] AS once_rule,
@@ -220,6 +223,7 @@ BEGIN
             FROM @workspace@.attention_rule AS r WHERE r.id = ANY (d.ids)) AS a
         LEFT JOIN @workspace@.attention_rule AS delivery ON delivery.id = a.delivery_rule
         LEFT JOIN @workspace@.attention_rule AS quiet ON quiet.id = a.quiet_rule
+        LEFT JOIN @workspace@.attention_rule AS own ON own.id = a.own_quiet_rule
         LEFT JOIN @workspace@.attention_rule AS hour ON hour.id = a.hour_rule
         LEFT JOIN @workspace@.attention_rule AS day ON day.id = a.day_rule
         LEFT JOIN @workspace@.attention_rule AS once ON once.id = a.once_rule
@@ -228,7 +232,8 @@ BEGIN
     moment AS MATERIALIZED (
         SELECT p.member_id, p.time_zone, y.*, q.reason AS held_for,
                CASE q.reason WHEN 'digest' THEN crm._instant(n.day, p.time_zone)
-                             WHEN 'quiet hours' THEN coalesce(y.opens_at, crm._instant(n.quiet, p.time_zone)) END AS held_until,
+                             WHEN 'quiet hours' THEN coalesce(y.opens_at, crm._instant(n.quiet, p.time_zone), n.own_quiet) END AS held_until,
+               CASE WHEN num_nonnulls(y.opens_at, n.quiet) > 0 THEN y.quiet_rule ELSE y.own_quiet_rule END AS held_by,
                crm._instant(coalesce(crm._quiet_until(n.hour, y.quiet_from, y.quiet_to), n.hour), p.time_zone) AS hour_until,
                crm._instant(coalesce(crm._quiet_until(n.day, y.quiet_from, y.quiet_to), n.day), p.time_zone) AS day_until,
                CASE WHEN y.delivery IS DISTINCT FROM 'at once'
@@ -239,14 +244,17 @@ BEGIN
         JOIN policy AS y ON y.ids = d.ids
         CROSS JOIN LATERAL (
             SELECT coalesce(w.digest, date_trunc('hour', p.wall) + interval '1 hour') AS hour, coalesce(w.digest, date_trunc('day', p.wall) + interval '1 day') AS day,
-                   crm._quiet_until(p.wall, y.quiet_from, y.quiet_to) AS quiet
+                   crm._quiet_until(p.wall, y.quiet_from, y.quiet_to) AS quiet,
+                   -- One's own add to those of the house, unless it says that there are none.
+                   CASE WHEN y.quiet_from = y.quiet_to THEN NULL
+                        ELSE coalesce(y.own_opens_at, crm._instant(crm._quiet_until(p.wall, y.own_from, y.own_to), p.time_zone)) END AS own_quiet
             FROM (SELECT crm._next_time(p.wall, y.digest_at) AS digest OFFSET 0) AS w) AS n
         CROSS JOIN LATERAL (
             SELECT CASE WHEN y.delivery = 'at once' THEN NULL
                         WHEN y.delivery = 'digest' THEN 'digest'
-                        WHEN y.opens_at IS NOT NULL OR n.quiet IS NOT NULL THEN 'quiet hours' END AS reason) AS q),
+                        WHEN num_nonnulls(y.opens_at, n.quiet, n.own_quiet) > 0 THEN 'quiet hours' END AS reason) AS q),
     timed AS MATERIALIZED (
-        SELECT c.*, m.time_zone, m.per_hour, m.per_day, m.hour_rule, m.day_rule, m.once_rule, m.digest_at, m.quiet_rule, m.delivery_rule,
+        SELECT c.*, m.time_zone, m.per_hour, m.per_day, m.hour_rule, m.day_rule, m.once_rule, m.digest_at, m.held_by AS quiet_rule, m.delivery_rule,
                CASE WHEN m.delivery = 'at once' OR c.record_id IS NULL THEN NULL ELSE m.once_within END AS once_within,
                m.held_for, m.held_until, m.hour_until, m.day_until, m.left_over, m.left_today
         FROM candidate AS c
