@@ -67,9 +67,13 @@ UPDATE sla_policy SET warn_percent = '{75,95}' WHERE name = 'Resolution';
 SELECT fire('2027-03-10 12:00+00');
 SELECT * FROM told OFFSET 4;
 SELECT at('2027-03-11 10:00+00');
+SELECT title, member_id FROM event WHERE state = 'new' ORDER BY id;
 UPDATE ticket SET solved = true WHERE id = 1;
 SELECT * FROM clock;
 SELECT count(*) FROM reminder;
+-- warnings leave the inboxes, with the reason; a breach stays
+SELECT e.title, e.member_id, e.state, regexp_replace(w.reason, 'at .* \+00', 'at …') AS reason FROM event AS e, why_not(e.id) AS w WHERE e.title NOT LIKE '%over' ORDER BY e.id;
+SELECT title, member_id FROM event WHERE state = 'new' ORDER BY id;
 -- met too late although nothing had fired: the clock knows
 INSERT INTO ticket (id, owner_id) VALUES (3, 2);
 SELECT at('2027-03-14 10:00+00');

@@ -140,12 +140,41 @@ SELECT CASE reason
     WHEN 'frequency' THEN format('another about the same record was handled less than %s before', detail ->> 'once_within')
     WHEN 'merged' THEN 'that one is about the same record'
     WHEN 'delegated' THEN coalesce(detail ->> 'why', 'someone stands in')
-    WHEN 'settled' THEN 'somebody acted while it was snoozed'
+    WHEN 'settled' THEN 'somebody acted' || CASE WHEN detail ? 'snoozed' THEN ' while it was snoozed' ELSE '' END
     WHEN 'too late' THEN format('it was later than %s, and was to be skipped then', detail ->> 'max_late') || CASE WHEN detail ? 'setting' THEN format(' (%s)', detail ->> 'setting') ELSE '' END
 END || CASE WHEN detail ? 'rule' THEN format(', rule "%s"', detail ->> 'rule') ELSE '' END
 $$;
 
 COMMENT ON FUNCTION crm._hold_reason(text, jsonb) IS 'The reason of a row of event_hold, in words.';
+
+CREATE FUNCTION crm._settle_events(workspace regnamespace, topic text, name text, kind text, ids bigint[]) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- Merging is nobody's action, and can be undone.
+    IF ids IS NULL OR crm._is_merging() THEN
+        RETURN;
+    END IF;
+    -- Who closes one just now decides.  One that shows others stays for them; a breach stays as it is a fact.
+    EXECUTE format('WITH told AS MATERIALIZED (
+                        SELECT e.id, e.member_id FROM %1$s.event AS e
+                        WHERE e.kind = $1 AND e.record_id = ANY ($2) AND e.state IN (''new'', ''seen'', ''held'') AND e.payload ->> $3 = $4
+                          AND NOT e.payload @> ''{"percent": 100}''
+                          AND NOT EXISTS (SELECT FROM %1$s.event_hold AS h JOIN %1$s.event AS o ON o.id = h.event_id AND o.state = ''held''
+                                          WHERE h.shown_with = e.id AND o.payload ->> $3 IS DISTINCT FROM $4)
+                        ORDER BY e.id FOR UPDATE OF e SKIP LOCKED),
+                    settled AS (
+                        UPDATE %1$s.event AS e SET state = ''skipped'', handled_at = $5 FROM told AS t WHERE e.id = t.id)
+                    INSERT INTO %1$s.event_hold AS h (event_id, member_id, reason, held_at)
+                    SELECT t.id, t.member_id, ''settled'', $5 FROM told AS t ORDER BY t.id
+                    ON CONFLICT (event_id) DO UPDATE SET reason = excluded.reason, detail = excluded.detail, until = NULL, shown_with = NULL', workspace)
+    USING kind, ids, topic, name, crm.now();
+END
+$$;
+
+COMMENT ON FUNCTION crm._settle_events(regnamespace, text, text, text, bigint[]) IS
+'Takes warnings about records that somebody acted on out of inboxes: those of the escalation rule or SLA policy of this name (topic escalation or sla), but breaches. Must run as the workspace''s owner.';
 
 CREATE FUNCTION crm._why_not(workspace regnamespace, event_id bigint, reminder_id bigint, OUT reason text, OUT detail jsonb)
 LANGUAGE plpgsql STABLE
@@ -195,6 +224,7 @@ BEGIN
         WHEN e.state = 'acknowledged' AND e.payload ? 'crm_digest' THEN 'It only let through events that were held.'
         WHEN e.state = 'acknowledged' THEN format('It was acknowledged at %s', crm._when(e.handled_at))
             || coalesce(', with event ' || e.shown_with, '') || '.'
+        WHEN e.state = 'skipped' AND e.reason = 'settled' AND NOT e.detail ? 'snoozed' THEN format('It was settled at %s: %s.', crm._when(e.handled_at), crm._hold_reason(e.reason, e.detail))
         WHEN e.state = 'skipped' THEN format('It was skipped: %s.', crm._hold_reason(e.reason, e.detail))
         WHEN e.until IS NOT NULL THEN format('It is held until %s: %s.', crm._when(e.until), crm._hold_reason(e.reason, e.detail))
         WHEN e.shown_with IS NOT NULL THEN format('It is shown with event %s: %s.', e.shown_with, crm._hold_reason(e.reason, e.detail))

@@ -136,6 +136,7 @@ AS $$
 DECLARE
     r record;
     scope text;
+    warned bigint[];
 BEGIN
     FOR r IN EXECUTE format('SELECT e.id, e.condition, e.clock_column, e.yearly, e.active, e.starts_at, e.name, e.working_time, e.calendar FROM %s.escalation_rule AS e
                              WHERE e.kind = $1 AND ($2 IS NULL OR e.id = $2) ORDER BY e.id', workspace)
@@ -146,6 +147,8 @@ BEGIN
         EXECUTE format('SELECT count(*) FROM (SELECT FROM %1$s.reminder AS r JOIN %1$s.escalation AS e ON e.id = r.escalation_id
                         WHERE e.rule_id = $1 AND ($2 IS NULL OR e.record_id = ANY ($2)) ORDER BY r.id FOR UPDATE OF r) AS l', workspace)
         USING r.id, ids;
+        EXECUTE format('SELECT array_agg(e.record_id) FROM %s.escalation AS e WHERE e.rule_id = $1 AND e.record_id = ANY ($2) AND e.level > 0', workspace)
+        INTO warned USING r.id, ids;
 
         EXECUTE format('WITH scope AS MATERIALIZED (
                             SELECT s.record_id, CASE WHEN $5 THEN GREATEST(s.clock_at, $4) ELSE s.clock_at END AS clock_at, s.calendar FROM (%1$s) AS s
@@ -163,6 +166,13 @@ BEGIN
                                                 AND excluded.clock_at <> e.clock_at
                                    ELSE excluded.clock_at <> e.clock_at END', scope, workspace)
         USING r.id, ids, kind, r.starts_at, r.clock_column IS NULL, r.active, r.yearly;
+        IF warned IS NOT NULL AND NOT r.yearly THEN
+            -- Started anew an escalation is at level 0, ended it is gone.
+            EXECUTE format('SELECT array_agg(w) FROM unnest($2) AS w
+                            WHERE NOT EXISTS (SELECT FROM %s.escalation AS e WHERE e.rule_id = $1 AND e.record_id = w AND e.level > 0)', workspace)
+            INTO warned USING r.id, warned;
+            PERFORM crm._settle_events(workspace, 'escalation', r.name, kind, warned);
+        END IF;
 
         EXECUTE format('WITH scope AS (%1$s),
                         next AS MATERIALIZED (
@@ -191,7 +201,7 @@ END
 $$;
 
 COMMENT ON FUNCTION crm._sync_escalations(regnamespace, text, bigint[], bigint) IS
-'Makes the escalations of records of a kind (NULL: of all), under one rule (NULL: under each), and their pending reminders what rules and records say. Must run as the workspace''s owner.';
+'Makes the escalations of records of a kind (NULL: of all), under one rule (NULL: under each), and their pending reminders what rules and records say; warnings about records that somebody acted on are settled. Must run as the workspace''s owner.';
 
 CREATE FUNCTION crm._escalation_members(workspace regnamespace, owner_id bigint, audience text) RETURNS SETOF bigint
 LANGUAGE plpgsql STABLE

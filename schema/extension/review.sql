@@ -31,6 +31,25 @@ RETURN coalesce(nullif(btrim(record ->> 'name'), ''), nullif(btrim(record ->> 'f
 COMMENT ON FUNCTION crm._record_name(jsonb) IS
 'What people call a record: the first of name, full_name, given_name and family_name, company, subject and email that is filled.';
 
+CREATE FUNCTION crm._record_name(workspace regnamespace, kind text, id bigint) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    t record;
+    name text;
+BEGIN
+    SELECT r.rel, r.id_column INTO t FROM crm._record_tables(workspace) AS r WHERE r.kind = _record_name.kind;
+    IF FOUND THEN
+        EXECUTE format('SELECT crm._record_name(to_jsonb(r)) FROM %s AS r WHERE r.%I = $1', t.rel, t.id_column) INTO name USING id;
+    END IF;
+    RETURN name;
+END
+$$;
+
+COMMENT ON FUNCTION crm._record_name(regnamespace, text, bigint) IS
+'What people call a record of any kind, with the caller''s rights; NULL if it cannot be seen.';
+
 CREATE FUNCTION crm._pair_sides(workspace regnamespace, kind text, left_id bigint, right_id bigint) RETURNS jsonb
 LANGUAGE plpgsql STABLE COST 10000
 SET search_path = pg_catalog, pg_temp

@@ -70,6 +70,7 @@ AS $$
 DECLARE
     p record;
     at timestamptz := crm.now();
+    done bigint[];
 BEGIN
     FOR p IN EXECUTE format('SELECT p.* FROM %s.sla_policy AS p WHERE p.kind = $1 AND ($2 IS NULL OR p.id = $2) ORDER BY p.id', workspace)
              USING kind, only_policy
@@ -146,12 +147,16 @@ BEGIN
                         WHERE (r.member_id, r.due_at, r.title) IS DISTINCT FROM (excluded.member_id, excluded.due_at, excluded.title)',
                        crm._sla_query(workspace, p.id), workspace)
         USING p.id, ids, kind, p.name, workspace, p.warn_percent;
+        EXECUTE format('SELECT array_agg(c.record_id) FROM %1$s.sla_clock AS c JOIN %1$s.escalation AS e ON e.sla_clock_id = c.id
+                        WHERE c.policy_id = $1 AND c.record_id = ANY ($2) AND c.state IN (''met'', ''ended'') AND e.level > 0', workspace)
+        INTO done USING p.id, ids;
+        PERFORM crm._settle_events(workspace, 'sla', p.name, kind, done);
     END LOOP;
 END
 $$;
 
 COMMENT ON FUNCTION crm._sync_sla(regnamespace, text, bigint[], boolean, bigint, boolean) IS
-'Makes the clocks of records of a kind (NULL: of all), under one policy (NULL: under each), and their pending reminders what policies, records and calendars say. A clock that begins counts from the record''s creation if from_creation, else from now. Running clocks that come to count by another calendar keep what they have counted, or, with recount, count by it since they last started to run. Must run as the workspace''s owner.';
+'Makes the clocks of records of a kind (NULL: of all), under one policy (NULL: under each), and their pending reminders what policies, records and calendars say; warnings of clocks that are met or ended are settled. A clock that begins counts from the record''s creation if from_creation, else from now. Running clocks that come to count by another calendar keep what they have counted, or, with recount, count by it since they last started to run. Must run as the workspace''s owner.';
 
 CREATE FUNCTION crm._sla_next(workspace regnamespace, escalation_id bigint, fired_at timestamptz) RETURNS timestamptz
 LANGUAGE plpgsql STABLE

@@ -7,7 +7,8 @@ SELECT i.member_id, m.name AS member,
             WHEN date_trunc('week', w.wall) = date_trunc('week', t.today) THEN 'this week'
             WHEN date_trunc('week', w.wall) = date_trunc('week', t.today) + interval '7 days' THEN 'next week'
             ELSE 'later' END AS period,
-       i.at, i.source, i.source_id, i.title, i.kind, i.record_id
+       i.at, i.source, i.source_id, i.title, i.kind, i.record_id,
+       @workspace@.record_name(i.kind, i.record_id) AS name
 FROM (SELECT a.owner_id AS member_id, a.due_at AS at, 'activity' AS source, a.id AS source_id, a.subject AS title,
              CASE WHEN a.opportunity_id IS NOT NULL THEN 'opportunity' WHEN a.lead_id IS NOT NULL THEN 'lead'
                   WHEN a.contact_id IS NOT NULL THEN 'contact' WHEN a.account_id IS NOT NULL THEN 'account' END AS kind,
@@ -35,6 +36,7 @@ COMMENT ON COLUMN @workspace@.agenda.source_id IS 'Its id in that table.';
 COMMENT ON COLUMN @workspace@.agenda.title IS 'What it is about, in a line.';
 COMMENT ON COLUMN @workspace@.agenda.kind IS 'Kind of the record it is about; NULL: none.';
 COMMENT ON COLUMN @workspace@.agenda.record_id IS 'The record it is about.';
+COMMENT ON COLUMN @workspace@.agenda.name IS 'What that record is called; NULL: it is about none, or about one that the reader may not see.';
 
 CREATE OR REPLACE VIEW @workspace@.follow_up WITH (security_invoker) AS
 SELECT r.kind, r.record_id, r.name, r.owner_id, m.name AS owner, r.last_at, LEAST(r.planned_at, n.due_at) AS next_at,

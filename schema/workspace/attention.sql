@@ -60,7 +60,7 @@ COMMENT ON TABLE @workspace@.event_hold IS 'Why events did not come into the inb
 COMMENT ON COLUMN @workspace@.event_hold.id IS 'Identifier.';
 COMMENT ON COLUMN @workspace@.event_hold.event_id IS 'The event.';
 COMMENT ON COLUMN @workspace@.event_hold.member_id IS 'Whose it is.';
-COMMENT ON COLUMN @workspace@.event_hold.reason IS 'quiet hours, digest, budget, frequency, merged (with an open event about the same record), delegated (to who stands in), too late (for a reminder with catch_up skip), settled (somebody acted while it was snoozed).';
+COMMENT ON COLUMN @workspace@.event_hold.reason IS 'quiet hours, digest, budget, frequency, merged (with an open event about the same record), delegated (to who stands in), too late (for a reminder with catch_up skip), settled (somebody acted on the record).';
 COMMENT ON COLUMN @workspace@.event_hold.detail IS 'The reason as data: rule, its name, and what it said.';
 COMMENT ON COLUMN @workspace@.event_hold.held_at IS 'When it was held.';
 COMMENT ON COLUMN @workspace@.event_hold.until IS 'When it will be looked at again; NULL: it is not waiting.';
@@ -424,7 +424,8 @@ CREATE OR REPLACE VIEW @workspace@.inbox WITH (security_invoker) AS
 SELECT e.id, e.due_at, e.fired_at, e.title, e.kind, e.record_id, e.payload, e.state,
     e.fired_at - e.due_at AS late,
     coalesce(crm._event_items(@workspace_literal@::regnamespace, e.id), e.payload -> 'items') AS items,
-    e.missed
+    e.missed,
+    @workspace@.record_name(e.kind, e.record_id) AS name
 FROM @workspace@.event AS e
 WHERE e.member_id = (SELECT @workspace@.me()) AND e.state IN ('new', 'seen');
 COMMENT ON VIEW @workspace@.inbox IS 'The open events of the member this session acts for.';
@@ -439,6 +440,7 @@ COMMENT ON COLUMN @workspace@.inbox.state IS 'State of the event.';
 COMMENT ON COLUMN @workspace@.inbox.late IS 'How long after it was due it fired.';
 COMMENT ON COLUMN @workspace@.inbox.items IS 'The events that are shown with it: what a digest lists, or what was merged with it; closing it closes them. NULL: none.';
 COMMENT ON COLUMN @workspace@.inbox.missed IS 'How many more occurrences of the reminder, missed while nothing fired, it stands for.';
+COMMENT ON COLUMN @workspace@.inbox.name IS 'What that record is called; NULL: it is about none, or about one that the reader may not see.';
 
 CREATE OR REPLACE FUNCTION @workspace@.why_not(event_id bigint DEFAULT NULL, reminder_id bigint DEFAULT NULL, OUT reason text, OUT detail jsonb)
 LANGUAGE sql STABLE

@@ -330,6 +330,33 @@ AS $$ SELECT c FROM crm._claim_next(@workspace_literal@::regnamespace, kind, max
 COMMENT ON FUNCTION @workspace@.claim_next(text, integer) IS
 'Takes the oldest records that have no owner, 1 to 1000, passing over those that someone else is taking at the same moment. Returns their ids; none if there is nothing to take.';
 
+CREATE OR REPLACE FUNCTION @workspace@.record_name(kind text, id bigint) RETURNS text
+LANGUAGE plpgsql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    name text;
+BEGIN
+    CASE kind
+        WHEN 'account' THEN
+            SELECT r.name INTO name FROM @workspace@.account AS r WHERE r.id = record_name.id;
+        WHEN 'contact' THEN
+            SELECT coalesce(r.full_name, concat_ws(' ', r.given_name, r.family_name)) INTO name FROM @workspace@.contact AS r WHERE r.id = record_name.id;
+        WHEN 'lead' THEN
+            SELECT coalesce(r.company, r.full_name, concat_ws(' ', r.given_name, r.family_name)) INTO name FROM @workspace@.lead AS r WHERE r.id = record_name.id;
+        WHEN 'opportunity' THEN
+            SELECT r.name INTO name FROM @workspace@.opportunity AS r WHERE r.id = record_name.id;
+        WHEN 'activity' THEN
+            SELECT r.subject INTO name FROM @workspace@.activity AS r WHERE r.id = record_name.id;
+        ELSE
+            name := crm._record_name(@workspace_literal@::regnamespace, kind, id);
+    END CASE;
+    RETURN name;
+END
+$$;
+COMMENT ON FUNCTION @workspace@.record_name(text, bigint) IS
+'What people call a record, with the caller''s rights: NULL for one that the caller may not see, that is gone, or of a kind there is not.';
+
 CREATE OR REPLACE FUNCTION @workspace@.convert_lead(lead_id bigint, opportunity_name text DEFAULT NULL, amount numeric DEFAULT NULL,
     currency text DEFAULT NULL, close_date date DEFAULT NULL, into_account bigint DEFAULT NULL, into_contact bigint DEFAULT NULL,
     match boolean DEFAULT true, OUT account_id bigint, OUT contact_id bigint, OUT opportunity_id bigint)
