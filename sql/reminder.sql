@@ -65,16 +65,17 @@ RESET ROLE;
 SET SESSION AUTHORIZATION regress_reminder_ann;
 SELECT title FROM inbox WHERE title NOT LIKE 'n%' ORDER BY id;
 SELECT acknowledge(id) FROM inbox WHERE title = 'first';
-SELECT snooze(id, '2023-01-01+00') > 0 AS snoozed FROM inbox WHERE title = 'later';
+SELECT snooze(id, '2999-01-01+00') > 0 AS snoozed FROM inbox WHERE title = 'later';
 SELECT count(*) FROM inbox WHERE title NOT LIKE 'n%';
 -- acknowledging twice does nothing
 SELECT acknowledge(id) FROM event WHERE title = 'first';
 -- fails: it is no longer open
-SELECT snooze(id, '2023-01-01+00') FROM event WHERE title = 'first';
+SELECT snooze(id, '2999-01-01+00') FROM event WHERE title = 'first';
 -- fails: no such event, no such time
 SELECT acknowledge(-1);
-SELECT snooze(-1, '2023-01-01+00');
+SELECT snooze(-1, '2999-01-01+00');
 SELECT snooze(1, 'infinity');
+SELECT snooze(1, '2023-01-01+00');
 -- fails: events are written by firing only
 INSERT INTO event (reminder_id, member_id, due_at, fired_at, title) VALUES (1, 1, now(), now(), 'forged');
 DELETE FROM event;
@@ -84,6 +85,7 @@ SELECT crm.run_due();
 RESET SESSION AUTHORIZATION;
 SET ROLE regress_reminder_owner;
 SELECT state, handled_at IS NOT NULL AS handled, snoozed_until FROM event WHERE title IN ('first', 'later') ORDER BY id;
+UPDATE reminder SET due_at = '2023-01-01+00' WHERE snoozed_event_id IS NOT NULL;
 SELECT crm.run_due();
 SELECT e.title, e.state, r.state AS before FROM event AS e, event AS r WHERE e.title = 'later' AND r.title = 'later' AND e.id > r.id;
 
@@ -94,6 +96,13 @@ INSERT INTO reminder (member_id, due_at, title) VALUES (1, '-infinity', 'always'
 INSERT INTO reminder (member_id, due_at, title) VALUES (99, now(), 'nobody');
 INSERT INTO reminder (member_id, due_at, title, kind) VALUES (1, now(), 'half a record', 'account');
 \set VERBOSITY default
+INSERT INTO reminder (member_id, due_at, title, kind, record_id) VALUES (1, now(), 'misspelled', 'acount', 7);
+INSERT INTO reminder (member_id, due_at, title, kind, record_id) VALUES (1, now(), 'misspelled', 'regress_rem.acount', 7);
+-- any row of any table
+CREATE TABLE invoice (id bigint);
+INSERT INTO reminder (member_id, due_at, title, kind, record_id) VALUES (1, '2999-01-01', 'a kind', 'invoice', 7), (1, '2999-01-01', 'a table', 'regress_rem.invoice', 7), (1, '2999-01-01', 'elsewhere', 'pg_catalog.pg_class', 1259);
+UPDATE reminder SET kind = 'invoices' WHERE title = 'a kind';
+DELETE FROM reminder WHERE due_at = '2999-01-01';
 -- the ends of time
 INSERT INTO reminder (member_id, due_at, title) VALUES (1, '4713-01-01 00:00:00+00 BC', 'ancient'), (1, '294276-12-31 23:59:59+00', 'last');
 SELECT crm.run_due();

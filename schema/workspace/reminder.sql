@@ -21,7 +21,7 @@ CREATE TABLE @workspace@.reminder (
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT reminder_recurrence_whole CHECK (recurrence IS NULL OR (time_zone IS NOT NULL AND starts_at IS NOT NULL AND occurs_at IS NOT NULL)),
     CONSTRAINT reminder_skip CHECK ((catch_up = 'skip') = (max_late IS NOT NULL)),
-    CONSTRAINT reminder_record CHECK ((kind IS NULL) = (record_id IS NULL))
+    CONSTRAINT reminder_kind_with_record_id CHECK ((kind IS NULL) = (record_id IS NULL))
 ) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 10000);
 CREATE INDEX reminder_due ON @workspace@.reminder (due_at, id) WHERE failed_at IS NULL;
@@ -33,7 +33,7 @@ COMMENT ON COLUMN @workspace@.reminder.id IS 'Identifier, never reused.';
 COMMENT ON COLUMN @workspace@.reminder.member_id IS 'Who is reminded; by default the session''s member.';
 COMMENT ON COLUMN @workspace@.reminder.due_at IS 'When. A time in the past fires at once. Finite.';
 COMMENT ON COLUMN @workspace@.reminder.title IS 'What the member reads.';
-COMMENT ON COLUMN @workspace@.reminder.kind IS 'Kind of the record it is about, such as account; NULL if it is about none.';
+COMMENT ON COLUMN @workspace@.reminder.kind IS 'Kind of the record it is about, such as account, or the table that holds it, as in public.invoice; NULL if it is about none.';
 COMMENT ON COLUMN @workspace@.reminder.record_id IS 'The record it is about. The reminder fires even if the record is gone, unless it is an activity: once that is completed or deleted, there is nothing to remind of.';
 COMMENT ON COLUMN @workspace@.reminder.payload IS 'Anything an application wants to find in the event.';
 COMMENT ON COLUMN @workspace@.reminder.recurrence IS 'Rule of RFC 5545 by which it recurs, see crm.recurrence(); NULL: once.';
@@ -124,6 +124,30 @@ END
 $$;
 COMMENT ON FUNCTION @workspace@.reminder_recurrence() IS 'Fills in what a recurring reminder needs: time zone, start of the rule, and when it occurs.';
 
+-- A kind misspelled would be noticed when followers and rules are not.
+CREATE OR REPLACE FUNCTION @workspace@.reminder_kind() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- What waits for its next time may have lost its table.
+    IF new.escalation_id IS NULL AND new.snoozed_event_id IS NULL
+       AND NOT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                       WHERE c.relname = new.kind AND n.nspname = @workspace_literal@
+                          OR c.relname = split_part(new.kind, '.', 2) AND n.nspname = split_part(new.kind, '.', 1))
+       AND NOT EXISTS (SELECT FROM crm._record_tables(@workspace_literal@::regnamespace) AS t WHERE t.kind = new.kind) THEN
+        RAISE EXCEPTION 'unrecognized kind of record: "%"', new.kind
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'A kind is one of account, contact, lead, opportunity and activity, another that crm.protect() was told of, or a table, with its schema.';
+    END IF;
+    RETURN new;
+END
+$$;
+COMMENT ON FUNCTION @workspace@.reminder_kind() IS 'Refuses a reminder about a kind of record that there is not.';
+
+CREATE OR REPLACE TRIGGER kind BEFORE INSERT OR UPDATE OF kind ON @workspace@.reminder
+    FOR EACH ROW WHEN (new.kind NOT IN ('account', 'contact', 'lead', 'opportunity', 'activity')) EXECUTE FUNCTION @workspace@.reminder_kind();
+
 CREATE OR REPLACE TRIGGER recurrence BEFORE INSERT OR UPDATE OF recurrence, starts_at, time_zone ON @workspace@.reminder
     FOR EACH ROW WHEN (new.recurrence IS NOT NULL) EXECUTE FUNCTION @workspace@.reminder_recurrence();
 
@@ -210,9 +234,10 @@ DECLARE
     e @workspace@.event;
     reminder_id bigint;
 BEGIN
-    IF NOT isfinite(until) THEN
+    IF NOT isfinite(until) OR until <= crm.now() THEN
         RAISE EXCEPTION 'cannot snooze until %', until
             USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = CASE WHEN isfinite(until) THEN 'That is past.' ELSE 'That never comes.' END,
                   HINT = 'To be rid of an event, acknowledge it.';
     END IF;
     SELECT * INTO e FROM @workspace@.event AS v WHERE v.id = event_id FOR UPDATE;
@@ -238,4 +263,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @workspace@.snooze(bigint, timestamptz) IS
-'Takes an open event out of the inbox and reminds of it again at the given time, which fires at once if it is past. Returns the id of the new reminder. An event that does not exist or that the caller may not change (P0002), one that is not open (55000) and an infinite time (22023) are errors.';
+'Takes an open event out of the inbox and reminds of it again at the given time. Returns the id of the new reminder. An event that does not exist or that the caller may not change (P0002), one that is not open (55000) and a time that is past or infinite (22023) are errors.';

@@ -119,8 +119,10 @@ SKIP:
 # What a reminder is about is gone; its tables are; their owner is.
 $node->safe_psql('shop', q{
 	INSERT INTO sales.account (id, name) VALUES (77, 'Gone Ltd');
+	CREATE TABLE sales.vessel (id bigint PRIMARY KEY);
 	INSERT INTO sales.reminder (member_id, due_at, title, kind, record_id) VALUES (1, now() + interval '1 hour', 'record gone', 'account', 77), (1, now() + interval '1 hour', 'table gone', 'vessel', 1);
 	DELETE FROM sales.account WHERE id = 77;
+	DROP TABLE sales.vessel;
 	UPDATE sales.reminder SET due_at = now() WHERE title LIKE '% gone'});
 all_fired('record gone', 1, 'a reminder about a record that is gone fires');
 all_fired('table gone', 1, 'and one about a kind of record that does not exist');

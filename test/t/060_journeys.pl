@@ -180,8 +180,10 @@ refused('rui', q{INSERT INTO sales.reminder (member_id, due_at, title) VALUES (4
 gives('mo', q{INSERT INTO sales.reminder (member_id, due_at, title) VALUES (4, now() - interval '1 minute', 'Report, please') RETURNING member_id}, '4', 'the manager reminds Rosa');
 refused('rui', q{SELECT crm.run_due()}, '42501', 'permission denied for function run_due', 'firing');
 gives('boss', q{SELECT crm.run_due()}, '2', 'fires');
-gives('rui', q{SELECT title, kind, record_id FROM sales.inbox}, 'Ring Ute|account|101', 'has it in her inbox');
-gives('rui', q{SELECT sales.snooze(id, now() - interval '1 minute') > 0 FROM sales.inbox}, 't', 'snoozes it');
+gives('rui', q{SELECT title, kind, record_id, name = (SELECT a.name FROM sales.account AS a WHERE a.id = 101) FROM sales.inbox}, 'Ring Ute|account|101|t', 'has it in her inbox');
+refused('rui', q{SELECT sales.snooze(id, now() - interval '1 minute') FROM sales.inbox}, '22023', 'cannot snooze until', 'snoozing into the past');
+gives('rui', q{SELECT sales.snooze(id, now() + interval '1 hour') > 0 FROM sales.inbox}, 't', 'snoozes it');
+gives('rui', q{UPDATE sales.reminder SET due_at = now() WHERE snoozed_event_id IS NOT NULL RETURNING title}, 'Ring Ute', 'and thinks better of it');
 gives('boss', q{SELECT crm.run_due()}, '1', 'fires again');
 gives('rui', q{SELECT sales.acknowledge(id) FROM sales.inbox}, '', 'acknowledges it');
 gives('rui', q{SELECT count(*), min(state) FROM sales.event}, '2|acknowledged', 'keeps the events');

@@ -258,7 +258,7 @@ my $use = q{
 	SELECT count(*) FROM sales.funnel('sales');
 	SELECT count(*) FROM sales.report_opportunity;
 	SELECT crm.run_due(5);
-	SELECT sales.snooze(min(id), now()) FROM sales.inbox;
+	SELECT sales.snooze(min(id), now() + interval '1 hour') FROM sales.inbox;
 	SELECT sales.acknowledge(min(id)) FROM sales.inbox;
 	ROLLBACK;
 };
