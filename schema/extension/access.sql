@@ -183,7 +183,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RAISE EXCEPTION 'permission denied to change the owner of % %', TG_ARGV[0], to_jsonb(OLD) ->> TG_ARGV[2]
-        USING ERRCODE = 'insufficient_privilege',
+        USING ERRCODE = 'insufficient_privilege', SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME, COLUMN = TG_ARGV[1],
               DETAIL = 'An owner may be changed by whoever has the owner''s rights over the record, to a member whose records they may edit.',
               HINT = 'To give a record to anyone else, use the function transfer() of the workspace.';
 END
@@ -202,6 +202,7 @@ DECLARE
     rule text;
     assign text;
     own text;
+    hand_over regprocedure;
 BEGIN
     IF table_name IS NULL OR kind IS NULL OR owner_column IS NULL OR id_column IS NULL THEN
         RAISE EXCEPTION 'table, kind and columns must not be null'
@@ -243,6 +244,13 @@ BEGIN
                               AND NOT ((%4$s OLD.%6$I) OR OLD.%6$I IS NULL AND %3$s OLD.%6$I)) AND %3$s NEW.%6$I)))
                         EXECUTE FUNCTION crm.refuse_transfer(%7$L, %6$L, %8$L)',
                    table_name, rule, assign, own, table_name, owner_column, kind, id_column);
+    -- It writes with the rights of the workspace's owner, so only they attach it.
+    hand_over := to_regprocedure(format('%s.hand_over()', ws));
+    IF has_function_privilege(hand_over, 'EXECUTE') AND table_name <> to_regclass(format('%s.reminder', ws)) THEN
+        EXECUTE format('CREATE OR REPLACE TRIGGER crm_hand_over AFTER UPDATE OF %2$I ON %1$s FOR EACH ROW
+                            WHEN (OLD.%2$I <> NEW.%2$I) EXECUTE FUNCTION %3$s.hand_over(%4$L, %2$L, %5$L)',
+                       table_name, owner_column, ws, kind, id_column);
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION crm._protect(regclass, text, name, name, regnamespace) IS
@@ -356,7 +364,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION crm.protect(regclass, text, name, name, regnamespace) IS
-'Puts the access rules of a workspace (default: the table''s schema) on a table: row-level security policies by the owner, a bigint column that holds a member''s id, and by shares of the kind. Running it again makes them anew. The caller must own the table.';
+'Puts the access rules of a workspace (default: the table''s schema) on a table: row-level security policies by the owner, a bigint column that holds a member''s id, and by shares of the kind. Running it again makes them anew. The caller must own the table; where that is not the workspace''s owner, what was planned about a record does not follow a new owner.';
 
 CREATE FUNCTION crm._protect_workspace(workspace regnamespace) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT

@@ -147,7 +147,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 RETURN crm._transfer(@workspace_literal@::regnamespace, kind, ids, to_member);
 COMMENT ON FUNCTION @workspace@.transfer(text, bigint[], bigint) IS
-'Gives records to another active member: one''s own, those of everyone below, and unowned ones one may edit. All or none; returns how many.';
+'Gives records to another active member: one''s own, those of everyone below, and unowned ones one may edit. What their owners had planned about them goes along, see hand_over(). All or none; returns how many.';
 
 CREATE OR REPLACE FUNCTION @workspace@.share_record(kind text, id bigint, member_id bigint DEFAULT NULL, team_id bigint DEFAULT NULL,
                                                     access text DEFAULT 'read', expires_at timestamptz DEFAULT NULL, reason text DEFAULT NULL) RETURNS bigint
@@ -164,9 +164,64 @@ RETURN crm._unshare(@workspace_literal@::regnamespace, kind, id, member_id, team
 COMMENT ON FUNCTION @workspace@.unshare(text, bigint, bigint, bigint) IS
 'Ends a share: for whoever has the owner''s rights over the record, granted the share, or was granted it. False if there was none.';
 
+-- What the owner of a record has planned about it is the next owner's: whoever hands
+-- a record over, by transfer() or by an update, hands over the work.
+CREATE OR REPLACE FUNCTION @workspace@.hand_over() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    moved_kind text := tg_argv[0];
+    moved_id bigint := to_jsonb(new) ->> tg_argv[2];
+    old_owner bigint := to_jsonb(old) ->> tg_argv[1];
+    new_owner bigint := to_jsonb(new) ->> tg_argv[1];
+BEGIN
+    -- Merging moves what refers to the records by itself, and takes it back.
+    IF crm._is_merging() THEN
+        RETURN NULL;
+    END IF;
+    -- An activity belongs to one of its records: opportunity, lead, contact, account.
+    CASE moved_kind
+    WHEN 'account' THEN
+        UPDATE @workspace@.activity AS a SET owner_id = new_owner
+        WHERE a.account_id = moved_id AND num_nonnulls(a.contact_id, a.lead_id, a.opportunity_id) = 0 AND a.owner_id = old_owner AND a.completed_at IS NULL;
+    WHEN 'contact' THEN
+        UPDATE @workspace@.activity AS a SET owner_id = new_owner
+        WHERE a.contact_id = moved_id AND num_nonnulls(a.lead_id, a.opportunity_id) = 0 AND a.owner_id = old_owner AND a.completed_at IS NULL;
+    WHEN 'lead' THEN
+        UPDATE @workspace@.activity AS a SET owner_id = new_owner
+        WHERE a.lead_id = moved_id AND a.opportunity_id IS NULL AND a.owner_id = old_owner AND a.completed_at IS NULL;
+    WHEN 'opportunity' THEN
+        UPDATE @workspace@.activity AS a SET owner_id = new_owner
+        WHERE a.opportunity_id = moved_id AND a.owner_id = old_owner AND a.completed_at IS NULL;
+    ELSE
+        NULL;
+    END CASE;
+    UPDATE @workspace@.reminder AS r SET member_id = new_owner
+    WHERE r.kind = moved_kind AND r.record_id = moved_id AND r.member_id = old_owner AND r.escalation_id IS NULL
+      AND NOT coalesce(r.payload @> '{"personal": true}', false);
+    -- Afterwards, for the update may have waited for one that fired: what is open in
+    -- the old owner's inbox is reminded of anew, so that feeds and attention rules
+    -- of the new owner have it, too.  What ladders and clocks said is not: they go on.
+    WITH open AS (
+        UPDATE @workspace@.event AS e SET state = 'snoozed', handled_at = crm.now(), snoozed_until = crm.now()
+        WHERE e.kind = moved_kind AND e.record_id = moved_id AND e.member_id = old_owner AND e.state IN ('new', 'seen')
+          AND NOT coalesce(e.payload @> '{"personal": true}' OR e.payload ?| '{escalation,sla}', false)
+        RETURNING e.id, e.title, e.kind, e.record_id, e.payload)
+    INSERT INTO @workspace@.reminder (member_id, due_at, title, kind, record_id, payload, snoozed_event_id)
+    SELECT new_owner, crm.now(), o.title, o.kind, o.record_id,
+           CASE WHEN o.payload IS NULL OR jsonb_typeof(o.payload) = 'object' THEN coalesce(o.payload, '{}') || jsonb_build_object('from', old_owner) ELSE o.payload END, o.id
+    FROM open AS o
+    ORDER BY o.id;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION @workspace@.hand_over() IS
+'Row trigger of tables with protect(), after a record got another owner: open activities about it and reminders of it that were the old owner''s become the new owner''s, and open events in the old owner''s inbox, but for those of escalations and service levels, are closed there and fire for the new owner. An activity about several records goes with one: the opportunity, else the lead, contact, account. What has "personal": true in its payload stays, as does all that others planned, and while records are merged everything. Arguments: kind, owner column, id column.';
+
 REVOKE EXECUTE ON FUNCTION @workspace@.me(), @workspace@.can(bigint, text, text, bigint),
     @workspace@.transfer(text, bigint[], bigint),
     @workspace@.share_record(text, bigint, bigint, bigint, text, timestamptz, text),
-    @workspace@.unshare(text, bigint, bigint, bigint) FROM PUBLIC;
+    @workspace@.unshare(text, bigint, bigint, bigint), @workspace@.hand_over() FROM PUBLIC;
 
 SELECT crm._protect_workspace(@workspace_literal@::regnamespace);

@@ -187,16 +187,15 @@ BEGIN
         RETURN NULL;
     END IF;
     UPDATE @workspace@.reminder AS r
-    SET due_at = r.due_at + CASE WHEN isfinite(old.due_at) AND isfinite(new.due_at) THEN new.due_at - old.due_at ELSE interval '0' END,
-        member_id = CASE WHEN r.member_id = old.owner_id AND new.owner_id IS NOT NULL THEN new.owner_id ELSE r.member_id END
+    SET due_at = r.due_at + CASE WHEN isfinite(old.due_at) AND isfinite(new.due_at) THEN new.due_at - old.due_at ELSE interval '0' END
     WHERE r.kind = 'activity' AND r.record_id = new.id AND r.recurrence IS NULL AND r.escalation_id IS NULL;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION @workspace@.reminder_activity() IS 'Row trigger of activity: once it is completed or deleted, reminders about it end and open events about it are acknowledged; when it is moved they move as far, and they follow its owner. Reminders that recur are left alone, and all while records are merged.';
+COMMENT ON FUNCTION @workspace@.reminder_activity() IS 'Row trigger of activity: once it is completed or deleted, reminders about it end and open events about it are acknowledged; when it is moved they move as far. Reminders that recur are left alone, and all while records are merged.';
 
-CREATE OR REPLACE TRIGGER reminder_update AFTER UPDATE OF completed_at, due_at, owner_id ON @workspace@.activity
-    FOR EACH ROW WHEN (old.completed_at IS NULL AND new.completed_at IS NOT NULL OR old.due_at IS DISTINCT FROM new.due_at OR old.owner_id IS DISTINCT FROM new.owner_id)
+CREATE OR REPLACE TRIGGER reminder_update AFTER UPDATE OF completed_at, due_at ON @workspace@.activity
+    FOR EACH ROW WHEN (old.completed_at IS NULL AND new.completed_at IS NOT NULL OR old.due_at IS DISTINCT FROM new.due_at)
     EXECUTE FUNCTION @workspace@.reminder_activity();
 CREATE OR REPLACE TRIGGER reminder_delete AFTER DELETE ON @workspace@.activity
     FOR EACH ROW EXECUTE FUNCTION @workspace@.reminder_activity();
