@@ -66,8 +66,16 @@ SELECT * FROM funnel('sales', '2025-01-01', '2026-01-01');
 -- who was lost somewhere is lost altogether
 SELECT sum(lost_from) = max(reached) FILTER (WHERE type = 'lost') AS balanced, sum(standing) AS cohort FROM funnel('sales');
 SELECT count(*) FROM funnel('sales', '2030-01-01') WHERE reached > 0 OR percent_of_all IS NOT NULL;
+-- fails: no rows would say that nothing happened
+SELECT count(*) FROM funnel('no such pipeline');
+\set VERBOSITY sqlstate
 SELECT count(*) FROM funnel('no such pipeline');
 SELECT count(*) FROM funnel(NULL);
+SELECT count(*) FROM funnel('sales', '2026-01-01', '2025-01-01');
+SELECT count(*) FROM pipeline_bridge('2025-01-15', '2025-03-15', 'no such pipeline');
+SELECT count(*) FROM pipeline_bridge('2025-03-15', '2025-01-15');
+SELECT count(*) FROM pipeline_bridge('2025-03-15', NULL);
+\set VERBOSITY default
 
 SELECT * FROM pipeline_bridge('2025-01-15', '2025-03-15', 'sales');
 -- every bridge balances, in number and amount, whatever the period

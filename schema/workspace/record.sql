@@ -172,7 +172,7 @@ CREATE TABLE @workspace@.opportunity (
     name text NOT NULL CONSTRAINT opportunity_name_not_blank CHECK (btrim(name) <> ''),
     pipeline text,
     stage text,
-    amount numeric(18,2),
+    amount numeric(18,2) CONSTRAINT opportunity_amount_is_number CHECK (amount <> 'NaN'),
     currency text CONSTRAINT opportunity_currency_code CHECK (currency ~ '^[A-Z]{3}$'),
     close_date date,
     source text REFERENCES @workspace@.lead_source (name) ON UPDATE CASCADE,

@@ -201,6 +201,7 @@ CREATE OR REPLACE FUNCTION @workspace@.funnel(pipeline text, since date DEFAULT 
 RETURNS SETOF record LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+SELECT crm._check_pipeline(@workspace_literal@::regnamespace, pipeline), crm._check_period(since, until);
 WITH history AS (
     SELECT h.kind, h.record_id, h.id, h.stage, h.changed_at, s.position, s.type,
            lead(h.changed_at) OVER w AS left_at, lead(h.id) OVER w IS NULL AS is_last, lag(h.stage) OVER w AS came_from,
@@ -235,7 +236,7 @@ FROM counted AS c
 ORDER BY c.position, c.name
 $$;
 COMMENT ON FUNCTION @workspace@.funnel(text, date, date) IS
-'What became of the records that first entered a pipeline on or after since and before until (NULL: no limit; days in the session''s time zone), stage by stage: how many reached it or a stage beyond it, in percent of all and of those in the stage before, how many were lost from it, stand in it now, and the median of days spent in it. Of a lost stage reached counts those that stand there. Over the records the caller may see.';
+'What became of the records that first entered a pipeline on or after since and before until (NULL: no limit; days in the session''s time zone), stage by stage: how many reached it or a stage beyond it, in percent of all and of those in the stage before, how many were lost from it, stand in it now, and the median of days spent in it. Of a lost stage reached counts those that stand there. Over the records the caller may see. Errors: RMS02 if there is no such pipeline, 22004 without one, 22023 if the period ends before it begins.';
 
 -- The state of each record at both moments decides where it is counted, once, so
 -- that opening + new + reopened + moved in - won - lost - moved out = closing.
@@ -244,6 +245,8 @@ CREATE OR REPLACE FUNCTION @workspace@.pipeline_bridge(since timestamptz, until 
 RETURNS SETOF record LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+SELECT crm._check_pipeline(@workspace_literal@::regnamespace, pipeline) WHERE pipeline IS NOT NULL;
+SELECT crm._check_period(since, until, true);
 WITH state AS (
     SELECT o.id, o.reporting_amount, a.before, b.after, a.known
     FROM @workspace@.report_opportunity AS o
@@ -269,4 +272,4 @@ GROUP BY b.step, b.ordinal
 ORDER BY b.ordinal
 $$;
 COMMENT ON FUNCTION @workspace@.pipeline_bridge(timestamptz, timestamptz, text) IS
-'How the open opportunities of one moment became those of another, of one pipeline or all (NULL): opening + new + moved in + reopened - won - lost - moved out = closing, in number and in amount. Amounts are today''s, in the reporting currency; those without a rate count as 0. Over the opportunities the caller may see; deleted ones are left out.';
+'How the open opportunities of one moment became those of another, of one pipeline or all (NULL): opening + new + moved in + reopened - won - lost - moved out = closing, in number and in amount. Amounts are today''s, in the reporting currency; those without a rate count as 0. Over the opportunities the caller may see; deleted ones are left out. Errors: RMS02 if there is no such pipeline, 22004 if a moment is NULL, 22023 if the second is before the first.';
