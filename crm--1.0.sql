@@ -811,6 +811,8 @@ CREATE TABLE @workspace@.member (
     row_version integer NOT NULL DEFAULT 1
 );
 CREATE INDEX ON @workspace@.member (manager_id);
+-- Asked for each batch of events.
+CREATE INDEX ON @workspace@.member (id) WHERE NOT active;
 COMMENT ON TABLE @workspace@.member IS 'A person who works in this workspace and owns records.';
 COMMENT ON COLUMN @workspace@.member.id IS 'Identifier, never reused.';
 COMMENT ON COLUMN @workspace@.member.name IS 'Name as colleagues know it.';
@@ -923,7 +925,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 RETURN crm._transfer(@workspace_literal@::regnamespace, kind, ids, to_member);
 COMMENT ON FUNCTION @workspace@.transfer(text, bigint[], bigint) IS
-'Gives records to another active member: one''s own, those of everyone below, and unowned ones one may edit. All or none; returns how many.';
+'Gives records to another active member: one''s own, those of everyone below, and unowned ones one may edit. What their owners had planned about them goes along, see hand_over(). All or none; returns how many.';
 
 CREATE OR REPLACE FUNCTION @workspace@.share_record(kind text, id bigint, member_id bigint DEFAULT NULL, team_id bigint DEFAULT NULL,
                                                     access text DEFAULT 'read', expires_at timestamptz DEFAULT NULL, reason text DEFAULT NULL) RETURNS bigint
@@ -940,10 +942,65 @@ RETURN crm._unshare(@workspace_literal@::regnamespace, kind, id, member_id, team
 COMMENT ON FUNCTION @workspace@.unshare(text, bigint, bigint, bigint) IS
 'Ends a share: for whoever has the owner''s rights over the record, granted the share, or was granted it. False if there was none.';
 
+-- What the owner of a record has planned about it is the next owner's: whoever hands
+-- a record over, by transfer() or by an update, hands over the work.
+CREATE OR REPLACE FUNCTION @workspace@.hand_over() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    moved_kind text := tg_argv[0];
+    moved_id bigint := to_jsonb(new) ->> tg_argv[2];
+    old_owner bigint := to_jsonb(old) ->> tg_argv[1];
+    new_owner bigint := to_jsonb(new) ->> tg_argv[1];
+BEGIN
+    -- Merging moves what refers to the records by itself, and takes it back.
+    IF crm._is_merging() THEN
+        RETURN NULL;
+    END IF;
+    -- An activity belongs to one of its records: opportunity, lead, contact, account.
+    CASE moved_kind
+    WHEN 'account' THEN
+        UPDATE @workspace@.activity AS a SET owner_id = new_owner
+        WHERE a.account_id = moved_id AND num_nonnulls(a.contact_id, a.lead_id, a.opportunity_id) = 0 AND a.owner_id = old_owner AND a.completed_at IS NULL;
+    WHEN 'contact' THEN
+        UPDATE @workspace@.activity AS a SET owner_id = new_owner
+        WHERE a.contact_id = moved_id AND num_nonnulls(a.lead_id, a.opportunity_id) = 0 AND a.owner_id = old_owner AND a.completed_at IS NULL;
+    WHEN 'lead' THEN
+        UPDATE @workspace@.activity AS a SET owner_id = new_owner
+        WHERE a.lead_id = moved_id AND a.opportunity_id IS NULL AND a.owner_id = old_owner AND a.completed_at IS NULL;
+    WHEN 'opportunity' THEN
+        UPDATE @workspace@.activity AS a SET owner_id = new_owner
+        WHERE a.opportunity_id = moved_id AND a.owner_id = old_owner AND a.completed_at IS NULL;
+    ELSE
+        NULL;
+    END CASE;
+    UPDATE @workspace@.reminder AS r SET member_id = new_owner
+    WHERE r.kind = moved_kind AND r.record_id = moved_id AND r.member_id = old_owner AND r.escalation_id IS NULL
+      AND NOT coalesce(r.payload @> '{"personal": true}', false);
+    -- Afterwards, for the update may have waited for one that fired: what is open in
+    -- the old owner's inbox is reminded of anew, so that feeds and attention rules
+    -- of the new owner have it, too.  What ladders and clocks said is not: they go on.
+    WITH open AS (
+        UPDATE @workspace@.event AS e SET state = 'snoozed', handled_at = crm.now(), snoozed_until = crm.now()
+        WHERE e.kind = moved_kind AND e.record_id = moved_id AND e.member_id = old_owner AND e.state IN ('new', 'seen')
+          AND NOT coalesce(e.payload @> '{"personal": true}' OR e.payload ?| '{escalation,sla}', false)
+        RETURNING e.id, e.title, e.kind, e.record_id, e.payload)
+    INSERT INTO @workspace@.reminder (member_id, due_at, title, kind, record_id, payload, snoozed_event_id)
+    SELECT new_owner, crm.now(), o.title, o.kind, o.record_id,
+           CASE WHEN o.payload IS NULL OR jsonb_typeof(o.payload) = 'object' THEN coalesce(o.payload, '{}') || jsonb_build_object('from', old_owner) ELSE o.payload END, o.id
+    FROM open AS o
+    ORDER BY o.id;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION @workspace@.hand_over() IS
+'Row trigger of tables with protect(), after a record got another owner: open activities about it and reminders of it that were the old owner''s become the new owner''s, and open events in the old owner''s inbox, but for those of escalations and service levels, are closed there and fire for the new owner. An activity about several records goes with one: the opportunity, else the lead, contact, account. What has "personal": true in its payload stays, as does all that others planned, and while records are merged everything. Arguments: kind, owner column, id column.';
+
 REVOKE EXECUTE ON FUNCTION @workspace@.me(), @workspace@.can(bigint, text, text, bigint),
     @workspace@.transfer(text, bigint[], bigint),
     @workspace@.share_record(text, bigint, bigint, bigint, text, timestamptz, text),
-    @workspace@.unshare(text, bigint, bigint, bigint) FROM PUBLIC;
+    @workspace@.unshare(text, bigint, bigint, bigint), @workspace@.hand_over() FROM PUBLIC;
 
 SELECT crm._protect_workspace(@workspace_literal@::regnamespace);
 $_ddl_$),
@@ -1326,7 +1383,7 @@ CREATE TABLE @workspace@.opportunity (
     name text NOT NULL CONSTRAINT opportunity_name_not_blank CHECK (btrim(name) <> ''),
     pipeline text,
     stage text,
-    amount numeric(18,2),
+    amount numeric(18,2) CONSTRAINT opportunity_amount_is_number CHECK (amount <> 'NaN'),
     currency text CONSTRAINT opportunity_currency_code CHECK (currency ~ '^[A-Z]{3}$'),
     close_date date,
     source text REFERENCES @workspace@.lead_source (name) ON UPDATE CASCADE,
@@ -1484,6 +1541,33 @@ SET search_path = pg_catalog, pg_temp
 AS $$ SELECT c FROM crm._claim_next(@workspace_literal@::regnamespace, kind, max_records) AS c $$;
 COMMENT ON FUNCTION @workspace@.claim_next(text, integer) IS
 'Takes the oldest records that have no owner, 1 to 1000, passing over those that someone else is taking at the same moment. Returns their ids; none if there is nothing to take.';
+
+CREATE OR REPLACE FUNCTION @workspace@.record_name(kind text, id bigint) RETURNS text
+LANGUAGE plpgsql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    name text;
+BEGIN
+    CASE kind
+        WHEN 'account' THEN
+            SELECT r.name INTO name FROM @workspace@.account AS r WHERE r.id = record_name.id;
+        WHEN 'contact' THEN
+            SELECT coalesce(r.full_name, concat_ws(' ', r.given_name, r.family_name)) INTO name FROM @workspace@.contact AS r WHERE r.id = record_name.id;
+        WHEN 'lead' THEN
+            SELECT coalesce(r.company, r.full_name, concat_ws(' ', r.given_name, r.family_name)) INTO name FROM @workspace@.lead AS r WHERE r.id = record_name.id;
+        WHEN 'opportunity' THEN
+            SELECT r.name INTO name FROM @workspace@.opportunity AS r WHERE r.id = record_name.id;
+        WHEN 'activity' THEN
+            SELECT r.subject INTO name FROM @workspace@.activity AS r WHERE r.id = record_name.id;
+        ELSE
+            name := crm._record_name(@workspace_literal@::regnamespace, kind, id);
+    END CASE;
+    RETURN name;
+END
+$$;
+COMMENT ON FUNCTION @workspace@.record_name(text, bigint) IS
+'What people call a record, with the caller''s rights: NULL for one that the caller may not see, that is gone, or of a kind there is not.';
 
 CREATE OR REPLACE FUNCTION @workspace@.convert_lead(lead_id bigint, opportunity_name text DEFAULT NULL, amount numeric DEFAULT NULL,
     currency text DEFAULT NULL, close_date date DEFAULT NULL, into_account bigint DEFAULT NULL, into_contact bigint DEFAULT NULL,
@@ -2544,7 +2628,7 @@ CREATE TABLE @workspace@.reminder (
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT reminder_recurrence_whole CHECK (recurrence IS NULL OR (time_zone IS NOT NULL AND starts_at IS NOT NULL AND occurs_at IS NOT NULL)),
     CONSTRAINT reminder_skip CHECK ((catch_up = 'skip') = (max_late IS NOT NULL)),
-    CONSTRAINT reminder_record CHECK ((kind IS NULL) = (record_id IS NULL))
+    CONSTRAINT reminder_kind_with_record_id CHECK ((kind IS NULL) = (record_id IS NULL))
 ) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 10000);
 CREATE INDEX reminder_due ON @workspace@.reminder (due_at, id) WHERE failed_at IS NULL;
@@ -2556,7 +2640,7 @@ COMMENT ON COLUMN @workspace@.reminder.id IS 'Identifier, never reused.';
 COMMENT ON COLUMN @workspace@.reminder.member_id IS 'Who is reminded; by default the session''s member.';
 COMMENT ON COLUMN @workspace@.reminder.due_at IS 'When. A time in the past fires at once. Finite.';
 COMMENT ON COLUMN @workspace@.reminder.title IS 'What the member reads.';
-COMMENT ON COLUMN @workspace@.reminder.kind IS 'Kind of the record it is about, such as account; NULL if it is about none.';
+COMMENT ON COLUMN @workspace@.reminder.kind IS 'Kind of the record it is about, such as account, or the table that holds it, as in public.invoice; NULL if it is about none.';
 COMMENT ON COLUMN @workspace@.reminder.record_id IS 'The record it is about. The reminder fires even if the record is gone, unless it is an activity: once that is completed or deleted, there is nothing to remind of.';
 COMMENT ON COLUMN @workspace@.reminder.payload IS 'Anything an application wants to find in the event.';
 COMMENT ON COLUMN @workspace@.reminder.recurrence IS 'Rule of RFC 5545 by which it recurs, see crm.recurrence(); NULL: once.';
@@ -2648,6 +2732,30 @@ END
 $$;
 COMMENT ON FUNCTION @workspace@.reminder_recurrence() IS 'Fills in what a recurring reminder needs: time zone, start of the rule, and when it occurs.';
 
+-- A kind misspelled would be noticed when followers and rules are not.
+CREATE OR REPLACE FUNCTION @workspace@.reminder_kind() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- What waits for its next time may have lost its table.
+    IF new.escalation_id IS NULL AND new.snoozed_event_id IS NULL
+       AND NOT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                       WHERE c.relname = new.kind AND n.nspname = @workspace_literal@
+                          OR c.relname = split_part(new.kind, '.', 2) AND n.nspname = split_part(new.kind, '.', 1))
+       AND NOT EXISTS (SELECT FROM crm._record_tables(@workspace_literal@::regnamespace) AS t WHERE t.kind = new.kind) THEN
+        RAISE EXCEPTION 'unrecognized kind of record: "%"', new.kind
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'A kind is one of account, contact, lead, opportunity and activity, another that crm.protect() was told of, or a table, with its schema.';
+    END IF;
+    RETURN new;
+END
+$$;
+COMMENT ON FUNCTION @workspace@.reminder_kind() IS 'Refuses a reminder about a kind of record that there is not.';
+
+CREATE OR REPLACE TRIGGER kind BEFORE INSERT OR UPDATE OF kind ON @workspace@.reminder
+    FOR EACH ROW WHEN (new.kind NOT IN ('account', 'contact', 'lead', 'opportunity', 'activity')) EXECUTE FUNCTION @workspace@.reminder_kind();
+
 CREATE OR REPLACE TRIGGER recurrence BEFORE INSERT OR UPDATE OF recurrence, starts_at, time_zone ON @workspace@.reminder
     FOR EACH ROW WHEN (new.recurrence IS NOT NULL) EXECUTE FUNCTION @workspace@.reminder_recurrence();
 
@@ -2687,16 +2795,15 @@ BEGIN
         RETURN NULL;
     END IF;
     UPDATE @workspace@.reminder AS r
-    SET due_at = r.due_at + CASE WHEN isfinite(old.due_at) AND isfinite(new.due_at) THEN new.due_at - old.due_at ELSE interval '0' END,
-        member_id = CASE WHEN r.member_id = old.owner_id AND new.owner_id IS NOT NULL THEN new.owner_id ELSE r.member_id END
+    SET due_at = r.due_at + CASE WHEN isfinite(old.due_at) AND isfinite(new.due_at) THEN new.due_at - old.due_at ELSE interval '0' END
     WHERE r.kind = 'activity' AND r.record_id = new.id AND r.recurrence IS NULL AND r.escalation_id IS NULL;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION @workspace@.reminder_activity() IS 'Row trigger of activity: once it is completed or deleted, reminders about it end and open events about it are acknowledged; when it is moved they move as far, and they follow its owner. Reminders that recur are left alone, and all while records are merged.';
+COMMENT ON FUNCTION @workspace@.reminder_activity() IS 'Row trigger of activity: once it is completed or deleted, reminders about it end and open events about it are acknowledged; when it is moved they move as far. Reminders that recur are left alone, and all while records are merged.';
 
-CREATE OR REPLACE TRIGGER reminder_update AFTER UPDATE OF completed_at, due_at, owner_id ON @workspace@.activity
-    FOR EACH ROW WHEN (old.completed_at IS NULL AND new.completed_at IS NOT NULL OR old.due_at IS DISTINCT FROM new.due_at OR old.owner_id IS DISTINCT FROM new.owner_id)
+CREATE OR REPLACE TRIGGER reminder_update AFTER UPDATE OF completed_at, due_at ON @workspace@.activity
+    FOR EACH ROW WHEN (old.completed_at IS NULL AND new.completed_at IS NOT NULL OR old.due_at IS DISTINCT FROM new.due_at)
     EXECUTE FUNCTION @workspace@.reminder_activity();
 CREATE OR REPLACE TRIGGER reminder_delete AFTER DELETE ON @workspace@.activity
     FOR EACH ROW EXECUTE FUNCTION @workspace@.reminder_activity();
@@ -2734,9 +2841,10 @@ DECLARE
     e @workspace@.event;
     reminder_id bigint;
 BEGIN
-    IF NOT isfinite(until) THEN
+    IF NOT isfinite(until) OR until <= crm.now() THEN
         RAISE EXCEPTION 'cannot snooze until %', until
             USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = CASE WHEN isfinite(until) THEN 'That is past.' ELSE 'That never comes.' END,
                   HINT = 'To be rid of an event, acknowledge it.';
     END IF;
     SELECT * INTO e FROM @workspace@.event AS v WHERE v.id = event_id FOR UPDATE;
@@ -2762,7 +2870,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @workspace@.snooze(bigint, timestamptz) IS
-'Takes an open event out of the inbox and reminds of it again at the given time, which fires at once if it is past. Returns the id of the new reminder. An event that does not exist or that the caller may not change (P0002), one that is not open (55000) and an infinite time (22023) are errors.';
+'Takes an open event out of the inbox and reminds of it again at the given time. Returns the id of the new reminder. An event that does not exist or that the caller may not change (P0002), one that is not open (55000) and a time that is past or infinite (22023) are errors.';
 $_ddl_$),
 (1::integer, 'escalation', $_ddl_$
 
@@ -3421,7 +3529,7 @@ COMMENT ON COLUMN @workspace@.attention_rule.team_id IS 'For events of members o
 COMMENT ON COLUMN @workspace@.attention_rule.kind IS 'For events about a record of this kind, or about one that refers to such a record by a column KIND_id; NULL: for all events.';
 COMMENT ON COLUMN @workspace@.attention_rule.condition IS 'Boolean SQL expression over the columns of that record, without subqueries, as in an escalation rule.';
 COMMENT ON COLUMN @workspace@.attention_rule.delivery IS 'at once: nothing holds the event; digest: it waits for the next digest.';
-COMMENT ON COLUMN @workspace@.attention_rule.quiet_from IS 'Quiet hours begin, on the clock of the member''s time zone; equal to quiet_to: there are none.';
+COMMENT ON COLUMN @workspace@.attention_rule.quiet_from IS 'Quiet hours begin, on the clock of the member''s time zone; equal to quiet_to: there are none. A member''s own add to those of other rules, unless these say that there are none.';
 COMMENT ON COLUMN @workspace@.attention_rule.quiet_to IS 'Quiet hours end; before quiet_from: on the next day.';
 COMMENT ON COLUMN @workspace@.attention_rule.calendar IS 'Instead of quiet_from and quiet_to: all time that is not working time by this calendar is quiet.';
 COMMENT ON COLUMN @workspace@.attention_rule.per_hour IS 'Shown only while the member was shown fewer events in this hour of the member''s clock; others wait for a digest.';
@@ -3448,7 +3556,7 @@ COMMENT ON TABLE @workspace@.event_hold IS 'Why events did not come into the inb
 COMMENT ON COLUMN @workspace@.event_hold.id IS 'Identifier.';
 COMMENT ON COLUMN @workspace@.event_hold.event_id IS 'The event.';
 COMMENT ON COLUMN @workspace@.event_hold.member_id IS 'Whose it is.';
-COMMENT ON COLUMN @workspace@.event_hold.reason IS 'quiet hours, digest, budget, frequency, merged (with an open event about the same record), delegated (to who stands in), too late (for a reminder with catch_up skip), settled (somebody acted while it was snoozed).';
+COMMENT ON COLUMN @workspace@.event_hold.reason IS 'quiet hours, digest, budget, frequency, merged (with an open event about the same record), delegated (to who stands in), too late (for a reminder with catch_up skip), settled (somebody acted on the record).';
 COMMENT ON COLUMN @workspace@.event_hold.detail IS 'The reason as data: rule, its name, and what it said.';
 COMMENT ON COLUMN @workspace@.event_hold.held_at IS 'When it was held.';
 COMMENT ON COLUMN @workspace@.event_hold.until IS 'When it will be looked at again; NULL: it is not waiting.';
@@ -3482,38 +3590,50 @@ $_ddl_$),
 CREATE OR REPLACE FUNCTION @workspace@.hold_events(first_id bigint, last_id bigint, fired_at timestamptz) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
+-- Plans are kept, and made while tables may be empty: only ones that use indexes stay good.
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
+    late bigint[];
+    snoozed bigint[];
     candidates bigint[];
     matched_events bigint[];
     matched_rules bigint[];
     horizon interval := nullif(current_setting('crm.catch_up_horizon'), '-1')::interval;
 BEGIN
-    WITH late AS (
-        UPDATE @workspace@.event AS e SET state = 'skipped', handled_at = hold_events.fired_at
-        WHERE e.id BETWEEN first_id AND last_id
-          AND (e.payload ? 'skip_after' AND e.fired_at - e.due_at > (e.payload ->> 'skip_after')::interval
-               -- Escalations and service levels say how things are, others how they were.
-               OR e.fired_at - e.due_at > horizon AND e.missed = 0 AND NOT coalesce(e.payload ?| '{escalation,sla,crm_digest}' OR e.payload @> '{"urgent": true}', false))
-        RETURNING e.id, e.member_id, e.payload -> 'skip_after' AS skip_after, e.fired_at - e.due_at > horizon AS beyond)
-    INSERT INTO @workspace@.event_hold (event_id, member_id, reason, detail, held_at)
-    SELECT l.id, l.member_id, 'too late', CASE WHEN l.beyond THEN jsonb_build_object('max_late', horizon, 'setting', 'crm.catch_up_horizon') ELSE jsonb_build_object('max_late', l.skip_after) END,
-           hold_events.fired_at FROM late AS l;
-    -- What somebody was warned of, and snoozed, may be done by now.
-    WITH settled AS (
-        UPDATE @workspace@.event AS e SET state = 'skipped', handled_at = hold_events.fired_at
-        WHERE e.id BETWEEN first_id AND last_id AND e.state = 'new' AND e.payload ? 'snoozed_event'
-          AND (EXISTS (SELECT FROM @workspace@.escalation_rule AS r
-                       WHERE r.name = e.payload ->> 'escalation' AND r.kind = e.kind AND NOT r.yearly
-                         -- Started anew it is at level 0.
-                         AND NOT EXISTS (SELECT FROM @workspace@.escalation AS x
-                                         WHERE x.rule_id = r.id AND x.record_id = e.record_id AND to_jsonb(x.level) >= e.payload -> 'level'))
-               OR EXISTS (SELECT FROM @workspace@.sla_policy AS p JOIN @workspace@.sla_clock AS c ON c.policy_id = p.id
-                          WHERE p.name = e.payload ->> 'sla' AND c.kind = e.kind AND c.record_id = e.record_id AND c.state IN ('met', 'ended')))
-        RETURNING e.id, e.member_id)
-    INSERT INTO @workspace@.event_hold (event_id, member_id, reason, held_at)
-    SELECT s.id, s.member_id, 'settled', hold_events.fired_at FROM settled AS s;
+    SELECT array_agg(e.id) FILTER (WHERE e.payload ? 'skip_after' OR e.fired_at - e.due_at > horizon),
+           array_agg(e.id) FILTER (WHERE e.payload ? 'snoozed_event')
+    INTO late, snoozed
+    FROM @workspace@.event AS e WHERE e.id BETWEEN first_id AND last_id;
+    IF late IS NOT NULL THEN
+        WITH skipped AS (
+            UPDATE @workspace@.event AS e SET state = 'skipped', handled_at = hold_events.fired_at
+            WHERE e.id = ANY (late)
+              AND (e.payload ? 'skip_after' AND e.fired_at - e.due_at > (e.payload ->> 'skip_after')::interval
+                   -- Escalations and service levels say how things are, others how they were.
+                   OR e.fired_at - e.due_at > horizon AND e.missed = 0 AND NOT coalesce(e.payload ?| '{escalation,sla,crm_digest}' OR e.payload @> '{"urgent": true}', false))
+            RETURNING e.id, e.member_id, e.payload -> 'skip_after' AS skip_after, e.fired_at - e.due_at > horizon AS beyond)
+        INSERT INTO @workspace@.event_hold (event_id, member_id, reason, detail, held_at)
+        SELECT s.id, s.member_id, 'too late', CASE WHEN s.beyond THEN jsonb_build_object('max_late', horizon, 'setting', 'crm.catch_up_horizon') ELSE jsonb_build_object('max_late', s.skip_after) END,
+               hold_events.fired_at FROM skipped AS s;
+    END IF;
+    IF snoozed IS NOT NULL THEN
+        -- What somebody was warned of, and snoozed, may be done by now.
+        WITH settled AS (
+            UPDATE @workspace@.event AS e SET state = 'skipped', handled_at = hold_events.fired_at
+            WHERE e.id = ANY (snoozed) AND e.state = 'new'
+              AND (EXISTS (SELECT FROM @workspace@.escalation_rule AS r
+                           WHERE r.name = e.payload ->> 'escalation' AND r.kind = e.kind AND NOT r.yearly
+                             -- Started anew it is at level 0.
+                             AND NOT EXISTS (SELECT FROM @workspace@.escalation AS x
+                                             WHERE x.rule_id = r.id AND x.record_id = e.record_id AND to_jsonb(x.level) >= e.payload -> 'level'))
+                   OR EXISTS (SELECT FROM @workspace@.sla_policy AS p JOIN @workspace@.sla_clock AS c ON c.policy_id = p.id
+                              WHERE p.name = e.payload ->> 'sla' AND c.kind = e.kind AND c.record_id = e.record_id AND c.state IN ('met', 'ended')))
+            RETURNING e.id, e.member_id)
+        INSERT INTO @workspace@.event_hold (event_id, member_id, reason, detail, held_at)
+        SELECT s.id, s.member_id, 'settled', '{"snoozed": true}', hold_events.fired_at FROM settled AS s;
+    END IF;
     last_id := @workspace@.delegate_events(first_id, last_id, fired_at);
     IF NOT EXISTS (SELECT FROM @workspace@.attention_rule AS r WHERE r.active) AND NOT EXISTS (SELECT FROM @workspace@.event_hold AS h WHERE h.until IS NOT NULL) THEN
         RETURN;
@@ -3529,8 +3649,9 @@ BEGIN
         WHERE c.id BETWEEN first_id AND last_id AND c.payload ? 'crm_digest');
     SELECT m.events, m.rules INTO matched_events, matched_rules FROM crm._attention_matches(@workspace_literal@::regnamespace, candidates) AS m;
     -- Few events are not worth planning for, many are.
-    PERFORM set_config('plan_cache_mode', CASE WHEN cardinality(candidates) < 200 THEN 'force_generic_plan' ELSE 'force_custom_plan' END, true),
-            set_config('jit', 'off', true);
+    IF cardinality(candidates) >= 200 THEN
+        PERFORM set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_seqscan', 'on', true);
+    END IF;
 
     WITH RECURSIVE
     carrier AS MATERIALIZED (
@@ -3584,11 +3705,14 @@ BEGIN
     policy AS MATERIALIZED (
         SELECT d.ids, a.*, delivery.delivery, quiet.quiet_from, quiet.quiet_to, quiet.calendar,
                crm._opens_at(@workspace_literal@::regnamespace, hold_events.fired_at, quiet.calendar) AS opens_at,
+               own.quiet_from AS own_from, own.quiet_to AS own_to,
+               CASE WHEN own.calendar IS NOT NULL THEN crm._opens_at(@workspace_literal@::regnamespace, hold_events.fired_at, own.calendar) END AS own_opens_at,
                hour.per_hour, day.per_day, once.once_within, digest.digest_at
         FROM (SELECT DISTINCT r.ids FROM rules AS r) AS d
         CROSS JOIN LATERAL (
             SELECT (array_agg(r.id ORDER BY r.position, r.id) FILTER (WHERE r.delivery IS NOT NULL))[1] AS delivery_rule,
                    (array_agg(r.id ORDER BY r.position, r.id) FILTER (WHERE num_nonnulls(r.quiet_from, r.calendar) > 0))[1] AS quiet_rule,
+                   (array_agg(r.id ORDER BY r.position, r.id) FILTER (WHERE num_nonnulls(r.quiet_from, r.calendar) > 0 AND r.member_id IS NOT NULL AND r.position >= 1000))[1] AS own_quiet_rule,
                    (array_agg(r.id ORDER BY r.position, r.id) FILTER (WHERE r.per_hour IS NOT NULL))[1] AS hour_rule,
                    (array_agg(r.id ORDER BY r.position, r.id) FILTER (WHERE r.per_day IS NOT NULL))[1] AS day_rule,
                    (array_agg(r.id ORDER BY r.position, r.id) FILTER (WHERE r.once_within IS NOT NULL))[1] AS once_rule,
@@ -3596,6 +3720,7 @@ BEGIN
             FROM @workspace@.attention_rule AS r WHERE r.id = ANY (d.ids)) AS a
         LEFT JOIN @workspace@.attention_rule AS delivery ON delivery.id = a.delivery_rule
         LEFT JOIN @workspace@.attention_rule AS quiet ON quiet.id = a.quiet_rule
+        LEFT JOIN @workspace@.attention_rule AS own ON own.id = a.own_quiet_rule
         LEFT JOIN @workspace@.attention_rule AS hour ON hour.id = a.hour_rule
         LEFT JOIN @workspace@.attention_rule AS day ON day.id = a.day_rule
         LEFT JOIN @workspace@.attention_rule AS once ON once.id = a.once_rule
@@ -3604,7 +3729,8 @@ BEGIN
     moment AS MATERIALIZED (
         SELECT p.member_id, p.time_zone, y.*, q.reason AS held_for,
                CASE q.reason WHEN 'digest' THEN crm._instant(n.day, p.time_zone)
-                             WHEN 'quiet hours' THEN coalesce(y.opens_at, crm._instant(n.quiet, p.time_zone)) END AS held_until,
+                             WHEN 'quiet hours' THEN coalesce(y.opens_at, crm._instant(n.quiet, p.time_zone), n.own_quiet) END AS held_until,
+               CASE WHEN num_nonnulls(y.opens_at, n.quiet) > 0 THEN y.quiet_rule ELSE y.own_quiet_rule END AS held_by,
                crm._instant(coalesce(crm._quiet_until(n.hour, y.quiet_from, y.quiet_to), n.hour), p.time_zone) AS hour_until,
                crm._instant(coalesce(crm._quiet_until(n.day, y.quiet_from, y.quiet_to), n.day), p.time_zone) AS day_until,
                CASE WHEN y.delivery IS DISTINCT FROM 'at once'
@@ -3615,14 +3741,17 @@ BEGIN
         JOIN policy AS y ON y.ids = d.ids
         CROSS JOIN LATERAL (
             SELECT coalesce(w.digest, date_trunc('hour', p.wall) + interval '1 hour') AS hour, coalesce(w.digest, date_trunc('day', p.wall) + interval '1 day') AS day,
-                   crm._quiet_until(p.wall, y.quiet_from, y.quiet_to) AS quiet
+                   crm._quiet_until(p.wall, y.quiet_from, y.quiet_to) AS quiet,
+                   -- One's own add to those of the house, unless it says that there are none.
+                   CASE WHEN y.quiet_from = y.quiet_to THEN NULL
+                        ELSE coalesce(y.own_opens_at, crm._instant(crm._quiet_until(p.wall, y.own_from, y.own_to), p.time_zone)) END AS own_quiet
             FROM (SELECT crm._next_time(p.wall, y.digest_at) AS digest OFFSET 0) AS w) AS n
         CROSS JOIN LATERAL (
             SELECT CASE WHEN y.delivery = 'at once' THEN NULL
                         WHEN y.delivery = 'digest' THEN 'digest'
-                        WHEN y.opens_at IS NOT NULL OR n.quiet IS NOT NULL THEN 'quiet hours' END AS reason) AS q),
+                        WHEN num_nonnulls(y.opens_at, n.quiet, n.own_quiet) > 0 THEN 'quiet hours' END AS reason) AS q),
     timed AS MATERIALIZED (
-        SELECT c.*, m.time_zone, m.per_hour, m.per_day, m.hour_rule, m.day_rule, m.once_rule, m.digest_at, m.quiet_rule, m.delivery_rule,
+        SELECT c.*, m.time_zone, m.per_hour, m.per_day, m.hour_rule, m.day_rule, m.once_rule, m.digest_at, m.held_by AS quiet_rule, m.delivery_rule,
                CASE WHEN m.delivery = 'at once' OR c.record_id IS NULL THEN NULL ELSE m.once_within END AS once_within,
                m.held_for, m.held_until, m.hour_until, m.day_until, m.left_over, m.left_today
         FROM candidate AS c
@@ -3792,7 +3921,8 @@ CREATE OR REPLACE VIEW @workspace@.inbox WITH (security_invoker) AS
 SELECT e.id, e.due_at, e.fired_at, e.title, e.kind, e.record_id, e.payload, e.state,
     e.fired_at - e.due_at AS late,
     coalesce(crm._event_items(@workspace_literal@::regnamespace, e.id), e.payload -> 'items') AS items,
-    e.missed
+    e.missed,
+    @workspace@.record_name(e.kind, e.record_id) AS name
 FROM @workspace@.event AS e
 WHERE e.member_id = (SELECT @workspace@.me()) AND e.state IN ('new', 'seen');
 COMMENT ON VIEW @workspace@.inbox IS 'The open events of the member this session acts for.';
@@ -3807,6 +3937,7 @@ COMMENT ON COLUMN @workspace@.inbox.state IS 'State of the event.';
 COMMENT ON COLUMN @workspace@.inbox.late IS 'How long after it was due it fired.';
 COMMENT ON COLUMN @workspace@.inbox.items IS 'The events that are shown with it: what a digest lists, or what was merged with it; closing it closes them. NULL: none.';
 COMMENT ON COLUMN @workspace@.inbox.missed IS 'How many more occurrences of the reminder, missed while nothing fired, it stands for.';
+COMMENT ON COLUMN @workspace@.inbox.name IS 'What that record is called; NULL: it is about none, or about one that the reader may not see.';
 
 CREATE OR REPLACE FUNCTION @workspace@.why_not(event_id bigint DEFAULT NULL, reminder_id bigint DEFAULT NULL, OUT reason text, OUT detail jsonb)
 LANGUAGE sql STABLE
@@ -3887,6 +4018,8 @@ REVOKE EXECUTE ON FUNCTION @workspace@.follow(text, bigint, bigint), @workspace@
 CREATE OR REPLACE FUNCTION @workspace@.delegate_events(first_id bigint, last_id bigint, fired_at timestamptz) RETURNS bigint
 LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
+-- As in hold_events().
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -3901,7 +4034,9 @@ BEGIN
                             WHERE e.id BETWEEN first_id AND last_id)) THEN
         RETURN last_id;
     END IF;
-    PERFORM set_config('plan_cache_mode', CASE WHEN last_id - first_id < 200 THEN 'force_generic_plan' ELSE 'force_custom_plan' END, true);
+    IF last_id - first_id >= 200 THEN
+        PERFORM set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_seqscan', 'on', true);
+    END IF;
     WITH batch AS MATERIALIZED (
         SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.title, e.kind, e.record_id, e.payload, e.missed
         FROM @workspace@.event AS e
@@ -3977,7 +4112,8 @@ SELECT i.member_id, m.name AS member,
             WHEN date_trunc('week', w.wall) = date_trunc('week', t.today) THEN 'this week'
             WHEN date_trunc('week', w.wall) = date_trunc('week', t.today) + interval '7 days' THEN 'next week'
             ELSE 'later' END AS period,
-       i.at, i.source, i.source_id, i.title, i.kind, i.record_id
+       i.at, i.source, i.source_id, i.title, i.kind, i.record_id,
+       @workspace@.record_name(i.kind, i.record_id) AS name
 FROM (SELECT a.owner_id AS member_id, a.due_at AS at, 'activity' AS source, a.id AS source_id, a.subject AS title,
              CASE WHEN a.opportunity_id IS NOT NULL THEN 'opportunity' WHEN a.lead_id IS NOT NULL THEN 'lead'
                   WHEN a.contact_id IS NOT NULL THEN 'contact' WHEN a.account_id IS NOT NULL THEN 'account' END AS kind,
@@ -4005,6 +4141,7 @@ COMMENT ON COLUMN @workspace@.agenda.source_id IS 'Its id in that table.';
 COMMENT ON COLUMN @workspace@.agenda.title IS 'What it is about, in a line.';
 COMMENT ON COLUMN @workspace@.agenda.kind IS 'Kind of the record it is about; NULL: none.';
 COMMENT ON COLUMN @workspace@.agenda.record_id IS 'The record it is about.';
+COMMENT ON COLUMN @workspace@.agenda.name IS 'What that record is called; NULL: it is about none, or about one that the reader may not see.';
 
 CREATE OR REPLACE VIEW @workspace@.follow_up WITH (security_invoker) AS
 SELECT r.kind, r.record_id, r.name, r.owner_id, m.name AS owner, r.last_at, LEAST(r.planned_at, n.due_at) AS next_at,
@@ -4512,6 +4649,16 @@ $$;
 COMMENT ON FUNCTION @workspace@.calendar_feed(bigint) IS
 'A member''s calendar as text/calendar (RFC 5545): open activities (calls, meetings and visits with a time are VEVENT, the rest VTODO), pending reminders and the inbox (VTODO), with alarms and recurrence. NULL, the default: the member the session acts for. It holds what the caller may see of it. Changes only when what it shows changes. A member that does not exist is an error (P0002).';
 $_ddl_$),
+(NULL::integer, 'import', $_ddl_$
+
+CREATE OR REPLACE FUNCTION @workspace@.import_records(kind text, source regclass, system text DEFAULT NULL, dry_run boolean DEFAULT false,
+    OUT line bigint, OUT id bigint, OUT outcome text, OUT field text, OUT code text, OUT message text, OUT detail text)
+RETURNS SETOF record LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT r.* FROM crm._import_records(@workspace_literal@::regnamespace, kind, source, system, dry_run) AS r $$;
+COMMENT ON FUNCTION @workspace@.import_records(text, regclass, text, boolean) IS
+'Stores the rows of a table or view as records of a kind, in the order of its column line, which numbers them, with the caller''s rights and under all rules; its other columns have the names of the kind''s. Blanks are left to the default. Each line is stored whole or not at all and has a row in the result: outcome stored, failed (field, code, the SQLSTATE, message and detail say why) or known. With system, external_id is the record''s identifier there; a line whose record came in before is known, so that an import can be run again. dry_run: nothing is stored. Errors: 22023 for an unknown kind, 42703 for a column that is missing or unknown, 21000 if a line is there twice, 22004.';
+$_ddl_$),
 (1::integer, 'report', $_ddl_$
 
 CREATE TABLE @workspace@.exchange_rate (
@@ -4716,6 +4863,7 @@ CREATE OR REPLACE FUNCTION @workspace@.funnel(pipeline text, since date DEFAULT 
 RETURNS SETOF record LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+SELECT crm._check_pipeline(@workspace_literal@::regnamespace, pipeline), crm._check_period(since, until);
 WITH history AS (
     SELECT h.kind, h.record_id, h.id, h.stage, h.changed_at, s.position, s.type,
            lead(h.changed_at) OVER w AS left_at, lead(h.id) OVER w IS NULL AS is_last, lag(h.stage) OVER w AS came_from,
@@ -4750,7 +4898,7 @@ FROM counted AS c
 ORDER BY c.position, c.name
 $$;
 COMMENT ON FUNCTION @workspace@.funnel(text, date, date) IS
-'What became of the records that first entered a pipeline on or after since and before until (NULL: no limit; days in the session''s time zone), stage by stage: how many reached it or a stage beyond it, in percent of all and of those in the stage before, how many were lost from it, stand in it now, and the median of days spent in it. Of a lost stage reached counts those that stand there. Over the records the caller may see.';
+'What became of the records that first entered a pipeline on or after since and before until (NULL: no limit; days in the session''s time zone), stage by stage: how many reached it or a stage beyond it, in percent of all and of those in the stage before, how many were lost from it, stand in it now, and the median of days spent in it. Of a lost stage reached counts those that stand there. Over the records the caller may see. Errors: RMS02 if there is no such pipeline, 22004 without one, 22023 if the period ends before it begins.';
 
 -- The state of each record at both moments decides where it is counted, once, so
 -- that opening + new + reopened + moved in - won - lost - moved out = closing.
@@ -4759,6 +4907,8 @@ CREATE OR REPLACE FUNCTION @workspace@.pipeline_bridge(since timestamptz, until 
 RETURNS SETOF record LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+SELECT crm._check_pipeline(@workspace_literal@::regnamespace, pipeline) WHERE pipeline IS NOT NULL;
+SELECT crm._check_period(since, until, true);
 WITH state AS (
     SELECT o.id, o.reporting_amount, a.before, b.after, a.known
     FROM @workspace@.report_opportunity AS o
@@ -4784,7 +4934,7 @@ GROUP BY b.step, b.ordinal
 ORDER BY b.ordinal
 $$;
 COMMENT ON FUNCTION @workspace@.pipeline_bridge(timestamptz, timestamptz, text) IS
-'How the open opportunities of one moment became those of another, of one pipeline or all (NULL): opening + new + moved in + reopened - won - lost - moved out = closing, in number and in amount. Amounts are today''s, in the reporting currency; those without a rate count as 0. Over the opportunities the caller may see; deleted ones are left out.';
+'How the open opportunities of one moment became those of another, of one pipeline or all (NULL): opening + new + moved in + reopened - won - lost - moved out = closing, in number and in amount. Amounts are today''s, in the reporting currency; those without a rate count as 0. Over the opportunities the caller may see; deleted ones are left out. Errors: RMS02 if there is no such pipeline, 22004 if a moment is NULL, 22023 if the second is before the first.';
 $_ddl_$)
 ) AS ddl (version, topic, ddl)
 $_workspace_ddl_$;
@@ -5189,7 +5339,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RAISE EXCEPTION 'permission denied to change the owner of % %', TG_ARGV[0], to_jsonb(OLD) ->> TG_ARGV[2]
-        USING ERRCODE = 'insufficient_privilege',
+        USING ERRCODE = 'insufficient_privilege', SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME, COLUMN = TG_ARGV[1],
               DETAIL = 'An owner may be changed by whoever has the owner''s rights over the record, to a member whose records they may edit.',
               HINT = 'To give a record to anyone else, use the function transfer() of the workspace.';
 END
@@ -5208,6 +5358,7 @@ DECLARE
     rule text;
     assign text;
     own text;
+    hand_over regprocedure;
 BEGIN
     IF table_name IS NULL OR kind IS NULL OR owner_column IS NULL OR id_column IS NULL THEN
         RAISE EXCEPTION 'table, kind and columns must not be null'
@@ -5249,6 +5400,13 @@ BEGIN
                               AND NOT ((%4$s OLD.%6$I) OR OLD.%6$I IS NULL AND %3$s OLD.%6$I)) AND %3$s NEW.%6$I)))
                         EXECUTE FUNCTION crm.refuse_transfer(%7$L, %6$L, %8$L)',
                    table_name, rule, assign, own, table_name, owner_column, kind, id_column);
+    -- It writes with the rights of the workspace's owner, so only they attach it.
+    hand_over := to_regprocedure(format('%s.hand_over()', ws));
+    IF has_function_privilege(hand_over, 'EXECUTE') AND table_name <> to_regclass(format('%s.reminder', ws)) THEN
+        EXECUTE format('CREATE OR REPLACE TRIGGER crm_hand_over AFTER UPDATE OF %2$I ON %1$s FOR EACH ROW
+                            WHEN (OLD.%2$I <> NEW.%2$I) EXECUTE FUNCTION %3$s.hand_over(%4$L, %2$L, %5$L)',
+                       table_name, owner_column, ws, kind, id_column);
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION crm._protect(regclass, text, name, name, regnamespace) IS
@@ -5362,7 +5520,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION crm.protect(regclass, text, name, name, regnamespace) IS
-'Puts the access rules of a workspace (default: the table''s schema) on a table: row-level security policies by the owner, a bigint column that holds a member''s id, and by shares of the kind. Running it again makes them anew. The caller must own the table.';
+'Puts the access rules of a workspace (default: the table''s schema) on a table: row-level security policies by the owner, a bigint column that holds a member''s id, and by shares of the kind. Running it again makes them anew. The caller must own the table; where that is not the workspace''s owner, what was planned about a record does not follow a new owner.';
 
 CREATE FUNCTION crm._protect_workspace(workspace regnamespace) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT
@@ -7672,6 +7830,25 @@ RETURN coalesce(nullif(btrim(record ->> 'name'), ''), nullif(btrim(record ->> 'f
 COMMENT ON FUNCTION crm._record_name(jsonb) IS
 'What people call a record: the first of name, full_name, given_name and family_name, company, subject and email that is filled.';
 
+CREATE FUNCTION crm._record_name(workspace regnamespace, kind text, id bigint) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    t record;
+    name text;
+BEGIN
+    SELECT r.rel, r.id_column INTO t FROM crm._record_tables(workspace) AS r WHERE r.kind = _record_name.kind;
+    IF FOUND THEN
+        EXECUTE format('SELECT crm._record_name(to_jsonb(r)) FROM %s AS r WHERE r.%I = $1', t.rel, t.id_column) INTO name USING id;
+    END IF;
+    RETURN name;
+END
+$$;
+
+COMMENT ON FUNCTION crm._record_name(regnamespace, text, bigint) IS
+'What people call a record of any kind, with the caller''s rights; NULL if it cannot be seen.';
+
 CREATE FUNCTION crm._pair_sides(workspace regnamespace, kind text, left_id bigint, right_id bigint) RETURNS jsonb
 LANGUAGE plpgsql STABLE COST 10000
 SET search_path = pg_catalog, pg_temp
@@ -8261,6 +8438,7 @@ AS $$
 DECLARE
     r record;
     scope text;
+    warned bigint[];
 BEGIN
     FOR r IN EXECUTE format('SELECT e.id, e.condition, e.clock_column, e.yearly, e.active, e.starts_at, e.name, e.working_time, e.calendar FROM %s.escalation_rule AS e
                              WHERE e.kind = $1 AND ($2 IS NULL OR e.id = $2) ORDER BY e.id', workspace)
@@ -8271,6 +8449,8 @@ BEGIN
         EXECUTE format('SELECT count(*) FROM (SELECT FROM %1$s.reminder AS r JOIN %1$s.escalation AS e ON e.id = r.escalation_id
                         WHERE e.rule_id = $1 AND ($2 IS NULL OR e.record_id = ANY ($2)) ORDER BY r.id FOR UPDATE OF r) AS l', workspace)
         USING r.id, ids;
+        EXECUTE format('SELECT array_agg(e.record_id) FROM %s.escalation AS e WHERE e.rule_id = $1 AND e.record_id = ANY ($2) AND e.level > 0', workspace)
+        INTO warned USING r.id, ids;
 
         EXECUTE format('WITH scope AS MATERIALIZED (
                             SELECT s.record_id, CASE WHEN $5 THEN GREATEST(s.clock_at, $4) ELSE s.clock_at END AS clock_at, s.calendar FROM (%1$s) AS s
@@ -8288,6 +8468,13 @@ BEGIN
                                                 AND excluded.clock_at <> e.clock_at
                                    ELSE excluded.clock_at <> e.clock_at END', scope, workspace)
         USING r.id, ids, kind, r.starts_at, r.clock_column IS NULL, r.active, r.yearly;
+        IF warned IS NOT NULL AND NOT r.yearly THEN
+            -- Started anew an escalation is at level 0, ended it is gone.
+            EXECUTE format('SELECT array_agg(w) FROM unnest($2) AS w
+                            WHERE NOT EXISTS (SELECT FROM %s.escalation AS e WHERE e.rule_id = $1 AND e.record_id = w AND e.level > 0)', workspace)
+            INTO warned USING r.id, warned;
+            PERFORM crm._settle_events(workspace, 'escalation', r.name, kind, warned);
+        END IF;
 
         EXECUTE format('WITH scope AS (%1$s),
                         next AS MATERIALIZED (
@@ -8316,7 +8503,7 @@ END
 $$;
 
 COMMENT ON FUNCTION crm._sync_escalations(regnamespace, text, bigint[], bigint) IS
-'Makes the escalations of records of a kind (NULL: of all), under one rule (NULL: under each), and their pending reminders what rules and records say. Must run as the workspace''s owner.';
+'Makes the escalations of records of a kind (NULL: of all), under one rule (NULL: under each), and their pending reminders what rules and records say; warnings about records that somebody acted on are settled. Must run as the workspace''s owner.';
 
 CREATE FUNCTION crm._escalation_members(workspace regnamespace, owner_id bigint, audience text) RETURNS SETOF bigint
 LANGUAGE plpgsql STABLE
@@ -8540,6 +8727,7 @@ AS $$
 DECLARE
     p record;
     at timestamptz := crm.now();
+    done bigint[];
 BEGIN
     FOR p IN EXECUTE format('SELECT p.* FROM %s.sla_policy AS p WHERE p.kind = $1 AND ($2 IS NULL OR p.id = $2) ORDER BY p.id', workspace)
              USING kind, only_policy
@@ -8616,12 +8804,16 @@ BEGIN
                         WHERE (r.member_id, r.due_at, r.title) IS DISTINCT FROM (excluded.member_id, excluded.due_at, excluded.title)',
                        crm._sla_query(workspace, p.id), workspace)
         USING p.id, ids, kind, p.name, workspace, p.warn_percent;
+        EXECUTE format('SELECT array_agg(c.record_id) FROM %1$s.sla_clock AS c JOIN %1$s.escalation AS e ON e.sla_clock_id = c.id
+                        WHERE c.policy_id = $1 AND c.record_id = ANY ($2) AND c.state IN (''met'', ''ended'') AND e.level > 0', workspace)
+        INTO done USING p.id, ids;
+        PERFORM crm._settle_events(workspace, 'sla', p.name, kind, done);
     END LOOP;
 END
 $$;
 
 COMMENT ON FUNCTION crm._sync_sla(regnamespace, text, bigint[], boolean, bigint, boolean) IS
-'Makes the clocks of records of a kind (NULL: of all), under one policy (NULL: under each), and their pending reminders what policies, records and calendars say. A clock that begins counts from the record''s creation if from_creation, else from now. Running clocks that come to count by another calendar keep what they have counted, or, with recount, count by it since they last started to run. Must run as the workspace''s owner.';
+'Makes the clocks of records of a kind (NULL: of all), under one policy (NULL: under each), and their pending reminders what policies, records and calendars say; warnings of clocks that are met or ended are settled. A clock that begins counts from the record''s creation if from_creation, else from now. Running clocks that come to count by another calendar keep what they have counted, or, with recount, count by it since they last started to run. Must run as the workspace''s owner.';
 
 CREATE FUNCTION crm._sla_next(workspace regnamespace, escalation_id bigint, fired_at timestamptz) RETURNS timestamptz
 LANGUAGE plpgsql STABLE
@@ -8838,12 +9030,41 @@ SELECT CASE reason
     WHEN 'frequency' THEN format('another about the same record was handled less than %s before', detail ->> 'once_within')
     WHEN 'merged' THEN 'that one is about the same record'
     WHEN 'delegated' THEN coalesce(detail ->> 'why', 'someone stands in')
-    WHEN 'settled' THEN 'somebody acted while it was snoozed'
+    WHEN 'settled' THEN 'somebody acted' || CASE WHEN detail ? 'snoozed' THEN ' while it was snoozed' ELSE '' END
     WHEN 'too late' THEN format('it was later than %s, and was to be skipped then', detail ->> 'max_late') || CASE WHEN detail ? 'setting' THEN format(' (%s)', detail ->> 'setting') ELSE '' END
 END || CASE WHEN detail ? 'rule' THEN format(', rule "%s"', detail ->> 'rule') ELSE '' END
 $$;
 
 COMMENT ON FUNCTION crm._hold_reason(text, jsonb) IS 'The reason of a row of event_hold, in words.';
+
+CREATE FUNCTION crm._settle_events(workspace regnamespace, topic text, name text, kind text, ids bigint[]) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- Merging is nobody's action, and can be undone.
+    IF ids IS NULL OR crm._is_merging() THEN
+        RETURN;
+    END IF;
+    -- Who closes one just now decides.  One that shows others stays for them; a breach stays as it is a fact.
+    EXECUTE format('WITH told AS MATERIALIZED (
+                        SELECT e.id, e.member_id FROM %1$s.event AS e
+                        WHERE e.kind = $1 AND e.record_id = ANY ($2) AND e.state IN (''new'', ''seen'', ''held'') AND e.payload ->> $3 = $4
+                          AND NOT e.payload @> ''{"percent": 100}''
+                          AND NOT EXISTS (SELECT FROM %1$s.event_hold AS h JOIN %1$s.event AS o ON o.id = h.event_id AND o.state = ''held''
+                                          WHERE h.shown_with = e.id AND o.payload ->> $3 IS DISTINCT FROM $4)
+                        ORDER BY e.id FOR UPDATE OF e SKIP LOCKED),
+                    settled AS (
+                        UPDATE %1$s.event AS e SET state = ''skipped'', handled_at = $5 FROM told AS t WHERE e.id = t.id)
+                    INSERT INTO %1$s.event_hold AS h (event_id, member_id, reason, held_at)
+                    SELECT t.id, t.member_id, ''settled'', $5 FROM told AS t ORDER BY t.id
+                    ON CONFLICT (event_id) DO UPDATE SET reason = excluded.reason, detail = excluded.detail, until = NULL, shown_with = NULL', workspace)
+    USING kind, ids, topic, name, crm.now();
+END
+$$;
+
+COMMENT ON FUNCTION crm._settle_events(regnamespace, text, text, text, bigint[]) IS
+'Takes warnings about records that somebody acted on out of inboxes: those of the escalation rule or SLA policy of this name (topic escalation or sla), but breaches. Must run as the workspace''s owner.';
 
 CREATE FUNCTION crm._why_not(workspace regnamespace, event_id bigint, reminder_id bigint, OUT reason text, OUT detail jsonb)
 LANGUAGE plpgsql STABLE
@@ -8893,6 +9114,7 @@ BEGIN
         WHEN e.state = 'acknowledged' AND e.payload ? 'crm_digest' THEN 'It only let through events that were held.'
         WHEN e.state = 'acknowledged' THEN format('It was acknowledged at %s', crm._when(e.handled_at))
             || coalesce(', with event ' || e.shown_with, '') || '.'
+        WHEN e.state = 'skipped' AND e.reason = 'settled' AND NOT e.detail ? 'snoozed' THEN format('It was settled at %s: %s.', crm._when(e.handled_at), crm._hold_reason(e.reason, e.detail))
         WHEN e.state = 'skipped' THEN format('It was skipped: %s.', crm._hold_reason(e.reason, e.detail))
         WHEN e.until IS NOT NULL THEN format('It is held until %s: %s.', crm._when(e.until), crm._hold_reason(e.reason, e.detail))
         WHEN e.shown_with IS NOT NULL THEN format('It is shown with event %s: %s.', e.shown_with, crm._hold_reason(e.reason, e.detail))
@@ -9301,29 +9523,242 @@ COMMENT ON FUNCTION crm._convert_lead(regnamespace, bigint, text, numeric, text,
 'Does the work of convert_lead() of a workspace.';
 
 ---------------------------------------------------------------------
+-- import
+---------------------------------------------------------------------
+
+-- Records from a file: each line is stored or says why not, and those that were
+-- stored are known again.
+
+CREATE FUNCTION crm._import_columns(rel regclass, source regclass, OUT name name, OUT value text)
+RETURNS SETOF record LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    unknown text;
+BEGIN
+    SELECT s.attname INTO unknown
+    FROM pg_attribute AS s
+    LEFT JOIN pg_attribute AS a ON a.attrelid = rel AND a.attname = s.attname AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' AND a.attidentity = ''
+    WHERE s.attrelid = source AND s.attnum > 0 AND NOT s.attisdropped AND s.attname NOT IN ('line', 'external_id') AND a.attname IS NULL
+    ORDER BY s.attnum LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'column "%" of % is none that can be written in %', unknown, source, rel
+            USING ERRCODE = 'undefined_column',
+                  HINT = 'Import from a view whose columns have the names of the table''s; the identifier that a record had elsewhere is external_id.';
+    END IF;
+    RETURN QUERY
+    SELECT a.attname,
+           format(CASE WHEN d.adbin IS NULL THEN '%s' ELSE 'coalesce(%s, %s)' END,
+                  -- Values of other types come as text; a blank is none.
+                  CASE WHEN s.atttypid = a.atttypid AND s.atttypid <> 'text'::regtype THEN format('s.%I', s.attname)
+                       ELSE format('nullif(btrim(s.%I::text), '''')::%s', s.attname, format_type(a.atttypid, NULL)) END,
+                  pg_get_expr(d.adbin, d.adrelid))
+    FROM pg_attribute AS s
+    JOIN pg_attribute AS a ON a.attrelid = rel AND a.attname = s.attname AND NOT a.attisdropped
+    LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE s.attrelid = source AND s.attnum > 0 AND NOT s.attisdropped AND s.attname NOT IN ('line', 'external_id')
+    ORDER BY s.attnum;
+END
+$$;
+COMMENT ON FUNCTION crm._import_columns(regclass, regclass) IS
+'The columns of a table that a source of an import fills, with the expression over its row "s" for each. Errors: 42703 if the source has a column that the table has not.';
+
+CREATE FUNCTION crm._import_records(workspace regnamespace, kind text, source regclass, system text, dry_run boolean,
+                                    OUT line bigint, OUT id bigint, OUT outcome text, OUT field text, OUT code text, OUT message text, OUT detail text)
+RETURNS SETOF record LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET crm.import = on
+AS $$
+#variable_conflict use_variable
+DECLARE
+    rel regclass;
+    id_column name;
+    owner_column name;
+    missing text;
+    ambiguous bigint;
+    insertion text;
+    external_id text;
+    constraint_name text;
+    col record;
+BEGIN
+    IF kind IS NULL OR source IS NULL OR dry_run IS NULL THEN
+        RAISE EXCEPTION 'kind and source must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    IF dry_run THEN
+        BEGIN
+            RETURN QUERY SELECT r.* FROM crm._import_records(workspace, kind, source, system, false) AS r;
+            RAISE EXCEPTION USING ERRCODE = 'RMI00', MESSAGE = 'dry run';
+        EXCEPTION WHEN SQLSTATE 'RMI00' THEN
+            RETURN;
+        END;
+    END IF;
+
+    SELECT r.rel, r.id_column, r.owner_column INTO rel, id_column, owner_column FROM crm._record_table(workspace, kind) AS r;
+    missing := CASE WHEN NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = 'line' AND NOT a.attisdropped) THEN 'line'
+                    WHEN system IS NOT NULL
+                         AND NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = 'external_id' AND NOT a.attisdropped) THEN 'external_id' END;
+    IF missing IS NOT NULL THEN
+        RAISE EXCEPTION '% has no column "%"', source, missing
+            USING ERRCODE = 'undefined_column',
+                  HINT = CASE missing WHEN 'line' THEN 'Number the rows: line bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY.'
+                                      ELSE 'It is the identifier of the record in the other system.' END;
+    END IF;
+    EXECUTE format('SELECT min(l.line) FROM (SELECT s.line FROM %s AS s GROUP BY s.line HAVING count(*) > 1) AS l', source) INTO ambiguous;
+    IF ambiguous IS NOT NULL THEN
+        RAISE EXCEPTION 'line % of % is there more than once', ambiguous, source USING ERRCODE = 'cardinality_violation';
+    END IF;
+    SELECT format('INSERT INTO %s (%s) SELECT %s FROM %s AS s WHERE s.line = $1 RETURNING %I', rel,
+                  string_agg(quote_ident(c.name), ', '), string_agg(c.value, ', '), source, id_column)
+    INTO insertion
+    FROM crm._import_columns(rel, source) AS c;
+
+    FOR line IN EXECUTE format('SELECT s.line FROM %s AS s WHERE s.line IS NOT NULL ORDER BY s.line', source) LOOP
+        id := NULL;
+        field := NULL;
+        code := NULL;
+        message := NULL;
+        detail := NULL;
+        BEGIN
+            IF system IS NOT NULL THEN
+                EXECUTE format('SELECT nullif(btrim(s.external_id::text), '''') FROM %s AS s WHERE s.line = $1', source) INTO external_id USING line;
+                IF external_id IS NULL THEN
+                    RAISE EXCEPTION 'external_id is blank' USING ERRCODE = 'not_null_violation', COLUMN = 'external_id';
+                END IF;
+                EXECUTE format('SELECT x.record_id FROM %s.external_reference AS x WHERE x.system = $1 AND x.kind = $2 AND x.external_id = $3', workspace)
+                INTO id USING system, kind, external_id;
+            END IF;
+            outcome := 'known';
+            IF id IS NULL THEN
+                EXECUTE insertion INTO id USING line;
+                IF system IS NOT NULL THEN
+                    EXECUTE format('INSERT INTO %s.external_reference (system, kind, external_id, record_id) VALUES ($1, $2, $3, $4)', workspace)
+                    USING system, kind, external_id, id;
+                END IF;
+                outcome := 'stored';
+            END IF;
+        EXCEPTION
+            -- Not the fault of the line.
+            WHEN transaction_rollback OR insufficient_resources OR operator_intervention OR system_error OR internal_error THEN
+                RAISE;
+            WHEN OTHERS THEN
+                id := NULL;
+                outcome := 'failed';
+                GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL,
+                                        field = COLUMN_NAME, constraint_name = CONSTRAINT_NAME;
+                field := coalesce(nullif(field, ''), (SELECT a.attname FROM pg_constraint AS k
+                                                      JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
+                                                      WHERE k.conrelid = rel AND k.conname = constraint_name AND cardinality(k.conkey) = 1));
+                detail := nullif(detail, '');
+                -- Row-level security says no more than that it refuses.
+                IF code = '42501' AND has_table_privilege(rel, 'INSERT') AND crm.member_id(workspace) IS NOT NULL
+                   AND EXISTS (SELECT FROM crm._import_columns(rel, source) AS c WHERE c.name = owner_column) THEN
+                    field := owner_column;
+                    detail := 'Records may be given to those whose records one may edit.';
+                END IF;
+        END;
+        -- Which values cannot be read, all of them.
+        IF field IS NULL AND code LIKE '22%' THEN
+            FOR col IN SELECT c.name, c.value FROM crm._import_columns(rel, source) AS c LOOP
+                BEGIN
+                    EXECUTE format('SELECT %s FROM %s AS s WHERE s.line = $1', col.value, source) USING line;
+                EXCEPTION WHEN data_exception THEN
+                    IF field IS NULL THEN
+                        field := col.name;
+                        message := SQLERRM;
+                    ELSE
+                        detail := concat_ws(E'\n', detail, format('%s: %s', col.name, SQLERRM));
+                    END IF;
+                END;
+            END LOOP;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION crm._import_records(regnamespace, text, regclass, text, boolean) IS
+'What import_records() of a workspace does.';
+
+---------------------------------------------------------------------
+-- report
+---------------------------------------------------------------------
+
+-- What reports are asked for is checked as what is written is: no rows would say that
+-- nothing happened.
+
+CREATE FUNCTION crm._check_pipeline(workspace regnamespace, pipeline text) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    known text[];
+BEGIN
+    IF pipeline IS NULL THEN
+        RAISE EXCEPTION 'pipeline must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    EXECUTE format('SELECT array_agg(p.name ORDER BY p.name) FROM %s.pipeline AS p', workspace) INTO known;
+    IF pipeline = ANY (known) THEN
+        RETURN;
+    END IF;
+    RAISE EXCEPTION 'pipeline "%" does not exist', pipeline
+        USING ERRCODE = 'RMS02',
+              DETAIL = format('Pipelines: %s.', coalesce((SELECT string_agg(format('"%s"', k), ', ') FROM unnest(known) AS k), 'none that you may see'));
+END
+$$;
+COMMENT ON FUNCTION crm._check_pipeline(regnamespace, text) IS
+'Errors unless the caller can see a pipeline of this name: RMS02, with those there are, and 22004 for NULL.';
+
+CREATE FUNCTION crm._check_period(since timestamptz, until timestamptz, bounded boolean DEFAULT false) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF bounded AND (since IS NULL OR until IS NULL) THEN
+        RAISE EXCEPTION 'beginning and end of the period must not be null' USING ERRCODE = 'null_value_not_allowed';
+    ELSIF since > until THEN
+        RAISE EXCEPTION 'the period ends before it begins'
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = format('It is from %s to %s.', since, until);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION crm._check_period(timestamptz, timestamptz, boolean) IS
+'Errors if a period ends before it begins (22023), or, with bounded, has no beginning or end (22004).';
+
+---------------------------------------------------------------------
 -- doctor
 ---------------------------------------------------------------------
 
 -- What each table of a workspace must carry, by trigger function.
-CREATE FUNCTION crm._expected_triggers(OUT "table" text, OUT function text)
+CREATE FUNCTION crm._expected_triggers(OUT "table" text, OUT function text, OUT triggers integer)
 RETURNS SETOF record LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-SELECT t.name, f.name
+SELECT t.name, f.name, f.triggers
 FROM (VALUES
-    ('touch', '{account,contact,lead,opportunity,activity,reminder,setting,member,team}'::text[]),
-    ('audit', '{account,contact,lead,opportunity,activity,external_reference,setting,member,team,team_member,share,pipeline,stage,stage_transition,stage_rule,exchange_rate}'),
-    ('append_only', '{audit_log,audit_seal,duplicate_log}'),
-    ('stage_guard', '{lead,opportunity}'),
-    ('canonicalize', '{account,contact,lead,member}'),
-    ('check_duplicates', '{account,contact,lead}'),
-    ('duplicate_rule_changed', '{duplicate_rule}'),
-    ('access_changed', '{member,team,team_member,share}')
-) AS f (name, tables), unnest(f.tables) AS t (name)
+    ('touch', 1, '{account,contact,lead,opportunity,activity,reminder,setting,member,team}'::text[]),
+    ('audit', 2, '{account,contact,lead,opportunity,activity,external_reference,setting,member,team,team_member,share,pipeline,stage,stage_transition,stage_rule,exchange_rate,duplicate_rule,match_model}'),
+    ('append_only', 1, '{audit_log,audit_seal,duplicate_log}'),
+    ('stage_guard', 2, '{lead,opportunity}'),
+    ('stage_history', 2, '{lead,opportunity}'),
+    ('stage_config', 1, '{pipeline,stage,stage_transition,stage_rule}'),
+    ('stage_changed', 2, '{pipeline,stage,stage_transition,stage_rule}'),
+    ('canonicalize', 1, '{account,contact,lead,opportunity,member}'),
+    ('check_duplicates', 2, '{account,contact,lead}'),
+    ('duplicate_rule_changed', 2, '{duplicate_rule}'),
+    ('duplicate_rule_config', 1, '{duplicate_rule}'),
+    ('access_changed', 2, '{member,team,team_member,share,setting,token_key}'),
+    ('refuse_cycle', 1, '{member,team}'),
+    ('refuse_transfer', 1, '{account,contact,lead,opportunity,activity,reminder}'),
+    ('hand_over', 1, '{account,contact,lead,opportunity,activity}'),
+    ('reminder_wake', 1, '{reminder}'),
+    ('reminder_recurrence', 1, '{reminder}'),
+    ('reminder_activity', 2, '{activity}'),
+    ('event_closed', 1, '{event}')
+) AS f (name, triggers, tables), unnest(f.tables) AS t (name)
 $$;
 
 COMMENT ON FUNCTION crm._expected_triggers() IS
-'Tables of a workspace and the functions of crm that must be among their triggers.';
+'Tables of a workspace and the functions, of crm or of the workspace, that must be among their triggers, with how many triggers each.';
 
 CREATE FUNCTION crm._foreign_keys_without_index(schema oid, OUT conname name, OUT conrelid oid, OUT conkey smallint[])
 RETURNS SETOF record LANGUAGE sql STABLE STRICT
@@ -9384,14 +9819,51 @@ FROM business AS b
 CROSS JOIN me
 WHERE NOT b.relrowsecurity OR NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = b.oid)
 UNION ALL
+SELECT 'error', 'policy missing',
+       format('table %s has records, but no policy named %s', t.tgrelid::regclass, e.name),
+       format('Run SELECT crm.upgrade_workspace(%L), or crm.protect() again for a table of your own.', me.nspname)
+FROM pg_trigger AS t
+JOIN pg_class AS c ON c.oid = t.tgrelid AND c.relnamespace = workspace
+CROSS JOIN unnest('{crm_read,crm_insert,crm_update,crm_delete}'::text[]) AS e (name)
+CROSS JOIN me
+WHERE t.tgfoid = 'crm.refuse_transfer()'::regprocedure
+  AND EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = t.tgrelid)
+  AND NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = t.tgrelid AND p.polname = e.name)
+UNION ALL
+SELECT 'error', 'policy above the rules',
+       format('policy %I of table %s lets everybody %s every row', p.polname, p.polrelid::regclass,
+              CASE p.polcmd WHEN 'r' THEN 'read' WHEN 'w' THEN 'change' WHEN 'd' THEN 'delete' ELSE 'read and write' END),
+       format('Run DROP POLICY %I ON %s; policies that only restrict are AS RESTRICTIVE.', p.polname, p.polrelid::regclass)
+FROM pg_policy AS p
+JOIN pg_class AS c ON c.oid = p.polrelid
+WHERE c.relnamespace = workspace AND p.polpermissive AND pg_get_expr(p.polqual, p.polrelid) = 'true'
+UNION ALL
+SELECT 'warning', 'object missing',
+       format('%s %I.%I is gone', CASE l.class WHEN 'table' THEN 'table or view' ELSE l.class END, me.nspname, l.name),
+       format('Run SELECT crm.upgrade_workspace(%L).', me.nspname)
+FROM crm._access_list() AS l
+CROSS JOIN me
+WHERE CASE l.class WHEN 'table' THEN NOT EXISTS (SELECT FROM pg_class AS c WHERE c.relnamespace = workspace AND c.relname = l.name)
+                   WHEN 'function' THEN NOT EXISTS (SELECT FROM pg_proc AS p WHERE p.pronamespace = workspace AND p.proname = l.name)
+                   ELSE false END
+UNION ALL
+SELECT 'warning', 'autovacuum off',
+       format('autovacuum is switched off for table %s', c.oid::regclass),
+       format('Run ALTER TABLE %s RESET (autovacuum_enabled).', c.oid::regclass)
+FROM pg_class AS c
+CROSS JOIN LATERAL pg_options_to_table(c.reloptions) AS o
+WHERE c.relnamespace = workspace AND o.option_name = 'autovacuum_enabled' AND o.option_value IN ('false', 'off', '0', 'no')
+UNION ALL
 SELECT 'error', 'trigger missing',
-       format('table %s has no trigger of crm.%s()', c.oid::regclass, e.function),
+       CASE WHEN x.found = 0 THEN format('table %s has no trigger of %s()', c.oid::regclass, p.oid::regproc)
+            ELSE format('table %s has only %s of the %s triggers of %s()', c.oid::regclass, x.found, e.triggers, p.oid::regproc) END,
        format('Run SELECT crm.upgrade_workspace(%L).', me.nspname)
 FROM crm._expected_triggers() AS e
 JOIN pg_class AS c ON c.relname = e."table" AND c.relnamespace = workspace
-JOIN pg_proc AS p ON p.proname = e.function AND p.pronamespace = 'crm'::regnamespace
+JOIN pg_proc AS p ON p.proname = e.function AND p.pronamespace IN ('crm'::regnamespace, workspace)
+CROSS JOIN LATERAL (SELECT count(*) AS found FROM pg_trigger AS t WHERE t.tgrelid = c.oid AND t.tgfoid = p.oid) AS x
 CROSS JOIN me
-WHERE NOT EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgrelid = c.oid AND t.tgfoid = p.oid)
+WHERE x.found < e.triggers
 UNION ALL
 SELECT CASE t.tgenabled WHEN 'D' THEN 'error' ELSE 'warning' END, 'trigger disabled',
        format('trigger %I of table %s %s', t.tgname, t.tgrelid::regclass,
@@ -9401,7 +9873,7 @@ FROM pg_trigger AS t
 JOIN pg_class AS c ON c.oid = t.tgrelid
 JOIN pg_proc AS p ON p.oid = t.tgfoid
 WHERE c.relnamespace = workspace
-  AND p.pronamespace = 'crm'::regnamespace
+  AND p.pronamespace IN ('crm'::regnamespace, workspace)
   AND t.tgenabled IN ('D', 'R')
 UNION ALL
 SELECT 'warning', 'foreign key without index',
@@ -9411,6 +9883,68 @@ SELECT 'warning', 'foreign key without index',
                FROM unnest(k.conkey) WITH ORDINALITY AS u (attnum, position)
                JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.attnum))
 FROM crm._foreign_keys_without_index(workspace) AS k
+UNION ALL
+SELECT 'error', 'index not valid',
+       format('index %s of table %s is not valid: nothing is found by it', i.indexrelid::regclass, i.indrelid::regclass),
+       format('Run REINDEX INDEX CONCURRENTLY %s, or drop it.', i.indexrelid::regclass)
+FROM pg_index AS i
+JOIN pg_class AS c ON c.oid = i.indrelid
+WHERE c.relnamespace = workspace
+  AND NOT i.indisvalid
+  AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index AS b WHERE b.index_relid = i.indexrelid)
+UNION ALL
+SELECT 'error', 'no matching index',
+       format('table %s has no valid index on crm.match_keys(): its duplicates are not found, and duplicate rules refuse every write', c.oid::regclass),
+       format('Run CREATE INDEX CONCURRENTLY ON %s USING crm_match (crm.match_keys(...)), with the columns that tell who a record is.', c.oid::regclass)
+FROM pg_class AS c
+WHERE c.oid IN (SELECT t.tgrelid FROM pg_trigger AS t WHERE t.tgfoid = 'crm.check_duplicates()'::regprocedure)
+  AND c.relnamespace = workspace
+  AND NOT EXISTS (SELECT FROM pg_index AS i
+                  JOIN pg_opclass AS o ON o.oid = i.indclass[0]
+                  WHERE i.indrelid = c.oid AND i.indisvalid AND o.opcname = 'match_ops' AND o.opcnamespace = 'crm'::regnamespace)
+UNION ALL
+SELECT 'error', 'owner',
+       format('%s not to the owner of the workspace, %s: what the database does there itself fails or has other rights',
+              CASE WHEN count(*) = 1 THEN format('%s belongs to %s,', min(o.name), o.owner)
+                   ELSE format('%s and %s more belong to %s,', min(o.name), count(*) - 1, o.owner) END, me.nspowner::regrole),
+       format('Run ALTER %s OWNER TO %s%s.', (array_agg(upper(o.what) || substr(o.name, length(o.what) + 1) ORDER BY o.name))[1], me.nspowner::regrole,
+              CASE WHEN count(*) > 1 THEN format(' and so on, or ALTER SCHEMA %I OWNER TO %s', me.nspname, o.owner) END)
+FROM me
+CROSS JOIN LATERAL (
+    SELECT w.what, format('%s %s', w.what, c.oid::regclass) AS name, c.relowner::regrole AS owner
+    FROM pg_class AS c
+    CROSS JOIN LATERAL (SELECT CASE c.relkind WHEN 'v' THEN 'view' ELSE 'table' END AS what) AS w
+    JOIN crm._access_list() AS l ON l.class = 'table' AND l.name = c.relname
+    WHERE c.relnamespace = workspace AND c.relowner <> me.nspowner
+    UNION ALL
+    SELECT 'function', format('function %s', p.oid::regprocedure), p.proowner::regrole
+    FROM pg_proc AS p
+    WHERE p.pronamespace = workspace AND p.prosecdef AND p.proowner <> me.nspowner) AS o
+GROUP BY o.owner, me.nspowner, me.nspname
+UNION ALL
+SELECT 'error', 'privilege too many',
+       format('%s may %s', CASE x.grantee WHEN 0 THEN 'everybody' ELSE 'role ' || x.grantee::regrole END,
+              CASE WHEN x.privilege_type = 'SELECT' THEN 'read ' ELSE lower(x.privilege_type) || ' in ' END || c.oid::regclass),
+       format('Run REVOKE %s ON %s FROM %s.', x.privilege_type, c.oid::regclass, CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END)
+FROM pg_class AS c
+CROSS JOIN LATERAL aclexplode(c.relacl) AS x
+CROSS JOIN me
+WHERE c.relnamespace = workspace
+  AND c.relkind IN ('r', 'p')
+  AND x.grantee <> c.relowner
+  AND (x.grantee = 0
+       -- What only the database writes, and the secrets, whoever the role is.
+       OR c.relname = 'token_key'
+       OR c.relname IN ('audit_log', 'audit_seal', 'duplicate_log', 'stage_history', 'merge_change', 'merged_record') AND x.privilege_type <> 'SELECT'
+       OR c.relname = 'event' AND x.privilege_type IN ('INSERT', 'TRUNCATE'))
+UNION ALL
+SELECT 'error', 'privilege too many',
+       format('everybody may execute %s, which has the rights of its owner', p.oid::regprocedure),
+       format('Run REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC.', p.oid::regprocedure)
+FROM pg_proc AS p
+WHERE p.pronamespace = workspace
+  AND p.prosecdef
+  AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS x WHERE x.grantee = 0)
 UNION ALL
 SELECT 'error', 'view above the rules',
        format('view %s can be read by role %s but is not security_invoker: it shows every record', c.oid::regclass, a.role),
@@ -9440,6 +9974,106 @@ $$;
 
 COMMENT ON FUNCTION crm._doctor_workspace(oid) IS
 'The part of crm.doctor() about one workspace.';
+
+-- What people wrote into rules and settings was checked then; columns, roles and
+-- pipelines may have gone since.
+CREATE FUNCTION crm._doctor_rules(workspace regnamespace, OUT severity text, OUT "check" text, OUT detail text, OUT hint text)
+RETURNS SETOF record LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    item record;
+BEGIN
+    severity := 'error';
+    "check" := 'rule does not work';
+    FOR item IN SELECT DISTINCT g.kind FROM crm.guarded_tables(workspace) AS g ORDER BY g.kind LOOP
+        BEGIN
+            PERFORM crm._check_stage_rules(workspace, item.kind);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+            detail := format('stages of kind "%s": %s (%s)', item.kind, SQLERRM, detail);
+            hint := 'Correct the rule, or bring back what it needs: moves that it governs fail.';
+            RETURN NEXT;
+        END;
+    END LOOP;
+    FOR item IN EXECUTE format($query$
+        SELECT format('%%s "%%s"', r.what, r.name) AS title, r.what, r.expression, t.rel
+        FROM (SELECT 'duplicate rule' AS what, r.name, r.kind, r.condition AS expression FROM %1$s.duplicate_rule AS r WHERE r.active
+              UNION ALL SELECT 'escalation rule', r.name, r.kind, r.condition FROM %1$s.escalation_rule AS r WHERE r.active
+              UNION ALL SELECT 'attention rule', r.name, r.kind, r.condition FROM %1$s.attention_rule AS r
+              UNION ALL SELECT 'SLA policy', p.name, p.kind, e.expression
+                        FROM %1$s.sla_policy AS p CROSS JOIN unnest(ARRAY[p.condition, p.met_when, p.pause_when]) AS e (expression) WHERE p.active) AS r
+        JOIN crm._record_tables($1) AS t ON t.kind = r.kind
+        WHERE r.expression IS NOT NULL
+        ORDER BY 1$query$, workspace) USING workspace
+    LOOP
+        BEGIN
+            IF item.what = 'duplicate rule' THEN
+                PERFORM crm._check_duplicate_condition(item.rel, workspace, item.expression);
+            ELSE
+                PERFORM crm._check_stage_expression(item.rel, workspace, item.expression);
+            END IF;
+        EXCEPTION WHEN OTHERS THEN
+            detail := format('%s: %s', item.title, SQLERRM);
+            hint := 'Correct the rule, or bring back what it needs.';
+            RETURN NEXT;
+        END;
+    END LOOP;
+
+    severity := 'warning';
+    "check" := 'no way in';
+    FOR item IN EXECUTE format($query$
+        SELECT g.kind, p.name
+        FROM (SELECT DISTINCT g.kind FROM crm.guarded_tables($1) AS g) AS g
+        LEFT JOIN %1$s.pipeline AS p ON p.kind = g.kind AND p.is_default
+        WHERE NOT EXISTS (SELECT FROM %1$s.stage AS s WHERE s.pipeline = p.name AND s.is_initial)
+        ORDER BY 1$query$, workspace) USING workspace
+    LOOP
+        detail := CASE WHEN item.name IS NULL THEN format('kind "%s" has no default pipeline: a new record has to name one', item.kind)
+                       ELSE format('pipeline "%s" has no initial stage: no record can begin in it', item.name) END;
+        hint := CASE WHEN item.name IS NULL THEN format('Set is_default in %s.pipeline.', workspace) ELSE format('Set is_initial in %s.stage.', workspace) END;
+        RETURN NEXT;
+    END LOOP;
+
+    "check" := 'login role';
+    FOR item IN EXECUTE format($query$
+        SELECT m.id, m.name, m.login_role, r.oid AS role
+        FROM %1$s.member AS m
+        LEFT JOIN pg_roles AS r ON r.rolname = m.login_role
+        WHERE m.active AND m.login_role IS NOT NULL
+          AND (r.oid IS NULL OR NOT has_schema_privilege(r.oid, $1::oid, 'USAGE'))
+        ORDER BY m.id$query$, workspace) USING workspace
+    LOOP
+        detail := format('member %s, %s, has login_role %s, %s', item.id, item.name, quote_ident(item.login_role),
+                         CASE WHEN item.role IS NULL THEN 'a role that does not exist' ELSE 'which has no access to the workspace' END);
+        hint := CASE WHEN item.role IS NULL THEN 'Create the role, or correct the member: whoever creates a role of this name later is that member.'
+                     ELSE format('Run SELECT crm.grant_access(%L, %L, ''app'').', workspace, item.login_role) END;
+        RETURN NEXT;
+    END LOOP;
+
+    FOR item IN EXECUTE format('SELECT count(*) AS n, min(r.failure) AS failure FROM %s.reminder AS r WHERE r.failed_at IS NOT NULL HAVING count(*) > 0', workspace) LOOP
+        "check" := 'reminders set aside';
+        detail := format('%s reminders failed and do not fire; one of them: %s', item.n, item.failure);
+        hint := format('Mend the cause, then UPDATE %s.reminder SET failed_at = NULL WHERE failed_at IS NOT NULL.', workspace);
+        RETURN NEXT;
+    END LOOP;
+    FOR item IN EXECUTE format('SELECT count(*) AS n, min(r.due_at) AS due_at FROM %s.reminder AS r WHERE r.failed_at IS NULL AND r.due_at < crm.now() - interval ''5 minutes'' HAVING count(*) > 0', workspace) LOOP
+        "check" := 'reminders overdue';
+        detail := format('%s reminders are due and have not fired, the first since %s', item.n, item.due_at);
+        hint := 'See state and reason in crm.scheduler_status().';
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION crm._doctor_rules(regnamespace) IS
+'The part of crm.doctor() about what is written in a workspace''s tables, for its owner.';
+
+CREATE FUNCTION crm._doctor_rules_as_owner(workspace oid) RETURNS jsonb
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'crm_doctor_rules_as_owner';
+
+COMMENT ON FUNCTION crm._doctor_rules_as_owner(oid) IS
+'The rows of crm._doctor_rules() as an array, found as the owner of the workspace where the caller is a member of that role, so that what the owner has put in place of tables does not run with the rights of a superuser.';
 
 CREATE FUNCTION crm.doctor(OUT severity text, OUT workspace regnamespace, OUT "check" text, OUT detail text, OUT hint text)
 RETURNS SETOF record LANGUAGE plpgsql STABLE
@@ -9519,12 +10153,27 @@ BEGIN
         LOOP
             RETURN NEXT;
         END LOOP;
+        IF pg_has_role(item.owner, 'USAGE') AND item.schema_version = item.current_version THEN
+            BEGIN
+                FOR severity, "check", detail, hint IN
+                    SELECT d.* FROM jsonb_to_recordset(crm._doctor_rules_as_owner(workspace)) AS d (severity text, "check" text, detail text, hint text)
+                LOOP
+                    RETURN NEXT;
+                END LOOP;
+            EXCEPTION WHEN OTHERS THEN
+                severity := 'error';
+                "check" := 'owner';
+                detail := format('%s, who owns workspace %s, cannot read its rules: %s', item.owner, workspace, SQLERRM);
+                hint := format('Where it is the toolkit that is not granted, run SELECT crm.grant_toolkit(%L).', item.owner::text);
+                RETURN NEXT;
+            END;
+        END IF;
     END LOOP;
 END
 $$;
 
 COMMENT ON FUNCTION crm.doctor() IS
-'Looks for what makes a promise of crm untrue here: roles and views that row-level security does not hold, missing or disabled triggers and policies, foreign keys without an index, functions open to everybody, versions behind, settings. One row a finding (severity error, warning or notice); no row means nothing was found. workspace is NULL for what concerns the whole database.';
+'Looks for what makes a promise of crm untrue here: roles and views that row-level security does not hold, missing or disabled triggers and policies, indexes that are missing or not valid, privileges and owners other than they should be, rules that cannot be evaluated any more, members who cannot log in, reminders that do not fire, versions behind, settings. What is written in the tables of a workspace only its owner is told. One row a finding (severity error, warning or notice); no row means nothing was found. workspace is NULL for what concerns the whole database.';
 
 ---------------------------------------------------------------------
 -- grant
@@ -9576,9 +10225,12 @@ SELECT * FROM (VALUES
     ('toolkit', '_kind_table', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', '_pair_sides', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', '_record_table', 'EXECUTE', NULL, NULL),
-    ('toolkit', '_record_tables', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_record_tables', 'EXECUTE', 'EXECUTE', NULL),
+    ('toolkit', '_record_name', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', '_claim', 'EXECUTE', NULL, NULL),
     ('toolkit', '_claim_next', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_import_columns', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_import_records', 'EXECUTE', NULL, NULL),
     ('toolkit', '_convert_lead', 'EXECUTE', NULL, NULL),
     ('toolkit', '_convert_match', 'EXECUTE', NULL, NULL),
     ('toolkit', '_convert_insert', 'EXECUTE', NULL, NULL),
@@ -9601,6 +10253,8 @@ SELECT * FROM (VALUES
     ('toolkit', '_scope_owners', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', '_scope_records', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('toolkit', 'now', 'EXECUTE', 'EXECUTE', NULL),
+    ('toolkit', '_check_pipeline', 'EXECUTE', 'EXECUTE', NULL),
+    ('toolkit', '_check_period', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', '_sla_elapsed', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', '_wall_clock', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', '_why_not', 'EXECUTE', 'EXECUTE', NULL),
@@ -9713,7 +10367,9 @@ SELECT * FROM (VALUES
     ('function', 'pipeline_bridge', 'EXECUTE', 'EXECUTE', NULL),
     ('function', 'claim', 'EXECUTE', NULL, NULL),
     ('function', 'claim_next', 'EXECUTE', NULL, NULL),
+    ('function', 'import_records', 'EXECUTE', NULL, NULL),
     ('function', 'convert_lead', 'EXECUTE', NULL, NULL),
+    ('function', 'record_name', 'EXECUTE', 'EXECUTE', NULL),
     ('function', 'me', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('function', 'next_stages', 'EXECUTE', 'EXECUTE', NULL),
     ('function', 'calendar_of', 'EXECUTE', 'EXECUTE', NULL),

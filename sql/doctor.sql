@@ -70,8 +70,94 @@ SELECT crm.upgrade_workspace('Regress doctor');
 \set VERBOSITY default
 ROLLBACK;
 
+-- policies: one that is gone, one that lets everybody in, one that only restricts
+BEGIN;
+DROP POLICY crm_read ON account;
+CREATE POLICY everybody ON contact USING (true);
+CREATE POLICY nobody ON lead AS RESTRICTIVE USING (true);
+SELECT * FROM pg_temp.findings;
+ROLLBACK;
+-- of two triggers of a function one is gone; triggers of the workspace's own functions count as well
+BEGIN;
+DROP TRIGGER zz_stage_guard ON opportunity;
+DROP TRIGGER zz_wake ON reminder;
+ALTER TABLE activity DISABLE TRIGGER reminder_update;
+SELECT * FROM pg_temp.findings;
+ROLLBACK;
+-- indexes
+BEGIN;
+DROP INDEX account_match;
+SELECT * FROM pg_temp.findings;
+ROLLBACK;
+-- what an upgrade makes anew, and what it does not
+BEGIN;
+ALTER TABLE account DROP COLUMN industry CASCADE;
+DROP FUNCTION snooze(bigint, timestamptz);
+SELECT * FROM pg_temp.findings;
+ROLLBACK;
+BEGIN;
+ALTER TABLE event SET (autovacuum_enabled = off);
+SELECT * FROM pg_temp.findings;
+ROLLBACK;
+-- privileges
+BEGIN;
+GRANT SELECT ON account, token_key TO PUBLIC;
+GRANT SELECT, DELETE ON audit_log TO regress_doctor_app;
+GRANT EXECUTE ON FUNCTION transfer(text, bigint[], bigint), me() TO PUBLIC;
+SELECT * FROM pg_temp.findings;
+ROLLBACK;
+-- rules that worked when they were written
+BEGIN;
+INSERT INTO stage_rule (pipeline, stage, name, expression) VALUES ('sales', 'won', 'sourced', 'new.source IS NOT NULL');
+INSERT INTO duplicate_rule (kind, name, action, condition) VALUES ('account', 'twins', 'warn', 'new.industry IS NOT NULL');
+INSERT INTO escalation_rule (kind, name, condition) VALUES ('account', 'idle', 'industry IS NOT NULL');
+INSERT INTO attention_rule (name, kind, condition, delivery) VALUES ('key', 'account', 'industry = ''x''', 'at once');
+INSERT INTO sla_policy (kind, name, target, met_when) VALUES ('account', 'fast', '1 hour', 'industry IS NOT NULL');
+SELECT count(*) FROM pg_temp.findings;
+ALTER TABLE account DROP COLUMN industry CASCADE;
+ALTER TABLE opportunity DROP COLUMN source CASCADE;
+SELECT * FROM pg_temp.findings WHERE "check" = 'rule does not work';
+ROLLBACK;
+BEGIN;
+UPDATE pipeline SET is_default = false WHERE kind = 'lead';
+UPDATE stage SET is_initial = false WHERE pipeline = 'sales';
+SELECT * FROM pg_temp.findings;
+ROLLBACK;
+-- people
+BEGIN;
+INSERT INTO member (name, login_role) VALUES ('Ann', 'regress_doctor_gone'), ('Bob', 'regress_doctor_owner'), ('Cleo', 'regress_doctor_app');
+INSERT INTO member (name, login_role, active) VALUES ('Dan', 'regress_doctor_left', false);
+SELECT * FROM pg_temp.findings;
+ROLLBACK;
+-- reminders
+BEGIN;
+INSERT INTO member (id, name) VALUES (900, 'Ann');
+INSERT INTO reminder (member_id, due_at, title) VALUES (900, '2020-01-01 12:00+00', 'late'), (900, now(), 'now'), (900, '2020-01-01', 'faulty'), (900, '2020-01-01', 'faulty');
+UPDATE reminder SET failed_at = now(), failure = 'P0001: no' WHERE title = 'faulty';
+SET LOCAL timezone = 'UTC';
+SET LOCAL datestyle = 'ISO';
+SELECT * FROM pg_temp.findings;
+ROLLBACK;
+
 -- roles that row-level security does not hold
 RESET ROLE;
+-- owners: of one thing, of nearly all
+BEGIN;
+ALTER TABLE account OWNER TO regress_doctor_app;
+SELECT "check", detail, hint FROM pg_temp.findings WHERE "check" = 'owner';
+ROLLBACK;
+BEGIN;
+CREATE ROLE regress_doctor_next;
+ALTER SCHEMA "Regress doctor" OWNER TO regress_doctor_next;
+SELECT detail LIKE '% more belong to %' AS many, hint LIKE '%, or ALTER SCHEMA "Regress doctor" OWNER TO regress_doctor_owner.' AS hint,
+       CASE WHEN detail NOT LIKE '% more belong to %' THEN detail END AS detail
+FROM pg_temp.findings WHERE "check" = 'owner' ORDER BY 1;
+ROLLBACK;
+-- an index that is not valid
+BEGIN;
+UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'contact_match'::regclass;
+SELECT * FROM pg_temp.findings;
+ROLLBACK;
 BEGIN;
 GRANT regress_doctor_owner TO regress_doctor_app;
 SELECT severity, "check", detail, hint FROM crm.doctor() WHERE detail LIKE '%regress_doctor%';
@@ -117,6 +203,16 @@ BEGIN
     RETURN NEW;
 END $$;
 CREATE TRIGGER spy BEFORE UPDATE ON crm_meta FOR EACH ROW EXECUTE FUNCTION spy();
+-- nor what the owner puts in place of one
+CREATE FUNCTION look() RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$ BEGIN INSERT INTO "Regress doctor".whoami VALUES ('looked at as ' || current_user); RETURN true; END $$;
+ALTER TABLE duplicate_rule RENAME TO real_rule;
+CREATE VIEW duplicate_rule AS SELECT * FROM real_rule WHERE look();
+INSERT INTO real_rule (kind, name, action) VALUES ('account', 'x', 'warn');
+RESET ROLE;
+SELECT count(*) > 0 AS ran FROM crm.doctor();
+SET ROLE regress_doctor_owner;
+DROP VIEW duplicate_rule;
+ALTER TABLE real_rule RENAME TO duplicate_rule;
 RESET ROLE;
 SELECT crm.upgrade_workspace('Regress doctor') > 0 AS upgraded;
 SELECT * FROM "Regress doctor".whoami;

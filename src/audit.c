@@ -536,36 +536,6 @@ crm_next_transaction(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64((int64) U64FromFullTransactionId(ReadNextFullTransactionId()));
 }
 
-/*
- * Calls a function on the tables of a workspace as its owner, where the caller is a member
- * of that role: what the owner has put there, triggers or a view in place of a table, would
- * otherwise run with the rights of a superuser who looks after everybody's log.
- */
-static Datum
-crm_audit_as_owner(Oid workspace, const char *sql, int nargs, Oid *types, Datum *values)
-{
-	Oid owner = crm_workspace_owner(workspace);
-	Oid save_userid;
-	int save_sec_context;
-	bool isnull = true;
-	Datum result = (Datum) 0;
-	int rc;
-
-	SPI_connect();
-	crm_act_as(has_privs_of_role(GetUserId(), owner) ? owner : GetUserId(), &save_userid,
-			   &save_sec_context);
-	rc = SPI_execute_with_args(sql, nargs, types, values, NULL, false, 1);
-	if (rc == SPI_OK_SELECT && SPI_processed == 1)
-		result = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
-	if (isnull)
-		elog(ERROR, "could not execute \"%s\": %s", sql, SPI_result_code_string(rc));
-	SetUserIdAndSecContext(save_userid, save_sec_context);
-	result = SPI_datumTransfer(result, TupleDescAttr(SPI_tuptable->tupdesc, 0)->attbyval,
-							   TupleDescAttr(SPI_tuptable->tupdesc, 0)->attlen);
-	SPI_finish();
-	return result;
-}
-
 PG_FUNCTION_INFO_V1(crm_seal_audit_as_owner);
 Datum
 crm_seal_audit_as_owner(PG_FUNCTION_ARGS)
@@ -573,7 +543,7 @@ crm_seal_audit_as_owner(PG_FUNCTION_ARGS)
 	Oid types[] = {NAMEOID, INT4OID};
 	Datum values[] = {PG_GETARG_DATUM(1), PG_GETARG_DATUM(2)};
 
-	return crm_audit_as_owner(PG_GETARG_OID(0), "SELECT crm._seal_audit($1, $2)", 2, types, values);
+	return crm_call_as_owner(PG_GETARG_OID(0), "SELECT crm._seal_audit($1, $2)", 2, types, values);
 }
 
 PG_FUNCTION_INFO_V1(crm_audit_verify_as_owner);
@@ -583,5 +553,5 @@ crm_audit_verify_as_owner(PG_FUNCTION_ARGS)
 	Oid types[] = {NAMEOID};
 	Datum values[] = {PG_GETARG_DATUM(1)};
 
-	return crm_audit_as_owner(PG_GETARG_OID(0), "SELECT crm._audit_verify($1)", 1, types, values);
+	return crm_call_as_owner(PG_GETARG_OID(0), "SELECT crm._audit_verify($1)", 1, types, values);
 }

@@ -179,6 +179,37 @@ crm_act_as(Oid role, Oid *save_userid, int *save_sec_context)
 									 SECURITY_RESTRICTED_OPERATION);
 }
 
+/*
+ * Calls a function on the tables of a workspace as its owner, where the caller is a member
+ * of that role: what the owner has put there, triggers or a view in place of a table, would
+ * otherwise run with the rights of a superuser who looks after everybody's
+ * workspaces.  Returns what the statement does, of one row the first column.
+ */
+Datum
+crm_call_as_owner(Oid workspace, const char *sql, int nargs, Oid *types, Datum *values)
+{
+	Oid owner = crm_workspace_owner(workspace);
+	Oid save_userid;
+	int save_sec_context;
+	bool isnull = true;
+	Datum result = (Datum) 0;
+	int rc;
+
+	SPI_connect();
+	crm_act_as(has_privs_of_role(GetUserId(), owner) ? owner : GetUserId(), &save_userid,
+			   &save_sec_context);
+	rc = SPI_execute_with_args(sql, nargs, types, values, NULL, false, 1);
+	if (rc == SPI_OK_SELECT && SPI_processed == 1)
+		result = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	if (isnull)
+		elog(ERROR, "could not execute \"%s\": %s", sql, SPI_result_code_string(rc));
+	SetUserIdAndSecContext(save_userid, save_sec_context);
+	result = SPI_datumTransfer(result, TupleDescAttr(SPI_tuptable->tupdesc, 0)->attbyval,
+							   TupleDescAttr(SPI_tuptable->tupdesc, 0)->attlen);
+	SPI_finish();
+	return result;
+}
+
 static void
 crm_execute_as(Oid role, const char *ddl)
 {
@@ -223,4 +254,17 @@ crm_execute_as_role(PG_FUNCTION_ARGS)
 						errmsg("must be superuser to run a command as another role")));
 	crm_execute_as(PG_GETARG_OID(0), text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(crm_doctor_rules_as_owner);
+Datum
+crm_doctor_rules_as_owner(PG_FUNCTION_ARGS)
+{
+	Oid types[] = {REGNAMESPACEOID};
+	Datum values[] = {PG_GETARG_DATUM(0)};
+
+	return crm_call_as_owner(
+		PG_GETARG_OID(0),
+		"SELECT coalesce(jsonb_agg(to_jsonb(d)), '[]') FROM crm._doctor_rules($1) AS d", 1, types,
+		values);
 }

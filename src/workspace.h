@@ -26,5 +26,7 @@ extern void crm_check_workspace(Oid schema);
 /* Owner of the workspace's tables, as whom crm reads its own bookkeeping. */
 extern Oid crm_workspace_owner(Oid workspace);
 extern void crm_act_as(Oid role, Oid *save_userid, int *save_sec_context);
+extern Datum crm_call_as_owner(Oid workspace, const char *sql, int nargs, Oid *types,
+							   Datum *values);
 
 #endif /* CRM_WORKSPACE_H */

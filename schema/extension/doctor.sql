@@ -1,23 +1,34 @@
 -- What each table of a workspace must carry, by trigger function.
-CREATE FUNCTION crm._expected_triggers(OUT "table" text, OUT function text)
+CREATE FUNCTION crm._expected_triggers(OUT "table" text, OUT function text, OUT triggers integer)
 RETURNS SETOF record LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-SELECT t.name, f.name
+SELECT t.name, f.name, f.triggers
 FROM (VALUES
-    ('touch', '{account,contact,lead,opportunity,activity,reminder,setting,member,team}'::text[]),
-    ('audit', '{account,contact,lead,opportunity,activity,external_reference,setting,member,team,team_member,share,pipeline,stage,stage_transition,stage_rule,exchange_rate}'),
-    ('append_only', '{audit_log,audit_seal,duplicate_log}'),
-    ('stage_guard', '{lead,opportunity}'),
-    ('canonicalize', '{account,contact,lead,member}'),
-    ('check_duplicates', '{account,contact,lead}'),
-    ('duplicate_rule_changed', '{duplicate_rule}'),
-    ('access_changed', '{member,team,team_member,share}')
-) AS f (name, tables), unnest(f.tables) AS t (name)
+    ('touch', 1, '{account,contact,lead,opportunity,activity,reminder,setting,member,team}'::text[]),
+    ('audit', 2, '{account,contact,lead,opportunity,activity,external_reference,setting,member,team,team_member,share,pipeline,stage,stage_transition,stage_rule,exchange_rate,duplicate_rule,match_model}'),
+    ('append_only', 1, '{audit_log,audit_seal,duplicate_log}'),
+    ('stage_guard', 2, '{lead,opportunity}'),
+    ('stage_history', 2, '{lead,opportunity}'),
+    ('stage_config', 1, '{pipeline,stage,stage_transition,stage_rule}'),
+    ('stage_changed', 2, '{pipeline,stage,stage_transition,stage_rule}'),
+    ('canonicalize', 1, '{account,contact,lead,opportunity,member}'),
+    ('check_duplicates', 2, '{account,contact,lead}'),
+    ('duplicate_rule_changed', 2, '{duplicate_rule}'),
+    ('duplicate_rule_config', 1, '{duplicate_rule}'),
+    ('access_changed', 2, '{member,team,team_member,share,setting,token_key}'),
+    ('refuse_cycle', 1, '{member,team}'),
+    ('refuse_transfer', 1, '{account,contact,lead,opportunity,activity,reminder}'),
+    ('hand_over', 1, '{account,contact,lead,opportunity,activity}'),
+    ('reminder_wake', 1, '{reminder}'),
+    ('reminder_recurrence', 1, '{reminder}'),
+    ('reminder_activity', 2, '{activity}'),
+    ('event_closed', 1, '{event}')
+) AS f (name, triggers, tables), unnest(f.tables) AS t (name)
 $$;
 
 COMMENT ON FUNCTION crm._expected_triggers() IS
-'Tables of a workspace and the functions of crm that must be among their triggers.';
+'Tables of a workspace and the functions, of crm or of the workspace, that must be among their triggers, with how many triggers each.';
 
 CREATE FUNCTION crm._foreign_keys_without_index(schema oid, OUT conname name, OUT conrelid oid, OUT conkey smallint[])
 RETURNS SETOF record LANGUAGE sql STABLE STRICT
@@ -78,14 +89,51 @@ FROM business AS b
 CROSS JOIN me
 WHERE NOT b.relrowsecurity OR NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = b.oid)
 UNION ALL
+SELECT 'error', 'policy missing',
+       format('table %s has records, but no policy named %s', t.tgrelid::regclass, e.name),
+       format('Run SELECT crm.upgrade_workspace(%L), or crm.protect() again for a table of your own.', me.nspname)
+FROM pg_trigger AS t
+JOIN pg_class AS c ON c.oid = t.tgrelid AND c.relnamespace = workspace
+CROSS JOIN unnest('{crm_read,crm_insert,crm_update,crm_delete}'::text[]) AS e (name)
+CROSS JOIN me
+WHERE t.tgfoid = 'crm.refuse_transfer()'::regprocedure
+  AND EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = t.tgrelid)
+  AND NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = t.tgrelid AND p.polname = e.name)
+UNION ALL
+SELECT 'error', 'policy above the rules',
+       format('policy %I of table %s lets everybody %s every row', p.polname, p.polrelid::regclass,
+              CASE p.polcmd WHEN 'r' THEN 'read' WHEN 'w' THEN 'change' WHEN 'd' THEN 'delete' ELSE 'read and write' END),
+       format('Run DROP POLICY %I ON %s; policies that only restrict are AS RESTRICTIVE.', p.polname, p.polrelid::regclass)
+FROM pg_policy AS p
+JOIN pg_class AS c ON c.oid = p.polrelid
+WHERE c.relnamespace = workspace AND p.polpermissive AND pg_get_expr(p.polqual, p.polrelid) = 'true'
+UNION ALL
+SELECT 'warning', 'object missing',
+       format('%s %I.%I is gone', CASE l.class WHEN 'table' THEN 'table or view' ELSE l.class END, me.nspname, l.name),
+       format('Run SELECT crm.upgrade_workspace(%L).', me.nspname)
+FROM crm._access_list() AS l
+CROSS JOIN me
+WHERE CASE l.class WHEN 'table' THEN NOT EXISTS (SELECT FROM pg_class AS c WHERE c.relnamespace = workspace AND c.relname = l.name)
+                   WHEN 'function' THEN NOT EXISTS (SELECT FROM pg_proc AS p WHERE p.pronamespace = workspace AND p.proname = l.name)
+                   ELSE false END
+UNION ALL
+SELECT 'warning', 'autovacuum off',
+       format('autovacuum is switched off for table %s', c.oid::regclass),
+       format('Run ALTER TABLE %s RESET (autovacuum_enabled).', c.oid::regclass)
+FROM pg_class AS c
+CROSS JOIN LATERAL pg_options_to_table(c.reloptions) AS o
+WHERE c.relnamespace = workspace AND o.option_name = 'autovacuum_enabled' AND o.option_value IN ('false', 'off', '0', 'no')
+UNION ALL
 SELECT 'error', 'trigger missing',
-       format('table %s has no trigger of crm.%s()', c.oid::regclass, e.function),
+       CASE WHEN x.found = 0 THEN format('table %s has no trigger of %s()', c.oid::regclass, p.oid::regproc)
+            ELSE format('table %s has only %s of the %s triggers of %s()', c.oid::regclass, x.found, e.triggers, p.oid::regproc) END,
        format('Run SELECT crm.upgrade_workspace(%L).', me.nspname)
 FROM crm._expected_triggers() AS e
 JOIN pg_class AS c ON c.relname = e."table" AND c.relnamespace = workspace
-JOIN pg_proc AS p ON p.proname = e.function AND p.pronamespace = 'crm'::regnamespace
+JOIN pg_proc AS p ON p.proname = e.function AND p.pronamespace IN ('crm'::regnamespace, workspace)
+CROSS JOIN LATERAL (SELECT count(*) AS found FROM pg_trigger AS t WHERE t.tgrelid = c.oid AND t.tgfoid = p.oid) AS x
 CROSS JOIN me
-WHERE NOT EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgrelid = c.oid AND t.tgfoid = p.oid)
+WHERE x.found < e.triggers
 UNION ALL
 SELECT CASE t.tgenabled WHEN 'D' THEN 'error' ELSE 'warning' END, 'trigger disabled',
        format('trigger %I of table %s %s', t.tgname, t.tgrelid::regclass,
@@ -95,7 +143,7 @@ FROM pg_trigger AS t
 JOIN pg_class AS c ON c.oid = t.tgrelid
 JOIN pg_proc AS p ON p.oid = t.tgfoid
 WHERE c.relnamespace = workspace
-  AND p.pronamespace = 'crm'::regnamespace
+  AND p.pronamespace IN ('crm'::regnamespace, workspace)
   AND t.tgenabled IN ('D', 'R')
 UNION ALL
 SELECT 'warning', 'foreign key without index',
@@ -105,6 +153,68 @@ SELECT 'warning', 'foreign key without index',
                FROM unnest(k.conkey) WITH ORDINALITY AS u (attnum, position)
                JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.attnum))
 FROM crm._foreign_keys_without_index(workspace) AS k
+UNION ALL
+SELECT 'error', 'index not valid',
+       format('index %s of table %s is not valid: nothing is found by it', i.indexrelid::regclass, i.indrelid::regclass),
+       format('Run REINDEX INDEX CONCURRENTLY %s, or drop it.', i.indexrelid::regclass)
+FROM pg_index AS i
+JOIN pg_class AS c ON c.oid = i.indrelid
+WHERE c.relnamespace = workspace
+  AND NOT i.indisvalid
+  AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index AS b WHERE b.index_relid = i.indexrelid)
+UNION ALL
+SELECT 'error', 'no matching index',
+       format('table %s has no valid index on crm.match_keys(): its duplicates are not found, and duplicate rules refuse every write', c.oid::regclass),
+       format('Run CREATE INDEX CONCURRENTLY ON %s USING crm_match (crm.match_keys(...)), with the columns that tell who a record is.', c.oid::regclass)
+FROM pg_class AS c
+WHERE c.oid IN (SELECT t.tgrelid FROM pg_trigger AS t WHERE t.tgfoid = 'crm.check_duplicates()'::regprocedure)
+  AND c.relnamespace = workspace
+  AND NOT EXISTS (SELECT FROM pg_index AS i
+                  JOIN pg_opclass AS o ON o.oid = i.indclass[0]
+                  WHERE i.indrelid = c.oid AND i.indisvalid AND o.opcname = 'match_ops' AND o.opcnamespace = 'crm'::regnamespace)
+UNION ALL
+SELECT 'error', 'owner',
+       format('%s not to the owner of the workspace, %s: what the database does there itself fails or has other rights',
+              CASE WHEN count(*) = 1 THEN format('%s belongs to %s,', min(o.name), o.owner)
+                   ELSE format('%s and %s more belong to %s,', min(o.name), count(*) - 1, o.owner) END, me.nspowner::regrole),
+       format('Run ALTER %s OWNER TO %s%s.', (array_agg(upper(o.what) || substr(o.name, length(o.what) + 1) ORDER BY o.name))[1], me.nspowner::regrole,
+              CASE WHEN count(*) > 1 THEN format(' and so on, or ALTER SCHEMA %I OWNER TO %s', me.nspname, o.owner) END)
+FROM me
+CROSS JOIN LATERAL (
+    SELECT w.what, format('%s %s', w.what, c.oid::regclass) AS name, c.relowner::regrole AS owner
+    FROM pg_class AS c
+    CROSS JOIN LATERAL (SELECT CASE c.relkind WHEN 'v' THEN 'view' ELSE 'table' END AS what) AS w
+    JOIN crm._access_list() AS l ON l.class = 'table' AND l.name = c.relname
+    WHERE c.relnamespace = workspace AND c.relowner <> me.nspowner
+    UNION ALL
+    SELECT 'function', format('function %s', p.oid::regprocedure), p.proowner::regrole
+    FROM pg_proc AS p
+    WHERE p.pronamespace = workspace AND p.prosecdef AND p.proowner <> me.nspowner) AS o
+GROUP BY o.owner, me.nspowner, me.nspname
+UNION ALL
+SELECT 'error', 'privilege too many',
+       format('%s may %s', CASE x.grantee WHEN 0 THEN 'everybody' ELSE 'role ' || x.grantee::regrole END,
+              CASE WHEN x.privilege_type = 'SELECT' THEN 'read ' ELSE lower(x.privilege_type) || ' in ' END || c.oid::regclass),
+       format('Run REVOKE %s ON %s FROM %s.', x.privilege_type, c.oid::regclass, CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END)
+FROM pg_class AS c
+CROSS JOIN LATERAL aclexplode(c.relacl) AS x
+CROSS JOIN me
+WHERE c.relnamespace = workspace
+  AND c.relkind IN ('r', 'p')
+  AND x.grantee <> c.relowner
+  AND (x.grantee = 0
+       -- What only the database writes, and the secrets, whoever the role is.
+       OR c.relname = 'token_key'
+       OR c.relname IN ('audit_log', 'audit_seal', 'duplicate_log', 'stage_history', 'merge_change', 'merged_record') AND x.privilege_type <> 'SELECT'
+       OR c.relname = 'event' AND x.privilege_type IN ('INSERT', 'TRUNCATE'))
+UNION ALL
+SELECT 'error', 'privilege too many',
+       format('everybody may execute %s, which has the rights of its owner', p.oid::regprocedure),
+       format('Run REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC.', p.oid::regprocedure)
+FROM pg_proc AS p
+WHERE p.pronamespace = workspace
+  AND p.prosecdef
+  AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS x WHERE x.grantee = 0)
 UNION ALL
 SELECT 'error', 'view above the rules',
        format('view %s can be read by role %s but is not security_invoker: it shows every record', c.oid::regclass, a.role),
@@ -134,6 +244,106 @@ $$;
 
 COMMENT ON FUNCTION crm._doctor_workspace(oid) IS
 'The part of crm.doctor() about one workspace.';
+
+-- What people wrote into rules and settings was checked then; columns, roles and
+-- pipelines may have gone since.
+CREATE FUNCTION crm._doctor_rules(workspace regnamespace, OUT severity text, OUT "check" text, OUT detail text, OUT hint text)
+RETURNS SETOF record LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    item record;
+BEGIN
+    severity := 'error';
+    "check" := 'rule does not work';
+    FOR item IN SELECT DISTINCT g.kind FROM crm.guarded_tables(workspace) AS g ORDER BY g.kind LOOP
+        BEGIN
+            PERFORM crm._check_stage_rules(workspace, item.kind);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+            detail := format('stages of kind "%s": %s (%s)', item.kind, SQLERRM, detail);
+            hint := 'Correct the rule, or bring back what it needs: moves that it governs fail.';
+            RETURN NEXT;
+        END;
+    END LOOP;
+    FOR item IN EXECUTE format($query$
+        SELECT format('%%s "%%s"', r.what, r.name) AS title, r.what, r.expression, t.rel
+        FROM (SELECT 'duplicate rule' AS what, r.name, r.kind, r.condition AS expression FROM %1$s.duplicate_rule AS r WHERE r.active
+              UNION ALL SELECT 'escalation rule', r.name, r.kind, r.condition FROM %1$s.escalation_rule AS r WHERE r.active
+              UNION ALL SELECT 'attention rule', r.name, r.kind, r.condition FROM %1$s.attention_rule AS r
+              UNION ALL SELECT 'SLA policy', p.name, p.kind, e.expression
+                        FROM %1$s.sla_policy AS p CROSS JOIN unnest(ARRAY[p.condition, p.met_when, p.pause_when]) AS e (expression) WHERE p.active) AS r
+        JOIN crm._record_tables($1) AS t ON t.kind = r.kind
+        WHERE r.expression IS NOT NULL
+        ORDER BY 1$query$, workspace) USING workspace
+    LOOP
+        BEGIN
+            IF item.what = 'duplicate rule' THEN
+                PERFORM crm._check_duplicate_condition(item.rel, workspace, item.expression);
+            ELSE
+                PERFORM crm._check_stage_expression(item.rel, workspace, item.expression);
+            END IF;
+        EXCEPTION WHEN OTHERS THEN
+            detail := format('%s: %s', item.title, SQLERRM);
+            hint := 'Correct the rule, or bring back what it needs.';
+            RETURN NEXT;
+        END;
+    END LOOP;
+
+    severity := 'warning';
+    "check" := 'no way in';
+    FOR item IN EXECUTE format($query$
+        SELECT g.kind, p.name
+        FROM (SELECT DISTINCT g.kind FROM crm.guarded_tables($1) AS g) AS g
+        LEFT JOIN %1$s.pipeline AS p ON p.kind = g.kind AND p.is_default
+        WHERE NOT EXISTS (SELECT FROM %1$s.stage AS s WHERE s.pipeline = p.name AND s.is_initial)
+        ORDER BY 1$query$, workspace) USING workspace
+    LOOP
+        detail := CASE WHEN item.name IS NULL THEN format('kind "%s" has no default pipeline: a new record has to name one', item.kind)
+                       ELSE format('pipeline "%s" has no initial stage: no record can begin in it', item.name) END;
+        hint := CASE WHEN item.name IS NULL THEN format('Set is_default in %s.pipeline.', workspace) ELSE format('Set is_initial in %s.stage.', workspace) END;
+        RETURN NEXT;
+    END LOOP;
+
+    "check" := 'login role';
+    FOR item IN EXECUTE format($query$
+        SELECT m.id, m.name, m.login_role, r.oid AS role
+        FROM %1$s.member AS m
+        LEFT JOIN pg_roles AS r ON r.rolname = m.login_role
+        WHERE m.active AND m.login_role IS NOT NULL
+          AND (r.oid IS NULL OR NOT has_schema_privilege(r.oid, $1::oid, 'USAGE'))
+        ORDER BY m.id$query$, workspace) USING workspace
+    LOOP
+        detail := format('member %s, %s, has login_role %s, %s', item.id, item.name, quote_ident(item.login_role),
+                         CASE WHEN item.role IS NULL THEN 'a role that does not exist' ELSE 'which has no access to the workspace' END);
+        hint := CASE WHEN item.role IS NULL THEN 'Create the role, or correct the member: whoever creates a role of this name later is that member.'
+                     ELSE format('Run SELECT crm.grant_access(%L, %L, ''app'').', workspace, item.login_role) END;
+        RETURN NEXT;
+    END LOOP;
+
+    FOR item IN EXECUTE format('SELECT count(*) AS n, min(r.failure) AS failure FROM %s.reminder AS r WHERE r.failed_at IS NOT NULL HAVING count(*) > 0', workspace) LOOP
+        "check" := 'reminders set aside';
+        detail := format('%s reminders failed and do not fire; one of them: %s', item.n, item.failure);
+        hint := format('Mend the cause, then UPDATE %s.reminder SET failed_at = NULL WHERE failed_at IS NOT NULL.', workspace);
+        RETURN NEXT;
+    END LOOP;
+    FOR item IN EXECUTE format('SELECT count(*) AS n, min(r.due_at) AS due_at FROM %s.reminder AS r WHERE r.failed_at IS NULL AND r.due_at < crm.now() - interval ''5 minutes'' HAVING count(*) > 0', workspace) LOOP
+        "check" := 'reminders overdue';
+        detail := format('%s reminders are due and have not fired, the first since %s', item.n, item.due_at);
+        hint := 'See state and reason in crm.scheduler_status().';
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION crm._doctor_rules(regnamespace) IS
+'The part of crm.doctor() about what is written in a workspace''s tables, for its owner.';
+
+CREATE FUNCTION crm._doctor_rules_as_owner(workspace oid) RETURNS jsonb
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'crm_doctor_rules_as_owner';
+
+COMMENT ON FUNCTION crm._doctor_rules_as_owner(oid) IS
+'The rows of crm._doctor_rules() as an array, found as the owner of the workspace where the caller is a member of that role, so that what the owner has put in place of tables does not run with the rights of a superuser.';
 
 CREATE FUNCTION crm.doctor(OUT severity text, OUT workspace regnamespace, OUT "check" text, OUT detail text, OUT hint text)
 RETURNS SETOF record LANGUAGE plpgsql STABLE
@@ -213,9 +423,24 @@ BEGIN
         LOOP
             RETURN NEXT;
         END LOOP;
+        IF pg_has_role(item.owner, 'USAGE') AND item.schema_version = item.current_version THEN
+            BEGIN
+                FOR severity, "check", detail, hint IN
+                    SELECT d.* FROM jsonb_to_recordset(crm._doctor_rules_as_owner(workspace)) AS d (severity text, "check" text, detail text, hint text)
+                LOOP
+                    RETURN NEXT;
+                END LOOP;
+            EXCEPTION WHEN OTHERS THEN
+                severity := 'error';
+                "check" := 'owner';
+                detail := format('%s, who owns workspace %s, cannot read its rules: %s', item.owner, workspace, SQLERRM);
+                hint := format('Where it is the toolkit that is not granted, run SELECT crm.grant_toolkit(%L).', item.owner::text);
+                RETURN NEXT;
+            END;
+        END IF;
     END LOOP;
 END
 $$;
 
 COMMENT ON FUNCTION crm.doctor() IS
-'Looks for what makes a promise of crm untrue here: roles and views that row-level security does not hold, missing or disabled triggers and policies, foreign keys without an index, functions open to everybody, versions behind, settings. One row a finding (severity error, warning or notice); no row means nothing was found. workspace is NULL for what concerns the whole database.';
+'Looks for what makes a promise of crm untrue here: roles and views that row-level security does not hold, missing or disabled triggers and policies, indexes that are missing or not valid, privileges and owners other than they should be, rules that cannot be evaluated any more, members who cannot log in, reminders that do not fire, versions behind, settings. What is written in the tables of a workspace only its owner is told. One row a finding (severity error, warning or notice); no row means nothing was found. workspace is NULL for what concerns the whole database.';
