@@ -27,7 +27,7 @@ SELECT stage, reached FROM funnel('sales') WHERE reached > 0;
 -- a report, too; without a member it sees nothing
 SET SESSION AUTHORIZATION regress_stage_history_bi;
 SELECT count(*) FROM stage_history;
-SELECT count(*) FROM funnel('sales') WHERE reached > 0;
+SELECT count(*) FROM funnel('sales') WHERE reached > 0;  -- fails
 RESET SESSION AUTHORIZATION;
 SET crm.member = 'regress_stage_history/2';
 SET ROLE regress_stage_history_bi;
