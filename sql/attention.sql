@@ -231,6 +231,34 @@ SELECT count(*) AS days_above FROM (SELECT FROM shown GROUP BY member_id, date_t
 SELECT count(*) AS for_who_wants_none FROM shown WHERE member_id = 8;
 SELECT count(*) > 100 AS shown_at_all FROM shown;
 
+-- judging a batch needs no plan once it has its own, whatever the tables hold; rules need two small ones
+CREATE PROCEDURE fire_one_by_one(n integer) LANGUAGE plpgsql AS $$
+BEGIN
+    FOR i IN 1 .. n LOOP
+        INSERT INTO reminder (member_id, due_at, title) VALUES (2, crm.now(), 'one of many');
+        COMMIT;
+        PERFORM crm.run_due();
+        COMMIT;
+    END LOOP;
+END $$;
+CREATE PROCEDURE planned(n integer) LANGUAGE plpgsql AS $$
+DECLARE
+    before bigint;
+BEGIN
+    CALL fire_one_by_one(20);
+    before := crm_test.plans();
+    CALL fire_one_by_one(n);
+    RAISE NOTICE '% plans', crm_test.plans() - before;
+END $$;
+DELETE FROM attention_rule;
+INSERT INTO reminder (member_id, due_at, title) SELECT 2, crm.now(), 'many' FROM generate_series(1, 30000);
+SELECT crm.run_due();
+ANALYZE event;
+CALL planned(50);
+INSERT INTO attention_rule (name, quiet_from, quiet_to, per_day) VALUES ('Never', '00:00', '00:00', 100000);
+CALL planned(50);
+SELECT count(*) FROM event WHERE title = 'one of many' AND state = 'new';
+
 RESET ROLE;
 SELECT crm_test.shift_clock('0') <= clock_timestamp() AS unshifted;
 SET client_min_messages = warning;

@@ -22,6 +22,12 @@ LANGUAGE C VOLATILE STRICT AS '$libdir/crm', 'crm_reminders_plain_count';
 COMMENT ON FUNCTION crm_test.reminders_plain() IS
 'How many reminders this backend fired without the executor.';
 
+CREATE FUNCTION crm_test.plans() RETURNS bigint
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'crm_test_plans';
+
+COMMENT ON FUNCTION crm_test.plans() IS
+'How many statements this backend planned since the module was loaded.';
+
 CREATE FUNCTION crm_test.audit_rebuilds() RETURNS bigint
 LANGUAGE C VOLATILE STRICT AS '$libdir/crm', 'crm_audit_rebuild_count';
 
