@@ -3587,10 +3587,11 @@ $_ddl_$),
  * hours; one event a record; budgets.  A budget is a ceiling on all that the person
  * is shown, so who may exceed it most is ranked first.
  */
-CREATE OR REPLACE FUNCTION @workspace@.hold_events(first_id bigint, last_id bigint, fired_at timestamptz) RETURNS void
+CREATE OR REPLACE FUNCTION @workspace@.hold_events(first_id bigint, last_id bigint, fired_at timestamptz, bare boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
--- Plans are kept, and made while tables may be empty: only ones that use indexes stay good.
+-- Plans are kept, and made while tables may be empty: only ones that use indexes stay
+-- good, and OFFSET 0 leaves none but the primary key for a range of ids.
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_column
@@ -3602,10 +3603,13 @@ DECLARE
     matched_rules bigint[];
     horizon interval := nullif(current_setting('crm.catch_up_horizon'), '-1')::interval;
 BEGIN
-    SELECT array_agg(e.id) FILTER (WHERE e.payload ? 'skip_after' OR e.fired_at - e.due_at > horizon),
-           array_agg(e.id) FILTER (WHERE e.payload ? 'snoozed_event')
-    INTO late, snoozed
-    FROM @workspace@.event AS e WHERE e.id BETWEEN first_id AND last_id;
+    -- A million reminders without payload, and nobody who wants to be left alone, are not looked at.
+    IF NOT bare OR horizon IS NOT NULL THEN
+        SELECT array_agg(e.id) FILTER (WHERE e.payload ? 'skip_after' OR e.fired_at - e.due_at > horizon),
+               array_agg(e.id) FILTER (WHERE e.payload ? 'snoozed_event')
+        INTO late, snoozed
+        FROM @workspace@.event AS e WHERE e.id BETWEEN first_id AND last_id;
+    END IF;
     IF late IS NOT NULL THEN
         WITH skipped AS (
             UPDATE @workspace@.event AS e SET state = 'skipped', handled_at = hold_events.fired_at
@@ -3639,8 +3643,8 @@ BEGIN
         RETURN;
     END IF;
     candidates := ARRAY(
-        SELECT e.id FROM @workspace@.event AS e
-        WHERE e.id BETWEEN first_id AND last_id AND e.state = 'new' AND NOT coalesce(e.payload ? 'crm_digest', false)
+        SELECT e.id FROM (SELECT b.id, b.state, b.payload FROM @workspace@.event AS b WHERE b.id BETWEEN first_id AND last_id OFFSET 0) AS e
+        WHERE e.state = 'new' AND NOT coalesce(e.payload ? 'crm_digest', false)
         UNION ALL
         SELECT DISTINCT e.id
         FROM @workspace@.event AS c
@@ -3868,8 +3872,8 @@ BEGIN
                       WHERE r.member_id = p.member_id AND r.due_at <= n.until AND r.payload ? 'crm_digest' AND r.failed_at IS NULL);
 END
 $$;
-COMMENT ON FUNCTION @workspace@.hold_events(bigint, bigint, timestamptz) IS
-'Called by the firing for each batch of events it wrote: holds those that attention rules do not let through now, and shows those whose time has come.';
+COMMENT ON FUNCTION @workspace@.hold_events(bigint, bigint, timestamptz, boolean) IS
+'Called by the firing for each batch of events it wrote, of which none has a payload if it is bare: holds those that attention rules do not let through now, and shows those whose time has come.';
 
 CREATE OR REPLACE FUNCTION @workspace@.attention_rule_check() RETURNS trigger
 LANGUAGE plpgsql
@@ -4027,11 +4031,11 @@ DECLARE
 BEGIN
     IF NOT EXISTS (SELECT FROM @workspace@.absence AS a WHERE a.starts_at <= delegate_events.fired_at AND a.ends_at > delegate_events.fired_at)
        AND NOT (EXISTS (SELECT FROM @workspace@.follower)
-                AND EXISTS (SELECT FROM @workspace@.event AS e JOIN @workspace@.follower AS f ON f.kind = e.kind AND f.record_id = e.record_id
-                            WHERE e.id BETWEEN first_id AND last_id))
+                AND EXISTS (SELECT FROM (SELECT b.kind, b.record_id FROM @workspace@.event AS b WHERE b.id BETWEEN first_id AND last_id OFFSET 0) AS e
+                            JOIN @workspace@.follower AS f ON f.kind = e.kind AND f.record_id = e.record_id))
        AND NOT (EXISTS (SELECT FROM @workspace@.member AS m WHERE NOT m.active)
-                AND EXISTS (SELECT FROM @workspace@.event AS e JOIN @workspace@.member AS m ON m.id = e.member_id AND NOT m.active
-                            WHERE e.id BETWEEN first_id AND last_id)) THEN
+                AND EXISTS (SELECT FROM (SELECT b.member_id FROM @workspace@.event AS b WHERE b.id BETWEEN first_id AND last_id OFFSET 0) AS e
+                            JOIN @workspace@.member AS m ON m.id = e.member_id AND NOT m.active)) THEN
         RETURN last_id;
     END IF;
     IF last_id - first_id >= 200 THEN
@@ -4039,8 +4043,8 @@ BEGIN
     END IF;
     WITH batch AS MATERIALIZED (
         SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.title, e.kind, e.record_id, e.payload, e.missed
-        FROM @workspace@.event AS e
-        WHERE e.id BETWEEN first_id AND last_id AND e.state = 'new' AND NOT coalesce(e.payload ? 'crm_digest', false)),
+        FROM (SELECT b.* FROM @workspace@.event AS b WHERE b.id BETWEEN first_id AND last_id OFFSET 0) AS e
+        WHERE e.state = 'new' AND NOT coalesce(e.payload ? 'crm_digest', false)),
     away AS MATERIALIZED (
         SELECT d.member_id, coalesce(a.mode, 'instead') = 'instead' AS instead,
                CASE WHEN m.active THEN format('%s is away until %s', m.name, crm._when(a.ends_at)) ELSE format('%s has left', m.name) END AS why,

@@ -76,6 +76,15 @@ crm_ticks(void)
 	return t.tv_sec * USECS_PER_SEC + t.tv_nsec / 1000;
 }
 
+int64
+crm_processor_time(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return t.tv_sec * USECS_PER_SEC + t.tv_nsec / 1000;
+}
+
 bool
 crm_clock_read(TimestampTz *now)
 {

@@ -30,6 +30,8 @@ extern TimestampTz crm_now(void);
 
 /* Microseconds of a clock that nobody sets and that goes on while the machine sleeps. */
 extern int64 crm_ticks(void);
+/* Microseconds of the processor that this process has used. */
+extern int64 crm_processor_time(void);
 
 /*
  * The same as crm_now(), for whoever acts on the time: false while it is not to

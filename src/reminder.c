@@ -294,6 +294,7 @@ crm_execute_fire(SPIPlanPtr plan, Datum *args, TimestampTz now, CrmFired *fired)
 	int rc;
 
 	fired->step = CRM_PREPARING;
+	fired->bare = false;
 	crm_plan_in_index_order(plan);
 	fired->step = CRM_FIRING;
 	rc = SPI_execute_plan(plan, args, NULL, false, 0);
@@ -321,9 +322,11 @@ crm_execute_fire(SPIPlanPtr plan, Datum *args, TimestampTz now, CrmFired *fired)
  * runs before anybody hears of the events.
  */
 static void
-crm_hold_fired(CrmFirePlans *plans, int64 first, int64 last, TimestampTz now)
+crm_hold_fired(CrmFirePlans *plans, const CrmFired *fired, TimestampTz now)
 {
-	static Oid types[] = {INT8OID, INT8OID, TIMESTAMPTZOID};
+	static Oid types[] = {INT8OID, INT8OID, TIMESTAMPTZOID, BOOLOID};
+	Datum args[] = {Int64GetDatum(fired->first), Int64GetDatum(fired->last),
+					TimestampTzGetDatum(now), BoolGetDatum(fired->bare)};
 	const char *schema = quote_identifier(NameStr(plans->schema));
 	List *name = list_make2(makeString(NameStr(plans->schema)), makeString("hold_events"));
 	int rc;
@@ -331,11 +334,9 @@ crm_hold_fired(CrmFirePlans *plans, int64 first, int64 last, TimestampTz now)
 	if (!OidIsValid(LookupFuncName(name, lengthof(types), types, true)))
 		return;
 	if (plans->hold == NULL)
-		plans->hold = crm_prepare(psprintf("SELECT %s.hold_events($1, $2, $3)", schema),
+		plans->hold = crm_prepare(psprintf("SELECT %s.hold_events($1, $2, $3, $4)", schema),
 								  lengthof(types), types);
-	rc = SPI_execute_plan(
-		plans->hold, (Datum[]){Int64GetDatum(first), Int64GetDatum(last), TimestampTzGetDatum(now)},
-		NULL, false, 0);
+	rc = SPI_execute_plan(plans->hold, args, NULL, false, 0);
 	if (rc != SPI_OK_SELECT)
 		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(rc));
 	SPI_freetuptable(SPI_tuptable);
@@ -459,7 +460,7 @@ crm_reminder_fire(CrmPending *pending, TimestampTz now, int64 limit, bool wait, 
 	}
 	fired->step = CRM_JUDGING;
 	if (fired->count > 0)
-		crm_hold_fired(plans, fired->first, fired->last, now);
+		crm_hold_fired(plans, fired, now);
 	fired->more = pending->next <= upto;
 	crm_become_oneself(&saved);
 

@@ -46,6 +46,7 @@ typedef struct CrmFired
 	int64 last;
 	bool busy; /* another transaction is firing this workspace */
 	bool more; /* reminders that are due are left, maybe locked */
+	bool bare; /* none of the events has a payload */
 	int64 lateness[CRM_LATENESS_BUCKETS];
 	int64 max_lateness; /* microseconds */
 } CrmFired;

@@ -347,6 +347,8 @@ crm_plain_walk(CrmPlainFiring *f, CrmPending *pending, TimestampTz now, int64 li
 		{
 			int64 event = crm_plain_event(f, slot, now);
 
+			fired->bare &= slot_attisnull(slot, f->source[EVENT_PAYLOAD]);
+
 			if (fired->count == 0)
 				fired->first = event;
 			fired->last = event;
@@ -382,6 +384,7 @@ crm_reminder_fire_plain(CrmPending *pending, TimestampTz now, int64 limit, CrmFi
 	if (f == NULL)
 		return false;
 	fired->step = CRM_FIRING;
+	fired->bare = true;
 	f->cid = GetCurrentCommandId(true);
 	old = MemoryContextSwitchTo(f->context);
 	crm_plain_walk(f, pending, now, limit, fired, special);

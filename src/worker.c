@@ -47,7 +47,11 @@
 #define CRM_PREPARED_INTERVAL USECS_PER_SEC
 /* Whether somebody wants the database without connections, if no hook tells. */
 #define CRM_GUARD_INTERVAL USECS_PER_SEC
-/* A batch takes about so long, so that what becomes due meanwhile need not wait longer. */
+/*
+ * A batch takes about so long, so that what becomes due meanwhile need not wait
+ * longer: of the processor's time, for batches that shrink when the machine is busy
+ * make it busier, or of a quarter of the time on the clock, if it waits for disks.
+ */
 #define CRM_BATCH_TARGET (10 * INT64CONST(1000))
 #define CRM_MIN_BATCH	 100
 #define CRM_FIRST_BATCH	 1000
@@ -82,7 +86,7 @@ typedef struct CrmWork
 	CrmLine backlog;	  /* pending.until is DT_NOBEGIN if there is none */
 	int64 batch;		  /* reminders to fire at once; lowered to find the one that fails */
 	int64 fits;			  /* reminders that fit into a batch, by the time that the last ones took */
-	int64 batch_ticks;	  /* what the last batch took, but for its commit */
+	int64 batch_cost;	  /* what the last batch took, but for its commit */
 	TimestampTz fired_at; /* time of the last batch */
 	int64 retry_at;		  /* nothing of the workspace before this, in ticks */
 	int failures;		  /* errors in a row that are not one reminder's fault */
@@ -402,6 +406,7 @@ crm_fire_batch(CrmWork *work, CrmLine *line, CrmFired *fired)
 	PG_TRY();
 	{
 		int64 start = crm_ticks();
+		int64 used = crm_processor_time();
 
 		memset(fired, 0, sizeof(*fired));
 		crm_begin();
@@ -418,7 +423,7 @@ crm_fire_batch(CrmWork *work, CrmLine *line, CrmFired *fired)
 			crm_reminder_fire(&pending, work->fired_at, work->batch, false, fired);
 		else
 			fired->busy = true;
-		work->batch_ticks = crm_ticks() - start;
+		work->batch_cost = Max(crm_processor_time() - used, (crm_ticks() - start) / 4);
 		crm_commit();
 		disable_timeout(STATEMENT_TIMEOUT, false);
 	}
@@ -535,7 +540,7 @@ crm_work_once(CrmWork *work, CrmLine *line)
 
 	if (fired.count >= CRM_MIN_BATCH)
 	{
-		int64 fits = fired.count * CRM_BATCH_TARGET / Max(work->batch_ticks, 1);
+		int64 fits = fired.count * CRM_BATCH_TARGET / Max(work->batch_cost, 1);
 
 		work->fits = Max(Min(fits, work->fits * 2), CRM_MIN_BATCH);
 	}

@@ -90,10 +90,11 @@ COMMENT ON COLUMN @workspace@.attention_spent.shown IS 'Events that came into th
  * hours; one event a record; budgets.  A budget is a ceiling on all that the person
  * is shown, so who may exceed it most is ranked first.
  */
-CREATE OR REPLACE FUNCTION @workspace@.hold_events(first_id bigint, last_id bigint, fired_at timestamptz) RETURNS void
+CREATE OR REPLACE FUNCTION @workspace@.hold_events(first_id bigint, last_id bigint, fired_at timestamptz, bare boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
--- Plans are kept, and made while tables may be empty: only ones that use indexes stay good.
+-- Plans are kept, and made while tables may be empty: only ones that use indexes stay
+-- good, and OFFSET 0 leaves none but the primary key for a range of ids.
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_column
@@ -105,10 +106,13 @@ DECLARE
     matched_rules bigint[];
     horizon interval := nullif(current_setting('crm.catch_up_horizon'), '-1')::interval;
 BEGIN
-    SELECT array_agg(e.id) FILTER (WHERE e.payload ? 'skip_after' OR e.fired_at - e.due_at > horizon),
-           array_agg(e.id) FILTER (WHERE e.payload ? 'snoozed_event')
-    INTO late, snoozed
-    FROM @workspace@.event AS e WHERE e.id BETWEEN first_id AND last_id;
+    -- A million reminders without payload, and nobody who wants to be left alone, are not looked at.
+    IF NOT bare OR horizon IS NOT NULL THEN
+        SELECT array_agg(e.id) FILTER (WHERE e.payload ? 'skip_after' OR e.fired_at - e.due_at > horizon),
+               array_agg(e.id) FILTER (WHERE e.payload ? 'snoozed_event')
+        INTO late, snoozed
+        FROM @workspace@.event AS e WHERE e.id BETWEEN first_id AND last_id;
+    END IF;
     IF late IS NOT NULL THEN
         WITH skipped AS (
             UPDATE @workspace@.event AS e SET state = 'skipped', handled_at = hold_events.fired_at
@@ -142,8 +146,8 @@ BEGIN
         RETURN;
     END IF;
     candidates := ARRAY(
-        SELECT e.id FROM @workspace@.event AS e
-        WHERE e.id BETWEEN first_id AND last_id AND e.state = 'new' AND NOT coalesce(e.payload ? 'crm_digest', false)
+        SELECT e.id FROM (SELECT b.id, b.state, b.payload FROM @workspace@.event AS b WHERE b.id BETWEEN first_id AND last_id OFFSET 0) AS e
+        WHERE e.state = 'new' AND NOT coalesce(e.payload ? 'crm_digest', false)
         UNION ALL
         SELECT DISTINCT e.id
         FROM @workspace@.event AS c
@@ -371,8 +375,8 @@ BEGIN
                       WHERE r.member_id = p.member_id AND r.due_at <= n.until AND r.payload ? 'crm_digest' AND r.failed_at IS NULL);
 END
 $$;
-COMMENT ON FUNCTION @workspace@.hold_events(bigint, bigint, timestamptz) IS
-'Called by the firing for each batch of events it wrote: holds those that attention rules do not let through now, and shows those whose time has come.';
+COMMENT ON FUNCTION @workspace@.hold_events(bigint, bigint, timestamptz, boolean) IS
+'Called by the firing for each batch of events it wrote, of which none has a payload if it is bare: holds those that attention rules do not let through now, and shows those whose time has come.';
 
 CREATE OR REPLACE FUNCTION @workspace@.attention_rule_check() RETURNS trigger
 LANGUAGE plpgsql

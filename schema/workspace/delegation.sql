@@ -70,11 +70,11 @@ DECLARE
 BEGIN
     IF NOT EXISTS (SELECT FROM @workspace@.absence AS a WHERE a.starts_at <= delegate_events.fired_at AND a.ends_at > delegate_events.fired_at)
        AND NOT (EXISTS (SELECT FROM @workspace@.follower)
-                AND EXISTS (SELECT FROM @workspace@.event AS e JOIN @workspace@.follower AS f ON f.kind = e.kind AND f.record_id = e.record_id
-                            WHERE e.id BETWEEN first_id AND last_id))
+                AND EXISTS (SELECT FROM (SELECT b.kind, b.record_id FROM @workspace@.event AS b WHERE b.id BETWEEN first_id AND last_id OFFSET 0) AS e
+                            JOIN @workspace@.follower AS f ON f.kind = e.kind AND f.record_id = e.record_id))
        AND NOT (EXISTS (SELECT FROM @workspace@.member AS m WHERE NOT m.active)
-                AND EXISTS (SELECT FROM @workspace@.event AS e JOIN @workspace@.member AS m ON m.id = e.member_id AND NOT m.active
-                            WHERE e.id BETWEEN first_id AND last_id)) THEN
+                AND EXISTS (SELECT FROM (SELECT b.member_id FROM @workspace@.event AS b WHERE b.id BETWEEN first_id AND last_id OFFSET 0) AS e
+                            JOIN @workspace@.member AS m ON m.id = e.member_id AND NOT m.active)) THEN
         RETURN last_id;
     END IF;
     IF last_id - first_id >= 200 THEN
@@ -82,8 +82,8 @@ BEGIN
     END IF;
     WITH batch AS MATERIALIZED (
         SELECT e.id, e.reminder_id, e.member_id, e.due_at, e.title, e.kind, e.record_id, e.payload, e.missed
-        FROM @workspace@.event AS e
-        WHERE e.id BETWEEN first_id AND last_id AND e.state = 'new' AND NOT coalesce(e.payload ? 'crm_digest', false)),
+        FROM (SELECT b.* FROM @workspace@.event AS b WHERE b.id BETWEEN first_id AND last_id OFFSET 0) AS e
+        WHERE e.state = 'new' AND NOT coalesce(e.payload ? 'crm_digest', false)),
     away AS MATERIALIZED (
         SELECT d.member_id, coalesce(a.mode, 'instead') = 'instead' AS instead,
                CASE WHEN m.active THEN format('%s is away until %s', m.name, crm._when(a.ends_at)) ELSE format('%s has left', m.name) END AS why,
