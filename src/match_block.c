@@ -49,41 +49,11 @@ crm_sort_keys(uint64 *from, uint64 *to, Size n, uint32 *start)
 	return from;
 }
 
-/* All keys of a partition, from all participants. */
-static uint64 *
-crm_gather_keys(MatchScan *scan, uint32 partition, Size *n)
-{
-	Size total = 0, filled = 0;
-	uint64 *keys;
-
-	for (int i = 0; i < SCAN_MAX_PARTS; i++)
-		total += scan->shared->part[i].nkeys[partition];
-	keys = palloc_extended(sizeof(uint64) * Max(total, 1), MCXT_ALLOC_HUGE);
-	for (int i = 0; i < SCAN_MAX_PARTS; i++)
-	{
-		ScanRef ref = scan->shared->part[i].keys[partition];
-
-		scan->shared->part[i].keys[partition] = 0;
-		while (ref != 0)
-		{
-			KeyChunk *chunk = crm_scan_get(scan, ref);
-			ScanRef next = chunk->next;
-
-			memcpy(keys + filled, chunk->key, sizeof(uint64) * chunk->n);
-			filled += chunk->n;
-			crm_scan_free(scan, &ref, sizeof(KeyChunk));
-			ref = next;
-		}
-	}
-	*n = total;
-	return keys;
-}
-
 uint64 *
 crm_scan_sorted_keys(MatchScan *scan, uint32 partition, Size *n)
 {
 	uint32 *digits = palloc(sizeof(uint32) * (DIGITS + 1));
-	uint64 *keys = crm_gather_keys(scan, partition, n);
+	uint64 *keys = crm_scan_noted(scan, partition, n);
 	uint64 *spare = palloc_extended(sizeof(uint64) * Max(*n, 1), MCXT_ALLOC_HUGE);
 	uint64 *sorted = crm_sort_keys(keys, spare, *n, digits);
 
@@ -99,7 +69,7 @@ crm_scan_sort_partition(MatchScan *scan, uint32 partition, const MatchCounts *kn
 	ScanBlocks *blocks = &shared->blocks[partition];
 	pg_atomic_uint32 *fill = crm_scan_get(scan, shared->record_fill);
 	Size n;
-	uint64 *keys = crm_gather_keys(scan, partition, &n);
+	uint64 *keys = crm_scan_noted(scan, partition, &n);
 	uint64 *spare = palloc_extended(sizeof(uint64) * Max(n, 1), MCXT_ALLOC_HUGE);
 	uint64 *sorted = crm_sort_keys(keys, spare, n, digits);
 	/* What is not yet read of the keys is never overtaken by what is written. */
@@ -371,7 +341,6 @@ crm_scan_compare(MatchScan *scan)
 					found[n] = found[i];
 					__builtin_prefetch(crm_scan_record(scan, found[n++]));
 				}
-			scan->part->candidates += n;
 			for (uint32 i = 0; i < n; i++)
 			{
 				float bits;

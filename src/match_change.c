@@ -27,6 +27,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -37,13 +38,13 @@
 #include "match_posting.h"
 #include "match_scan.h"
 
-#define BATCH_RECORDS 256
+#define BATCH_RECORDS 256 /* in a piece of the job SCAN_MEET */
 
 /* A row that may mean the same as a changed record. */
 typedef struct Candidate
 {
 	uint64 tid;
-	uint32 number; /* of the changed record in the batch */
+	uint64 number; /* of the changed record */
 } Candidate;
 
 typedef struct Sharer
@@ -73,26 +74,23 @@ typedef struct KeyRows
 	int size;
 } KeyRows;
 
-/* Records that are compared together. */
-typedef struct ChangeBatch
+/* Rows that share keys with one record after the other. */
+typedef struct Sharers
+{
+	Sharer *sharer;
+	uint32 mask;
+	uint32 stamp; /* of the record */
+} Sharers;
+
+/* Candidates as they are read and compared. */
+typedef struct ChangeMatch
 {
 	MatchScan *scan;
 	ChangeFetch fetch;
 	MatchScratch *scratch;
 	const MatchCounts *counts;
-	MemoryContext context; /* of the batch */
 	EdgeList edges;
-	Sharer *sharer; /* rows that share keys with one record */
-	uint32 sharer_mask;
-	uint32 stamp;
-
-	int n;
-	uint32 number[BATCH_RECORDS];
-	int64 id[BATCH_RECORDS];
-	const MatchRecord *record[BATCH_RECORDS];
-	const ChangedKey *key[BATCH_RECORDS];
-	uint32 nkeys[BATCH_RECORDS];
-} ChangeBatch;
+} ChangeMatch;
 
 /* What changed, as a participant comes across it. */
 typedef struct ChangeList
@@ -184,42 +182,39 @@ crm_tid_code(const ItemPointerData *tid)
 }
 
 static Sharer *
-crm_sharer(ChangeBatch *batch, uint64 tid)
+crm_sharer(Sharers *sharers, uint64 tid)
 {
-	uint32 i = crm_hash64(tid) & batch->sharer_mask;
+	uint32 i = crm_hash64(tid) & sharers->mask;
 
-	while (batch->sharer[i].stamp == batch->stamp && batch->sharer[i].tid != tid)
-		i = (i + 1) & batch->sharer_mask;
-	return &batch->sharer[i];
+	while (sharers->sharer[i].stamp == sharers->stamp && sharers->sharer[i].tid != tid)
+		i = (i + 1) & sharers->mask;
+	return &sharers->sharer[i];
 }
 
 /* Room for so many rows that share keys with the next record. */
 static void
-crm_sharers_begin(ChangeBatch *batch, Size rows)
+crm_sharers_begin(Sharers *sharers, Size rows)
 {
-	Size size = (Size) batch->sharer_mask + 1;
+	Size size = Max((Size) sharers->mask + 1, 32768);
 
-	batch->stamp++;
-	if (batch->sharer != NULL && rows * 2 <= size)
+	sharers->stamp++;
+	if (sharers->sharer != NULL && rows * 2 <= size)
 		return;
 	while (rows * 2 > size)
 		size *= 2;
-	if (batch->sharer != NULL)
-		pfree(batch->sharer);
-	batch->sharer = MemoryContextAllocExtended(GetMemoryChunkContext(batch), sizeof(Sharer) * size,
-											   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
-	batch->sharer_mask = (uint32) (size - 1);
+	if (sharers->sharer != NULL)
+		pfree(sharers->sharer);
+	sharers->sharer = palloc_extended(sizeof(Sharer) * size, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	sharers->mask = (uint32) (size - 1);
 }
 
-static int
-crm_cmp_candidate(const void *a, const void *b)
-{
-	const Candidate *x = a, *y = b;
-
-	if (x->tid != y->tid)
-		return x->tid < y->tid ? -1 : 1;
-	return x->number < y->number ? -1 : x->number > y->number;
-}
+#define ST_SORT			crm_sort_candidates
+#define ST_ELEMENT_TYPE Candidate
+#define ST_COMPARE(a, b) \
+	((a)->tid != (b)->tid ? ((a)->tid < (b)->tid ? -1 : 1) : (a)->number < (b)->number ? -1 : 1)
+#define ST_SCOPE static
+#define ST_DEFINE
+#include "lib/sort_template.h"
 
 static int
 crm_cmp_tid(const void *a, const void *b)
@@ -407,63 +402,106 @@ crm_scan_look_up(MatchScan *scan)
 	table_close(rel, NoLock);
 }
 
-/* The rows that share enough keys with the records of the batch, by their place. */
-static Candidate *
-crm_batch_candidates(ChangeBatch *batch, uint32 *ncandidates)
+/* Partitions of the table for candidates: each is read by one participant. */
+static uint32
+crm_block_partition(BlockNumber nblocks, uint64 tid)
 {
-	uint32 n = 0, size = 1024;
-	Candidate *candidate = palloc(sizeof(Candidate) * size);
+	return (uint32) Min((tid >> 16) * SCAN_PARTITIONS / Max(nblocks, 1), SCAN_PARTITIONS - 1);
+}
 
-	for (int r = 0; r < batch->n; r++)
+/* Notes the rows that share enough keys with a record. */
+static void
+crm_meet_record(MatchScan *scan, const ChangedRecord *changed, const ChangedKey *key,
+				BlockNumber nblocks, Sharers *sharers)
+{
+	Size total = 0;
+
+	for (uint32 k = 0; k < changed->nkeys; k++)
+		total += key[k].nrows;
+	crm_sharers_begin(sharers, total);
+	for (uint32 k = 0; k < changed->nkeys; k++)
 	{
-		Size total = 0;
+		const uint64 *row = key[k].nrows > 0 ? crm_scan_get(scan, key[k].rows) : NULL;
 
-		for (uint32 k = 0; k < batch->nkeys[r]; k++)
-			total += batch->key[r][k].nrows;
-		crm_sharers_begin(batch, total);
-		for (uint32 k = 0; k < batch->nkeys[r]; k++)
+		for (int i = 0; i < key[k].nrows; i++)
 		{
-			const ChangedKey *key = &batch->key[r][k];
-			const uint64 *row = key->nrows > 0 ? crm_scan_get(batch->scan, key->rows) : NULL;
+			Sharer *sharer = crm_sharer(sharers, row[i]);
+			int before = 0;
 
-			for (int i = 0; i < key->nrows; i++)
+			if (sharer->stamp == sharers->stamp)
 			{
-				Sharer *sharer = crm_sharer(batch, row[i]);
-				int before = 0;
-
-				if (sharer->stamp == batch->stamp)
-				{
-					if (sharer->key == k)
-						continue;
-					before = sharer->weight;
-				}
-				else
-				{
-					sharer->stamp = batch->stamp;
-					sharer->tid = row[i];
-				}
-				sharer->key = (uint16) k;
-				sharer->weight = (uint16) (before + key->weight);
-				if (before >= SCAN_NEEDED || sharer->weight < SCAN_NEEDED)
+				if (sharer->key == k)
 					continue;
-				if (n == size)
-				{
-					size *= 2;
-					candidate = repalloc_huge(candidate, sizeof(Candidate) * (Size) size);
-				}
-				candidate[n].tid = row[i];
-				candidate[n++].number = (uint32) r;
+				before = sharer->weight;
 			}
+			else
+			{
+				sharer->stamp = sharers->stamp;
+				sharer->tid = row[i];
+			}
+			sharer->key = (uint16) k;
+			sharer->weight = (uint16) (before + key[k].weight);
+			if (before >= SCAN_NEEDED || sharer->weight < SCAN_NEEDED)
+				continue;
+			crm_scan_note(scan, crm_block_partition(nblocks, row[i]), row[i]);
+			crm_scan_note(scan, crm_block_partition(nblocks, row[i]), changed->number);
 		}
 	}
-	qsort(candidate, n, sizeof(Candidate), crm_cmp_candidate);
-	*ncandidates = n;
-	return candidate;
+}
+
+static inline uint32
+crm_change_batches(uint32 nchanged)
+{
+	return (nchanged + BATCH_RECORDS - 1) / BATCH_RECORDS;
+}
+
+uint32
+crm_change_pieces(const MatchScan *scan)
+{
+	uint32 n = 0;
+
+	for (int i = 0; i < SCAN_MAX_PARTS; i++)
+		n += crm_change_batches(scan->shared->part[i].nchanged);
+	return n;
+}
+
+/* The job SCAN_MEET. */
+void
+crm_scan_meet(MatchScan *scan)
+{
+	ScanShared *shared = scan->shared;
+	Relation rel = table_open(shared->relid, AccessShareLock);
+	BlockNumber nblocks = RelationGetNumberOfBlocks(rel);
+	const MatchCounts *counts = crm_scan_frequencies(scan);
+	Sharers sharers = {0};
+	uint32 piece;
+
+	crm_scan_new_notes(scan);
+	while (crm_scan_next(scan, &piece))
+	{
+		const ScanPart *part = shared->part;
+		const ChangedRecord *changed;
+		const ChangedKey *key;
+		uint32 end;
+
+		for (; piece >= crm_change_batches(part->nchanged); part++)
+			piece -= crm_change_batches(part->nchanged);
+		changed = crm_scan_get(scan, part->changed);
+		key = crm_scan_get(scan, part->changed_keys);
+		end = Min((piece + 1) * BATCH_RECORDS, part->nchanged);
+		for (uint32 i = piece * BATCH_RECORDS; i < end; i++)
+		{
+			crm_match_weigh_counts(crm_scan_record(scan, changed[i].number), shared->rows, counts);
+			crm_meet_record(scan, &changed[i], key + changed[i].first_key, nblocks, &sharers);
+		}
+		crm_progress_add(shared, 1);
+	}
+	table_close(rel, NoLock);
 }
 
 /* Reads the row at a place of the index; false if the snapshot does not see it. */
 static bool
-crm_batch_fetch(ChangeFetch *fetch, uint64 code, int64 *id, MatchValue values[MATCH_NROLES])
+crm_change_fetch_row(ChangeFetch *fetch, uint64 code, int64 *id, MatchValue values[MATCH_NROLES])
 {
 	ItemPointerData tid;
 	bool again = false, dead, null;
@@ -485,26 +523,26 @@ crm_batch_fetch(ChangeFetch *fetch, uint64 code, int64 *id, MatchValue values[MA
  * do not, and that shows from little.
  */
 static bool
-crm_batch_may(ChangeBatch *batch, const Candidate *candidate, uint32 n, int64 id,
-			  const MatchValue values[MATCH_NROLES], MatchOutline kind)
+crm_change_may(ChangeMatch *match, const Candidate *candidate, uint32 n, int64 id,
+			   const MatchValue values[MATCH_NROLES], MatchOutline kind)
 {
-	ScanShared *shared = batch->scan->shared;
+	MatchScan *scan = match->scan;
 	MatchRecord *outline;
 	bool may = false;
 
-	if (!crm_match_tells(batch->record[candidate->number], kind))
+	if (!crm_match_tells(crm_scan_record(scan, (uint32) candidate->number), kind))
 		return true;
-	outline = crm_match_outline(values, batch->scratch, kind);
-	crm_match_weigh_counts(outline, shared->rows, batch->counts);
+	outline = crm_match_outline(values, match->scratch, kind);
+	crm_match_weigh_counts(outline, scan->shared->rows, match->counts);
 	for (uint32 i = 0; i < n && !may; i++)
 	{
-		uint32 c = candidate[i].number;
-		const MatchRecord *whole = batch->record[c];
-		bool first = batch->id[c] < id;
+		int64 other = scan->id[candidate[i].number];
+		const MatchRecord *whole = crm_scan_record(scan, (uint32) candidate[i].number);
+		bool first = other < id;
 
-		may = batch->id[c] != id &&
-			  crm_match_may(&batch->scan->scorer, first ? whole : outline, first ? outline : whole,
-							whole, kind, shared->threshold);
+		may = other != id &&
+			  crm_match_may(&scan->scorer, first ? whole : outline, first ? outline : whole, whole,
+							kind, scan->shared->threshold);
 	}
 	pfree(outline);
 	return may;
@@ -512,133 +550,84 @@ crm_batch_may(ChangeBatch *batch, const Candidate *candidate, uint32 n, int64 id
 
 /* Compares a row with the n changed records for which it is a candidate. */
 static void
-crm_batch_compare_row(ChangeBatch *batch, const Candidate *candidate, uint32 n)
+crm_change_match(ChangeMatch *match, const Candidate *candidate, uint32 n)
 {
-	MatchScan *scan = batch->scan;
+	MatchScan *scan = match->scan;
 	float threshold = scan->shared->threshold;
 	MatchValue values[MATCH_NROLES];
 	MatchRecord *record;
 	uint32 kept = SCAN_NO_RECORD;
 	int64 id;
 
-	if (!crm_batch_fetch(&batch->fetch, candidate->tid, &id, values) ||
-		(n == 1 && batch->id[candidate->number] == id) ||
-		!crm_batch_may(batch, candidate, n, id, values, OUTLINE_ID) ||
-		!crm_batch_may(batch, candidate, n, id, values, OUTLINE_NAME))
+	if (!crm_change_fetch_row(&match->fetch, candidate->tid, &id, values) ||
+		(n == 1 && scan->id[candidate->number] == id) ||
+		!crm_change_may(match, candidate, n, id, values, OUTLINE_ID) ||
+		!crm_change_may(match, candidate, n, id, values, OUTLINE_NAME))
 		return;
-	record = crm_match_record(values, batch->scratch, NULL, NULL);
-	crm_match_weigh_counts(record, scan->shared->rows, batch->counts);
+	record = crm_match_record(values, match->scratch, NULL, NULL);
+	crm_match_weigh_counts(record, scan->shared->rows, match->counts);
 	for (uint32 i = 0; i < n; i++)
 	{
-		uint32 c = candidate[i].number;
-		bool first = batch->id[c] < id;
+		uint32 number = (uint32) candidate[i].number;
+		const MatchRecord *changed = crm_scan_record(scan, number);
+		bool first = scan->id[number] < id;
 		MemoryContext old;
 		float bits;
 
-		if (batch->id[c] == id)
+		if (scan->id[number] == id)
 			continue;
-		scan->part->candidates++;
-		bits = (float) crm_match_bits(&scan->scorer, first ? batch->record[c] : record,
-									  first ? record : batch->record[c], threshold);
+		bits = (float) crm_match_bits(&scan->scorer, first ? changed : record,
+									  first ? record : changed, threshold);
 		if (bits < threshold)
 			continue;
 		if (kept == SCAN_NO_RECORD)
 			kept = crm_scan_keep(scan, id, record);
-		old = MemoryContextSwitchTo(GetMemoryChunkContext(batch));
-		crm_edge_add(&batch->edges, batch->number[c], kept, bits);
+		old = MemoryContextSwitchTo(GetMemoryChunkContext(match));
+		crm_edge_add(&match->edges, number, kept, bits);
 		MemoryContextSwitchTo(old);
 	}
-	pfree(record);
 }
 
-/* Compares the records of the batch with what shares keys with them. */
-static void
-crm_batch_compare(ChangeBatch *batch)
-{
-	MemoryContext old = MemoryContextSwitchTo(batch->context);
-	uint32 n;
-	Candidate *candidate = crm_batch_candidates(batch, &n);
-
-	for (uint32 i = 0, end; i < n; i = end)
-	{
-		CHECK_FOR_INTERRUPTS();
-		for (end = i + 1; end < n && candidate[end].tid == candidate[i].tid; end++)
-			;
-		crm_batch_compare_row(batch, &candidate[i], end - i);
-	}
-	MemoryContextSwitchTo(old);
-	MemoryContextReset(batch->context);
-}
-
-static inline uint32
-crm_change_batches(uint32 nchanged)
-{
-	return (nchanged + BATCH_RECORDS - 1) / BATCH_RECORDS;
-}
-
-uint32
-crm_change_pieces(const MatchScan *scan)
-{
-	uint32 n = 0;
-
-	for (int i = 0; i < SCAN_MAX_PARTS; i++)
-		n += crm_change_batches(scan->shared->part[i].nchanged);
-	return n;
-}
-
-/* The records of a piece. */
-static void
-crm_batch_fill(ChangeBatch *batch, uint32 piece)
-{
-	MatchScan *scan = batch->scan;
-	const ScanPart *part = scan->shared->part;
-	const ChangedRecord *changed;
-	const ChangedKey *key;
-
-	for (; piece >= crm_change_batches(part->nchanged); part++)
-		piece -= crm_change_batches(part->nchanged);
-	changed =
-		(const ChangedRecord *) crm_scan_get(scan, part->changed) + (Size) piece * BATCH_RECORDS;
-	key = crm_scan_get(scan, part->changed_keys);
-	batch->n = (int) Min(BATCH_RECORDS, part->nchanged - piece * BATCH_RECORDS);
-	for (int r = 0; r < batch->n; r++)
-	{
-		uint32 number = changed[r].number;
-		MatchRecord *record = crm_scan_record(scan, number);
-
-		crm_match_weigh_counts(record, scan->shared->rows, batch->counts);
-		batch->number[r] = number;
-		batch->id[r] = scan->id[number];
-		batch->record[r] = record;
-		batch->key[r] = key + changed[r].first_key;
-		batch->nkeys[r] = changed[r].nkeys;
-	}
-}
-
-/* The job SCAN_MEET. */
+/* The job SCAN_MATCH. */
 void
-crm_scan_meet(MatchScan *scan)
+crm_scan_match(MatchScan *scan)
 {
 	ScanShared *shared = scan->shared;
 	Relation rel = table_open(shared->relid, AccessShareLock);
-	ChangeBatch *batch = palloc0(sizeof(ChangeBatch));
-	uint32 piece;
+	ChangeMatch *match = palloc0(sizeof(ChangeMatch));
+	MemoryContext context =
+		AllocSetContextCreate(CurrentMemoryContext, "crm match candidates", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext row_context =
+		AllocSetContextCreate(CurrentMemoryContext, "crm match row", ALLOCSET_DEFAULT_SIZES);
+	uint32 partition;
 
-	batch->scan = scan;
-	crm_fetch_begin(&batch->fetch, rel);
-	batch->scratch = crm_match_scratch();
-	batch->counts = crm_scan_frequencies(scan);
-	batch->sharer_mask = 32768 - 1;
-	batch->context =
-		AllocSetContextCreate(CurrentMemoryContext, "crm match batch", ALLOCSET_DEFAULT_SIZES);
-	while (crm_scan_next(scan, &piece))
+	match->scan = scan;
+	crm_fetch_begin(&match->fetch, rel);
+	match->scratch = crm_match_scratch();
+	match->counts = crm_scan_frequencies(scan);
+	while (crm_scan_next(scan, &partition))
 	{
-		crm_batch_fill(batch, piece);
-		crm_batch_compare(batch);
+		MemoryContext old = MemoryContextSwitchTo(context);
+		Size n;
+		Candidate *candidate = (Candidate *) crm_scan_noted(scan, partition, &n);
+
+		n /= sizeof(Candidate) / sizeof(uint64);
+		crm_sort_candidates(candidate, n);
+		MemoryContextSwitchTo(row_context);
+		for (Size i = 0, end; i < n; i = end)
+		{
+			CHECK_FOR_INTERRUPTS();
+			for (end = i + 1; end < n && candidate[end].tid == candidate[i].tid; end++)
+				;
+			crm_change_match(match, &candidate[i], (uint32) (end - i));
+			MemoryContextReset(row_context);
+		}
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(context);
 		crm_progress_add(shared, 1);
 	}
-	crm_edge_share(scan, &batch->edges);
-	crm_fetch_end(&batch->fetch);
+	crm_edge_share(scan, &match->edges);
+	crm_fetch_end(&match->fetch);
 	table_close(rel, NoLock);
 }
 
@@ -732,9 +721,9 @@ crm_change_add(ChangeList *list, int64 id, const MatchValue values[MATCH_NROLES]
 	list->record[list->n++].nkeys = (uint32) nkeys;
 	for (int i = 0; i < nkeys; i++)
 	{
-		crm_scan_add_key(list->scan, keys[i].hash,
-						 (uint32) (list->scan->part - list->scan->shared->part) << KEY_PLACE_BITS |
-							 list->nkeys);
+		crm_scan_note_key(list->scan, keys[i].hash,
+						  (uint32) (list->scan->part - list->scan->shared->part) << KEY_PLACE_BITS |
+							  list->nkeys);
 		list->key[list->nkeys++].hash = keys[i].hash;
 	}
 	pfree(record);

@@ -174,6 +174,9 @@ crm_scan_work(MatchScan *scan, ScanJob job)
 		case SCAN_MEET:
 			crm_scan_meet(scan);
 			break;
+		case SCAN_MATCH:
+			crm_scan_match(scan);
+			break;
 		case SCAN_CLUSTER:
 		case SCAN_WRITE:
 		case SCAN_END:

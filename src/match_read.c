@@ -101,25 +101,68 @@ crm_scan_keep(MatchScan *scan, int64 id, const MatchRecord *record)
 }
 
 void
-crm_scan_add_key(MatchScan *scan, uint32 hash, uint32 number)
+crm_scan_note(MatchScan *scan, uint32 partition, uint64 what)
 {
 	ScanReader *reader = crm_scan_reader(scan);
 	ScanPart *part = scan->part;
-	uint32 p = hash >> 24;
-	KeyChunk *chunk = reader->keys[p];
+	KeyChunk *chunk = reader->keys[partition];
 
 	if (chunk == NULL || chunk->n == lengthof(chunk->key))
 	{
 		ScanRef ref;
 
 		chunk = crm_scan_alloc(scan, sizeof(KeyChunk), &ref);
-		chunk->next = part->keys[p];
+		chunk->next = part->keys[partition];
 		chunk->n = 0;
-		part->keys[p] = ref;
-		reader->keys[p] = chunk;
+		part->keys[partition] = ref;
+		reader->keys[partition] = chunk;
 	}
-	chunk->key[chunk->n++] = (uint64) (hash & 0xFFFFFF) << 32 | number;
-	part->nkeys[p]++;
+	chunk->key[chunk->n++] = what;
+	part->nkeys[partition]++;
+}
+
+void
+crm_scan_new_notes(MatchScan *scan)
+{
+	ScanReader *reader = crm_scan_reader(scan);
+
+	memset(reader->keys, 0, sizeof(reader->keys));
+	memset(scan->part->nkeys, 0, sizeof(scan->part->nkeys));
+}
+
+uint64 *
+crm_scan_noted(MatchScan *scan, uint32 partition, Size *n)
+{
+	Size total = 0, filled = 0;
+	uint64 *noted;
+
+	for (int i = 0; i < SCAN_MAX_PARTS; i++)
+		total += scan->shared->part[i].nkeys[partition];
+	noted = palloc_extended(sizeof(uint64) * Max(total, 1), MCXT_ALLOC_HUGE);
+	for (int i = 0; i < SCAN_MAX_PARTS; i++)
+	{
+		ScanRef ref = scan->shared->part[i].keys[partition];
+
+		scan->shared->part[i].keys[partition] = 0;
+		while (ref != 0)
+		{
+			KeyChunk *chunk = crm_scan_get(scan, ref);
+			ScanRef next = chunk->next;
+
+			memcpy(noted + filled, chunk->key, sizeof(uint64) * chunk->n);
+			filled += chunk->n;
+			crm_scan_free(scan, &ref, sizeof(KeyChunk));
+			ref = next;
+		}
+	}
+	*n = total;
+	return noted;
+}
+
+void
+crm_scan_note_key(MatchScan *scan, uint32 hash, uint32 number)
+{
+	crm_scan_note(scan, hash >> 24, (uint64) (hash & 0xFFFFFF) << 32 | number);
 }
 
 /* The job SCAN_READ. */
@@ -157,7 +200,7 @@ crm_scan_read(MatchScan *scan)
 			record = crm_match_record(values, scratch, &keys, &nkeys);
 			number = crm_scan_keep(scan, id, record);
 			for (int i = 0; i < nkeys; i++)
-				crm_scan_add_key(scan, keys[i].hash, number);
+				crm_scan_note_key(scan, keys[i].hash, number);
 			crm_match_count_record(counts, record, NULL, 0);
 			if (++rows % 1000 == 0)
 				crm_progress_add(shared, 1000);

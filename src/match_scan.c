@@ -492,7 +492,7 @@ crm_task_changed(ScanTask *task, const LastScan *last)
 	KnownResult *known;
 	ChangeSet *set;
 	MatchEdge *found, *edge, *must;
-	uint32 nfound, nedges, nmust;
+	uint32 nfound, nedges, nmust, pieces;
 	uint32 *cluster;
 
 	shared->since = (TransactionId) last->seen;
@@ -513,12 +513,14 @@ crm_task_changed(ScanTask *task, const LastScan *last)
 		return false;
 	}
 	crm_task_do(scan, SCAN_LOOK_UP, SCAN_PARTITIONS, SCAN_PARTITIONS);
-	crm_task_do(scan, SCAN_MEET, crm_change_pieces(scan), crm_change_pieces(scan));
 	if (crm_task_outgrown(task, scan))
 	{
 		crm_scan_end(scan);
 		return false;
 	}
+	pieces = crm_change_pieces(scan);
+	crm_task_do(scan, SCAN_MEET, pieces, pieces);
+	crm_task_do(scan, SCAN_MATCH, SCAN_PARTITIONS, SCAN_PARTITIONS);
 	crm_scan_index(scan);
 	crm_change_crowded(scan, task->crowded);
 	set = crm_change_collect(scan, known, &task->read);

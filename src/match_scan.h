@@ -33,7 +33,8 @@ typedef enum ScanJob
 	SCAN_COMPARE, /* records of a block with each other */
 	SCAN_CHANGED, /* instead of all these: rows that changed into features ... */
 	SCAN_LOOK_UP, /* ... their keys looked up in the index */
-	SCAN_MEET,	  /* ... and compared with the rows that share them */
+	SCAN_MEET,	  /* ... rows found that share enough of them */
+	SCAN_MATCH,	  /* ... and compared with them */
 	SCAN_EXPLAIN, /* reasons of the pairs found */
 	SCAN_CLUSTER,
 	SCAN_WRITE,
@@ -79,7 +80,7 @@ typedef struct KeyChunk
 {
 	ScanRef next;
 	uint32 n;
-	uint64 key[1022]; /* the hash without its top 8 bits << 32 | record */
+	uint64 key[1022]; /* the hash without its top 8 bits << 32 | record; or two of a candidate */
 } KeyChunk;
 
 /* A record that changed since the last scan. */
@@ -114,7 +115,6 @@ typedef struct ScanPart
 	ScanRef seen; /* ids of all rows, in places */
 	uint32 nseen;
 	uint64 rows;
-	uint64 candidates;
 	uint64 crowded[2]; /* keys too common to be looked at: identifiers, pieces of names */
 } ScanPart;
 
@@ -242,8 +242,12 @@ extern void crm_progress_add(const ScanShared *shared, uint64 done);
 /* match_read.c */
 extern void crm_scan_read(MatchScan *scan);
 extern uint32 crm_scan_keep(MatchScan *scan, int64 id, const MatchRecord *record);
-/* Notes a key in the list of its partition, with a number that says whose it is. */
-extern void crm_scan_add_key(MatchScan *scan, uint32 hash, uint32 number);
+/* Lists by partition: something is noted in one, and all that participants noted is taken out. */
+extern void crm_scan_note(MatchScan *scan, uint32 partition, uint64 what);
+extern uint64 *crm_scan_noted(MatchScan *scan, uint32 partition, Size *n);
+extern void crm_scan_new_notes(MatchScan *scan); /* before the first note of a job */
+/* Notes a key, with a number that says whose it is. */
+extern void crm_scan_note_key(MatchScan *scan, uint32 hash, uint32 number);
 extern void crm_scan_index(MatchScan *scan);   /* records get their place by number */
 extern void crm_scan_indexed(MatchScan *scan); /* somebody did that: what is kept next is new */
 extern void crm_scan_learn(MatchScan *scan);
@@ -261,7 +265,7 @@ extern AttrNumber crm_scan_id_column(Relation rel);
 
 /* What sharing a key counts that so many rows have; 0 if it is too common. */
 extern int crm_scan_key_weight(uint32 hash, uint32 count);
-/* The keys noted in a partition, by hash: KeyChunk.key. */
+/* The keys noted in a partition, by hash. */
 extern uint64 *crm_scan_sorted_keys(MatchScan *scan, uint32 partition, Size *n);
 #define SCAN_KEY_HASH(partition, key) ((partition) << 24 | (uint32) ((key) >> 32))
 extern void crm_scan_sort(MatchScan *scan);
@@ -297,6 +301,7 @@ extern void crm_scan_changed(MatchScan *scan);
 extern void crm_scan_look_up(MatchScan *scan);
 extern uint32 crm_change_pieces(const MatchScan *scan); /* of the job SCAN_MEET */
 extern void crm_scan_meet(MatchScan *scan);
+extern void crm_scan_match(MatchScan *scan);
 
 /* match_cluster.c */
 #define CANNOT_LINK_BITS (-1e30f) /* nothing outweighs it */

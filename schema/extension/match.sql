@@ -226,4 +226,4 @@ SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'crm_scan_progress';
 
 COMMENT ON FUNCTION crm.scan_progress() IS
-'Scans for duplicates that run in this database, for owners of the workspace and members of pg_read_all_stats: the process, the phase (reading, sorting keys, linking keys, weighing, comparing, or reading changes, looking up changes; then explaining, clustering, writing), how much of the phase is done of a total (rows, pairs or parts, by phase; the total of reading is an estimate), the parallel workers that help, and when the scan began.';
+'Scans for duplicates that run in this database, for owners of the workspace and members of pg_read_all_stats: the process, the phase (reading, sorting keys, linking keys, weighing, comparing, or reading changes, looking up, meeting and comparing changes; then explaining, clustering, writing), how much of the phase is done of a total (rows, pairs or parts, by phase; the total of reading is an estimate), the parallel workers that help, and when the scan began.';
