@@ -37,7 +37,9 @@
 #include "match_index.h"
 
 #define PARALLEL_ROWS 10000				 /* a statement of fewer is not worth a worker */
-#define CHUNK_ROWS	  2048				 /* looked up together */
+#define CHUNK_ROWS	  8192				 /* looked up together, ... */
+#define SHARED_ROWS	  2048				 /* ... or fewer, so that each participant has ... */
+#define SHARED_CHUNKS 8					 /* ... so many chunks */
 #define BATCH_CHUNKS  64				 /* most of a batch */
 #define BATCH_MEMORY  (16 * 1024 * 1024) /* of the rows of a batch */
 #define BATCH_FOUND	  10000				 /* pairs after which no chunk is begun */
@@ -98,6 +100,7 @@ struct DuplicateBatch
 	const DuplicateRules *rules;
 	Relation rel;
 	int workers; /* wanted */
+	uint32 chunk_rows;
 	DuplicateBasis basis;
 	StringInfoData rows;
 	BatchShared *shared;
@@ -115,7 +118,11 @@ crm_duplicate_batch(const DuplicateRules *rules, Relation rel, int64 nrows)
 	batch->rel = rel;
 	/* Workers do not see temporary tables, and none start more of them. */
 	if (nrows >= PARALLEL_ROWS && !RelationUsesLocalBuffers(rel) && !IsInParallelMode())
-		batch->workers = Min(max_parallel_maintenance_workers, nrows / CHUNK_ROWS);
+		batch->workers = (int) Min(max_parallel_maintenance_workers, nrows / SHARED_ROWS);
+	batch->chunk_rows = CHUNK_ROWS;
+	if (batch->workers > 0)
+		batch->chunk_rows = (uint32) Min(
+			CHUNK_ROWS, Max(SHARED_ROWS, nrows / (SHARED_CHUNKS * (batch->workers + 1))));
 	crm_duplicate_basis(rel, &batch->basis);
 	batch->shared = palloc0(sizeof(BatchShared));
 	batch->shared->relid = RelationGetRelid(rel);
@@ -134,7 +141,7 @@ crm_duplicate_batch_add(DuplicateBatch *batch, const MatchValue values[MATCH_NRO
 	BatchChunk *chunk;
 	BatchRow row = {id, number, threshold};
 
-	if (shared->nchunks == 0 || shared->chunk[shared->nchunks - 1].nrows == CHUNK_ROWS)
+	if (shared->nchunks == 0 || shared->chunk[shared->nchunks - 1].nrows == batch->chunk_rows)
 		shared->chunk[shared->nchunks++].first = (uint32) batch->rows.len;
 	chunk = &shared->chunk[shared->nchunks - 1];
 	chunk->nrows++;
@@ -147,7 +154,7 @@ crm_duplicate_batch_add(DuplicateBatch *batch, const MatchValue values[MATCH_NRO
 			appendBinaryStringInfo(&batch->rows, values[i].data, row.len[i]);
 	while (batch->rows.len % MAXIMUM_ALIGNOF != 0)
 		appendStringInfoChar(&batch->rows, '\0');
-	return chunk->nrows < CHUNK_ROWS ||
+	return chunk->nrows < batch->chunk_rows ||
 		   (batch->workers > 0 && shared->nchunks < BATCH_CHUNKS && batch->rows.len < BATCH_MEMORY);
 }
 

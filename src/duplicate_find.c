@@ -86,7 +86,8 @@ typedef struct SearchOther
 {
 	uint64 tid; /* hash key */
 	int64 id;
-	MatchRecord *record; /* NULL = it is not to be seen */
+	bool seen;							 /* the snapshot sees it */
+	MatchRecord *record[OUTLINE_ID + 1]; /* by how much of it was read; NULL = not so far */
 } SearchOther;
 
 struct DuplicateSearch
@@ -123,6 +124,7 @@ struct DuplicateSearch
 	HTAB *others;
 	IndexFetchTableData *fetch;
 	TupleTableSlot *slot;
+	uint64 slot_tid; /* of the row in the slot that was looked at; 0 = none */
 };
 
 int64
@@ -300,6 +302,7 @@ crm_search_fetch(DuplicateSearch *search, ItemPointerData row)
 {
 	bool again = false, dead = false;
 
+	search->slot_tid = 0;
 	return table_index_fetch_tuple(search->fetch, &row, GetActiveSnapshot(), search->slot, &again,
 								   &dead);
 }
@@ -531,15 +534,25 @@ crm_search_others(DuplicateSearch *search)
 		hash_create("crm duplicate candidates", 16, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
 
-/* A row that shares keys, fetched and parsed once for all records that it shares them with. */
-static const SearchOther *
+/* Fetches a row that shares keys, unless it is in the slot; false if it is not to be seen. */
+static bool
+crm_search_see(DuplicateSearch *search, uint64 tid)
+{
+	ItemPointerData row;
+
+	if (search->slot_tid == tid)
+		return true;
+	ItemPointerSet(&row, (BlockNumber) (tid >> 16), (OffsetNumber) (tid & 0xFFFF));
+	search->slot_tid = crm_search_fetch(search, row) ? tid : 0;
+	return search->slot_tid != 0;
+}
+
+/* A row that shares keys, kept for all records that it shares them with. */
+static SearchOther *
 crm_search_other(DuplicateSearch *search, uint64 tid)
 {
-	MatchValue values[MATCH_NROLES] = {0};
-	ItemPointerData row;
 	SearchOther *other;
 	bool isnull, found;
-	MemoryContext old;
 
 	if (MemoryContextMemAllocated(search->other_context, true) > OTHERS_MEMORY)
 	{
@@ -549,35 +562,67 @@ crm_search_other(DuplicateSearch *search, uint64 tid)
 	other = hash_search(search->others, &tid, HASH_ENTER, &found);
 	if (found)
 		return other;
-	other->record = NULL;
-	ItemPointerSet(&row, (BlockNumber) (tid >> 16), (OffsetNumber) (tid & 0xFFFF));
-	if (!crm_search_fetch(search, row))
-		return other;
-	other->id = crm_duplicate_id(slot_getattr(search->slot, search->rules->id_att, &isnull),
-								 search->rules->id_type);
+	memset(other->record, 0, sizeof(other->record));
+	other->seen = crm_search_see(search, tid);
+	if (other->seen)
+		other->id = crm_duplicate_id(slot_getattr(search->slot, search->rules->id_att, &isnull),
+									 search->rules->id_type);
+	return other;
+}
+
+/* So much of the row, read once. */
+static const MatchRecord *
+crm_search_read(DuplicateSearch *search, SearchOther *other, MatchOutline outline)
+{
+	MatchValue values[MATCH_NROLES] = {0};
+	MemoryContext old;
+	MatchRecord *record;
+
+	if (other->record[outline] != NULL)
+		return other->record[outline];
+	if (!crm_search_see(search, other->tid))
+		elog(ERROR, "a row that was seen is gone");
 	old = MemoryContextSwitchTo(search->other_context);
 	crm_match_slot_values(search->rules->columns, search->slot, values);
-	other->record = crm_match_record(values, search->scratch, NULL, NULL);
-	crm_match_weigh(other->record, search->stats);
+	record = outline == OUTLINE_WHOLE ? crm_match_record(values, search->scratch, NULL, NULL)
+									  : crm_match_outline(values, search->scratch, outline);
+	crm_match_weigh(record, search->stats);
 	MemoryContextSwitchTo(old);
-	return other;
+	return other->record[outline] = record;
+}
+
+/*
+ * Whether a row may mean the same as the record.  Most do not, which identifiers or
+ * names show, so no more is read of them.
+ */
+static bool
+crm_search_may(DuplicateSearch *search, const SearchRecord *r, SearchOther *other)
+{
+	if (other->record[OUTLINE_WHOLE] == NULL)
+		for (MatchOutline outline = OUTLINE_ID; outline > OUTLINE_WHOLE; outline--)
+			if (crm_match_tells(r->record, outline) &&
+				!crm_match_may(&search->scorer, r->record, crm_search_read(search, other, outline),
+							   r->record, outline, r->least))
+				return false;
+	return crm_match_bits(&search->scorer, r->record, crm_search_read(search, other, OUTLINE_WHOLE),
+						  r->least) >= r->least;
 }
 
 /* Scores a row that shares keys with the record. */
 static void
-crm_search_score(DuplicateSearch *search, SearchRecord *r, const SearchOther *other)
+crm_search_score(DuplicateSearch *search, SearchRecord *r, SearchOther *other)
 {
 	MatchScore score;
 	MemoryContext old;
 
-	if (other->record == NULL || other->id == r->id)
+	if (!other->seen || other->id == r->id)
 		return;
 	if (!r->weighed)
 		crm_match_weigh(r->record, search->stats);
 	r->weighed = true;
-	if (crm_match_bits(&search->scorer, r->record, other->record, r->least) < r->least)
+	if (!crm_search_may(search, r, other))
 		return;
-	crm_match_score(&search->scorer, r->record, other->record, &score);
+	crm_match_score(&search->scorer, r->record, other->record[OUTLINE_WHOLE], &score);
 	old = MemoryContextSwitchTo(search->context);
 	if (r->nfound == r->found_allocated)
 	{
@@ -603,6 +648,7 @@ crm_duplicate_search_run(DuplicateSearch *search)
 	Relation index = index_open(search->rules->columns->indexid, AccessShareLock);
 
 	search->slot = table_slot_create(search->rel, NULL);
+	search->slot_tid = 0;
 	search->fetch = table_index_fetch_begin(search->rel);
 	search->postings = crm_postings_begin(index, GetActiveSnapshot());
 	crm_search_others(search);

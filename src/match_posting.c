@@ -27,6 +27,7 @@
 #include "match_posting.h"
 
 #define TREE_LEAF_ROWS 2500 /* about as many are in a leaf of a posting tree */
+#define STEPS_RIGHT	   2	/* leaves passed over before a key is looked up from the root */
 
 struct MatchPostings
 {
@@ -176,34 +177,42 @@ crm_entry_on_leaf(Page page, int32 key)
 	return InvalidOffsetNumber;
 }
 
+/* Is a key on the leaf, or nowhere?  The last leaf has all that come after it. */
+static inline bool
+crm_leaf_reaches(Page page, int32 key)
+{
+	int32 most;
+	OffsetNumber last = PageGetMaxOffsetNumber(page);
+
+	return last >= FirstOffsetNumber && (!crm_entry_key(page, last, &most) || key <= most);
+}
+
 /*
- * Share-locks the leaf of a key.  That of the key before is tried first, which
- * saves the descent when many keys are looked up in their order.  A key above
- * one that was on the page is on it, unless it is above the page's last: entries
- * move to the right only, no page of entries is ever removed, and a root that
- * was a leaf may be one no more.
+ * Share-locks the leaf of a key.  That of the key before is tried first, then some
+ * to the right of it, which saves the descent when many keys are looked up in their
+ * order.  A key above one that was on the page is there or further right: entries
+ * move to the right only, no page of entries is ever removed, and a root that was a
+ * leaf may be one no more.
  */
 static GinBtreeStack *
 crm_postings_leaf(MatchPostings *postings, int32 key)
 {
-	if (postings->stack != NULL && key > postings->key)
+	GinBtreeStack *stack = postings->stack;
+
+	if (stack != NULL && key > postings->key)
 	{
-		Page page = BufferGetPage(postings->stack->buffer);
-		OffsetNumber last;
-
-		LockBuffer(postings->stack->buffer, GIN_SHARE);
-		last = PageGetMaxOffsetNumber(page);
-		if (GinPageIsLeaf(page) && last >= FirstOffsetNumber)
+		LockBuffer(stack->buffer, GIN_SHARE);
+		postings->key = key;
+		for (int steps = 0; GinPageIsLeaf(BufferGetPage(stack->buffer)); steps++)
 		{
-			int32 most;
-
-			if (!crm_entry_key(page, last, &most) || key <= most)
-			{
-				postings->key = key;
-				return postings->stack;
-			}
+			if (crm_leaf_reaches(BufferGetPage(stack->buffer), key))
+				return stack;
+			if (steps == STEPS_RIGHT || GinPageRightMost(BufferGetPage(stack->buffer)))
+				break;
+			stack->buffer = ginStepRight(stack->buffer, postings->index, GIN_SHARE);
+			stack->blkno = BufferGetBlockNumber(stack->buffer);
 		}
-		LockBuffer(postings->stack->buffer, GIN_UNLOCK);
+		LockBuffer(stack->buffer, GIN_UNLOCK);
 	}
 	crm_postings_leave(postings);
 	ginPrepareEntryScan(&postings->btree, FirstOffsetNumber, Int32GetDatum(key), GIN_CAT_NORM_KEY,

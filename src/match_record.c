@@ -1044,6 +1044,14 @@ crm_person(MatchScratch *s, const MatchValue values[MATCH_NROLES], bool has_comp
 }
 
 static void
+crm_postcode(MatchScratch *s, const MatchValue *value)
+{
+	if (value->data != NULL)
+		crm_set_item(s, ITEM_POSTCODE, s->buffer,
+					 crm_match_alnum(value->data, value->len, s->buffer, MATCH_TEXT_MAX));
+}
+
+static void
 crm_address(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 {
 	static const struct
@@ -1061,13 +1069,7 @@ crm_address(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 		if (value->data != NULL)
 			crm_place(s, places[i].item, value);
 	}
-	if (values[MATCH_POSTCODE].data != NULL)
-	{
-		size_t n = crm_match_alnum(values[MATCH_POSTCODE].data, values[MATCH_POSTCODE].len,
-								   s->buffer, MATCH_TEXT_MAX);
-
-		crm_set_item(s, ITEM_POSTCODE, s->buffer, n);
-	}
+	crm_postcode(s, &values[MATCH_POSTCODE]);
 	if (street->data != NULL && !crm_match_is_placeholder(street->data, street->len))
 	{
 		CrmName *name = crm_name_parse_into(street->data, street->len, &s->other);
@@ -1253,6 +1255,9 @@ MatchRecord *
 crm_match_outline(const MatchValue values[MATCH_NROLES], MatchScratch *s, MatchOutline outline)
 {
 	crm_begin_record(s, false, true);
+	if (values[MATCH_CITY].data != NULL)
+		crm_place(s, ITEM_CITY, &values[MATCH_CITY]);
+	crm_postcode(s, &values[MATCH_POSTCODE]);
 	if (outline == OUTLINE_NAME && values[MATCH_COMPANY].data != NULL)
 		crm_company(s, values);
 	crm_identifiers(s, values);

@@ -1211,11 +1211,12 @@ crm_weigh_pair(const MatchScorer *scorer, const MatchRecord *a, const MatchRecor
 	CRM_SCORE(FIELD_PHONE, crm_both(a, b, ITEM_PHONE), crm_score_phone(scorer, a, b, score));
 	CRM_SCORE(FIELD_NATIONAL_ID, crm_both(a, b, ITEM_NATIONAL_ID),
 			  crm_score_national_id(scorer, a, b, score));
+	/* Of the address an outline has the place. */
+	if (outline == OUTLINE_WHOLE || whole->nstreet == 0)
+		CRM_SCORE(FIELD_ADDRESS, true, crm_score_address(scorer, a, b, company, score));
 	/* What the e-mail address says depends on the name. */
 	if (outline == OUTLINE_ID)
 		return true;
-	if (outline == OUTLINE_WHOLE)
-		CRM_SCORE(FIELD_ADDRESS, true, crm_score_address(scorer, a, b, company, score));
 	score->weight[FIELD_DOMAIN] = 0;
 	CRM_SCORE(FIELD_EMAIL, true, crm_score_email(scorer, a, b, score));
 	if (outline == OUTLINE_WHOLE)
