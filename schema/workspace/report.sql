@@ -203,33 +203,41 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 SELECT crm._check_pipeline(@workspace_literal@::regnamespace, pipeline), crm._check_period(since, until);
 WITH history AS (
-    SELECT h.kind, h.record_id, h.id, h.stage, h.changed_at, s.position, s.type,
-           lead(h.changed_at) OVER w AS left_at, lead(h.id) OVER w IS NULL AS is_last, lag(h.stage) OVER w AS came_from,
-           first_value(h.changed_at) OVER w AS first_at
+    SELECT h.record_id, h.stage, h.changed_at, lead(h.changed_at) OVER w AS left_at, lead(h.id) OVER w IS NULL AS is_last,
+           lag(h.stage) OVER w AS came_from, first_value(h.changed_at) OVER w AS first_at
     FROM @workspace@.stage_history AS h
-    JOIN @workspace@.pipeline AS p ON p.name = h.pipeline AND p.kind = h.kind
-    JOIN @workspace@.stage AS s ON s.pipeline = h.pipeline AND s.name = h.stage
-    WHERE h.pipeline = funnel.pipeline
-    WINDOW w AS (PARTITION BY h.kind, h.record_id ORDER BY h.id)
-), cohort AS (
-    SELECT * FROM history AS h
+    WHERE h.pipeline = funnel.pipeline AND h.kind = (SELECT p.kind FROM @workspace@.pipeline AS p WHERE p.name = funnel.pipeline)
+      AND EXISTS (SELECT FROM @workspace@.stage AS s WHERE s.pipeline = h.pipeline AND s.name = h.stage)
+    WINDOW w AS (PARTITION BY h.record_id ORDER BY h.id)
+), cohort AS MATERIALIZED (
+    SELECT h.*, s.position, s.type
+    FROM history AS h
+    JOIN @workspace@.stage AS s ON s.pipeline = funnel.pipeline AND s.name = h.stage
     WHERE (since IS NULL OR h.first_at >= since::timestamptz) AND (until IS NULL OR h.first_at < until::timestamptz)
 ), furthest AS (
-    SELECT c.kind, c.record_id, max(c.position) FILTER (WHERE c.type <> 'lost') AS position FROM cohort AS c GROUP BY 1, 2
+    SELECT f.position, count(*) AS records
+    FROM (SELECT max(c.position) FILTER (WHERE c.type <> 'lost') AS position FROM cohort AS c GROUP BY c.record_id) AS f
+    GROUP BY f.position
+), standing AS (
+    SELECT c.stage, count(*) AS records FROM cohort AS c WHERE c.is_last GROUP BY c.stage
+), lost AS (
+    SELECT c.came_from AS stage, count(*) AS records FROM cohort AS c WHERE c.type = 'lost' AND c.is_last GROUP BY c.came_from
+), spent AS (
+    SELECT t.stage, percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM t.stay) / 86400.0) AS median_days
+    FROM (SELECT c.stage, sum(c.left_at - c.changed_at) AS stay FROM cohort AS c WHERE c.left_at IS NOT NULL GROUP BY c.stage, c.record_id) AS t
+    GROUP BY t.stage
 ), counted AS (
     SELECT s.name, s.position, s.type,
-           CASE WHEN s.type = 'lost' THEN (SELECT count(*) FROM cohort AS c WHERE c.stage = s.name AND c.is_last)
-                ELSE (SELECT count(*) FROM furthest AS f WHERE f.position >= s.position) END AS reached,
-           (SELECT count(*) FROM cohort AS c WHERE c.came_from = s.name AND c.type = 'lost' AND c.is_last) AS lost_from,
-           (SELECT count(*) FROM cohort AS c WHERE c.stage = s.name AND c.is_last) AS standing,
-           (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM t.stay) / 86400.0)
-            FROM (SELECT sum(c.left_at - c.changed_at) AS stay FROM cohort AS c
-                  WHERE c.stage = s.name AND c.left_at IS NOT NULL GROUP BY c.kind, c.record_id) AS t) AS median_days
+           coalesce(CASE WHEN s.type = 'lost' THEN h.records ELSE (SELECT sum(f.records)::bigint FROM furthest AS f WHERE f.position >= s.position) END, 0) AS reached,
+           coalesce(l.records, 0) AS lost_from, coalesce(h.records, 0) AS standing, t.median_days
     FROM @workspace@.stage AS s
+    LEFT JOIN standing AS h ON h.stage = s.name
+    LEFT JOIN lost AS l ON l.stage = s.name
+    LEFT JOIN spent AS t ON t.stage = s.name
     WHERE s.pipeline = funnel.pipeline
 )
 SELECT c.name, c.position, c.type, c.reached,
-       round(100.0 * c.reached / nullif((SELECT count(*) FROM furthest), 0), 1),
+       round(100.0 * c.reached / nullif((SELECT sum(f.records) FROM furthest AS f), 0), 1),
        CASE WHEN c.type <> 'lost' THEN round(100.0 * c.reached / nullif(lag(c.reached) OVER (PARTITION BY c.type = 'lost' ORDER BY c.position, c.name), 0), 1) END,
        c.lost_from, c.standing, round(c.median_days::numeric, 2)
 FROM counted AS c
@@ -247,17 +255,23 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 SELECT crm._check_pipeline(@workspace_literal@::regnamespace, pipeline) WHERE pipeline IS NOT NULL;
 SELECT crm._check_period(since, until, true);
-WITH state AS (
-    SELECT o.id, o.reporting_amount, a.before, b.after, a.known
+WITH last AS (
+    SELECT h.record_id, max(h.id) FILTER (WHERE h.changed_at < since) AS before, max(h.id) FILTER (WHERE h.changed_at < until) AS after
+    FROM @workspace@.stage_history AS h
+    WHERE h.kind = 'opportunity' AND h.changed_at < until
+    GROUP BY h.record_id
+), state AS (
+    SELECT l.before IS NOT NULL AS known,
+           CASE WHEN pipeline_bridge.pipeline IS NULL OR b.pipeline = pipeline_bridge.pipeline THEN b.type END AS before,
+           CASE WHEN pipeline_bridge.pipeline IS NULL OR a.pipeline = pipeline_bridge.pipeline THEN a.type END AS after,
+           count(*) AS opportunities, sum(o.reporting_amount) AS amount
     FROM @workspace@.report_opportunity AS o
-    CROSS JOIN LATERAL (SELECT max(w.type) FILTER (WHERE pipeline_bridge.pipeline IS NULL OR w.pipeline = pipeline_bridge.pipeline) AS before, count(*) > 0 AS known
-                        FROM (SELECT h.type, h.pipeline FROM @workspace@.stage_history AS h
-                              WHERE h.kind = 'opportunity' AND h.record_id = o.id AND h.changed_at < since ORDER BY h.id DESC LIMIT 1) AS w) AS a
-    CROSS JOIN LATERAL (SELECT max(w.type) FILTER (WHERE pipeline_bridge.pipeline IS NULL OR w.pipeline = pipeline_bridge.pipeline) AS after
-                        FROM (SELECT h.type, h.pipeline FROM @workspace@.stage_history AS h
-                              WHERE h.kind = 'opportunity' AND h.record_id = o.id AND h.changed_at < until ORDER BY h.id DESC LIMIT 1) AS w) AS b
+    JOIN last AS l ON l.record_id = o.id
+    LEFT JOIN @workspace@.stage_history AS b ON b.id = l.before
+    LEFT JOIN @workspace@.stage_history AS a ON a.id = l.after
+    GROUP BY 1, 2, 3
 )
-SELECT b.step, count(s.id), coalesce(sum(s.reporting_amount), 0)::numeric(18,2)
+SELECT b.step, coalesce(sum(s.opportunities), 0)::bigint, coalesce(sum(s.amount), 0)::numeric(18,2)
 FROM (VALUES ('opening', 1), ('new', 2), ('moved in', 3), ('reopened', 4), ('won', 5), ('lost', 6), ('moved out', 7), ('closing', 8)) AS b (step, ordinal)
 LEFT JOIN state AS s ON CASE b.step
     WHEN 'opening' THEN s.before = 'open'
