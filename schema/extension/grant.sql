@@ -49,7 +49,6 @@ SELECT * FROM (VALUES
     ('toolkit', '_claim', 'EXECUTE', NULL, NULL),
     ('toolkit', '_claim_next', 'EXECUTE', NULL, NULL),
     ('toolkit', '_import_columns', 'EXECUTE', NULL, NULL),
-    ('toolkit', '_import_records', 'EXECUTE', NULL, NULL),
     ('toolkit', '_convert_lead', 'EXECUTE', NULL, NULL),
     ('toolkit', '_convert_match', 'EXECUTE', NULL, NULL),
     ('toolkit', '_convert_insert', 'EXECUTE', NULL, NULL),
