@@ -2575,6 +2575,10 @@ COMMENT ON FUNCTION @workspace@.calendar_of(bigint) IS
 'Name of the calendar by which a member, by default the session''s, works: that of the nearest team, from the member''s own upwards, that names one, of several as near that with the least id; else the one that the setting "calendar" names, else the first there is. Also for a member who is unknown. NULL: there is no calendar. For everybody with access to the workspace.';
 REVOKE EXECUTE ON FUNCTION @workspace@.calendar_of(bigint) FROM PUBLIC;
 
+CREATE OR REPLACE TRIGGER check_time_zone BEFORE INSERT OR UPDATE OF time_zone ON @workspace@.calendar
+    FOR EACH ROW EXECUTE FUNCTION crm.check_time_zone();
+CREATE OR REPLACE TRIGGER check_time_zone BEFORE INSERT OR UPDATE OF time_zone ON @workspace@.member
+    FOR EACH ROW EXECUTE FUNCTION crm.check_time_zone();
 CREATE OR REPLACE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @workspace@.calendar
     FOR EACH STATEMENT EXECUTE FUNCTION crm.calendar_changed();
 CREATE OR REPLACE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @workspace@.calendar_hours
@@ -4657,9 +4661,116 @@ $_ddl_$),
 
 CREATE OR REPLACE FUNCTION @workspace@.import_records(kind text, source regclass, system text DEFAULT NULL, dry_run boolean DEFAULT false,
     OUT line bigint, OUT id bigint, OUT outcome text, OUT field text, OUT code text, OUT message text, OUT detail text)
-RETURNS SETOF record LANGUAGE sql VOLATILE
+RETURNS SETOF record LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-AS $$ SELECT r.* FROM crm._import_records(@workspace_literal@::regnamespace, kind, source, system, dry_run) AS r $$;
+SET crm.import = on
+AS $$
+#variable_conflict use_variable
+DECLARE
+    rel regclass;
+    id_column name;
+    owner_column name;
+    missing text;
+    ambiguous bigint;
+    insertion text;
+    known_as text;
+    constraint_name text;
+    col record;
+BEGIN
+    IF kind IS NULL OR source IS NULL OR dry_run IS NULL THEN
+        RAISE EXCEPTION 'kind and source must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    IF dry_run THEN
+        BEGIN
+            RETURN QUERY SELECT r.* FROM @workspace@.import_records(kind, source, system, false) AS r;
+            RAISE EXCEPTION USING ERRCODE = 'RMI00', MESSAGE = 'dry run';
+        EXCEPTION WHEN SQLSTATE 'RMI00' THEN
+            RETURN;
+        END;
+    END IF;
+
+    SELECT r.rel, r.id_column, r.owner_column INTO rel, id_column, owner_column FROM crm._record_table(@workspace_literal@::regnamespace, kind) AS r;
+    missing := CASE WHEN NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = 'line' AND NOT a.attisdropped) THEN 'line'
+                    WHEN system IS NOT NULL
+                         AND NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = 'external_id' AND NOT a.attisdropped) THEN 'external_id' END;
+    IF missing IS NOT NULL THEN
+        RAISE EXCEPTION '% has no column "%"', source, missing
+            USING ERRCODE = 'undefined_column',
+                  HINT = CASE missing WHEN 'line' THEN 'Number the rows: line bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY.'
+                                      ELSE 'It is the identifier of the record in the other system.' END;
+    END IF;
+    EXECUTE format('SELECT min(l.line) FROM (SELECT s.line FROM %s AS s GROUP BY s.line HAVING count(*) > 1) AS l', source) INTO ambiguous;
+    IF ambiguous IS NOT NULL THEN
+        RAISE EXCEPTION 'line % of % is there more than once', ambiguous, source USING ERRCODE = 'cardinality_violation';
+    END IF;
+    SELECT format('INSERT INTO %s (%s) SELECT %s FROM %s AS s WHERE s.line = $1 RETURNING %I', rel,
+                  string_agg(quote_ident(c.name), ', '), string_agg(c.value, ', '), source, id_column)
+    INTO insertion
+    FROM crm._import_columns(rel, source) AS c;
+
+    FOR line IN EXECUTE format('SELECT s.line FROM %s AS s WHERE s.line IS NOT NULL ORDER BY s.line', source) LOOP
+        id := NULL;
+        field := NULL;
+        code := NULL;
+        message := NULL;
+        detail := NULL;
+        BEGIN
+            IF system IS NOT NULL THEN
+                EXECUTE format('SELECT nullif(btrim(s.external_id::text), '''') FROM %s AS s WHERE s.line = $1', source) INTO known_as USING line;
+                IF known_as IS NULL THEN
+                    RAISE EXCEPTION 'external_id is blank' USING ERRCODE = 'not_null_violation', COLUMN = 'external_id';
+                END IF;
+                SELECT x.record_id INTO id FROM @workspace@.external_reference AS x
+                WHERE x.system = import_records.system AND x.kind = import_records.kind AND x.external_id = known_as;
+            END IF;
+            outcome := 'known';
+            IF id IS NULL THEN
+                EXECUTE insertion INTO id USING line;
+                IF system IS NOT NULL THEN
+                    INSERT INTO @workspace@.external_reference (system, kind, external_id, record_id)
+                    VALUES (import_records.system, import_records.kind, known_as, import_records.id);
+                END IF;
+                outcome := 'stored';
+            END IF;
+        EXCEPTION
+            -- Not the fault of the line.
+            WHEN transaction_rollback OR insufficient_resources OR operator_intervention OR system_error OR internal_error THEN
+                RAISE;
+            WHEN OTHERS THEN
+                id := NULL;
+                outcome := 'failed';
+                GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL,
+                                        field = COLUMN_NAME, constraint_name = CONSTRAINT_NAME;
+                field := coalesce(nullif(field, ''), (SELECT a.attname FROM pg_constraint AS k
+                                                      JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
+                                                      WHERE k.conrelid = rel AND k.conname = constraint_name AND cardinality(k.conkey) = 1));
+                detail := nullif(detail, '');
+                -- Row-level security says no more than that it refuses.
+                IF code = '42501' AND has_table_privilege(rel, 'INSERT') AND crm.member_id(@workspace_literal@::regnamespace) IS NOT NULL
+                   AND EXISTS (SELECT FROM crm._import_columns(rel, source) AS c WHERE c.name = owner_column) THEN
+                    field := owner_column;
+                    detail := 'Records may be given to those whose records one may edit.';
+                END IF;
+        END;
+        -- Which values cannot be read, all of them.
+        IF field IS NULL AND code LIKE '22%' THEN
+            FOR col IN SELECT c.name, c.value FROM crm._import_columns(rel, source) AS c LOOP
+                BEGIN
+                    EXECUTE format('SELECT %s FROM %s AS s WHERE s.line = $1', col.value, source) USING line;
+                EXCEPTION WHEN data_exception THEN
+                    IF field IS NULL THEN
+                        field := col.name;
+                        message := SQLERRM;
+                    ELSE
+                        detail := concat_ws(E'\n', detail, format('%s: %s', col.name, SQLERRM));
+                    END IF;
+                END;
+            END LOOP;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
 COMMENT ON FUNCTION @workspace@.import_records(text, regclass, text, boolean) IS
 'Stores the rows of a table or view as records of a kind, in the order of its column line, which numbers them, with the caller''s rights and under all rules; its other columns have the names of the kind''s. Blanks are left to the default. Each line is stored whole or not at all and has a row in the result: outcome stored, failed (field, code, the SQLSTATE, message and detail say why) or known. With system, external_id is the record''s identifier there; a line whose record came in before is known, so that an import can be run again. dry_run: nothing is stored. Errors: 22023 for an unknown kind, 42703 for a column that is missing or unknown, 21000 if a line is there twice, 22004.';
 $_ddl_$),
@@ -4869,33 +4980,41 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 SELECT crm._check_pipeline(@workspace_literal@::regnamespace, pipeline), crm._check_period(since, until);
 WITH history AS (
-    SELECT h.kind, h.record_id, h.id, h.stage, h.changed_at, s.position, s.type,
-           lead(h.changed_at) OVER w AS left_at, lead(h.id) OVER w IS NULL AS is_last, lag(h.stage) OVER w AS came_from,
-           first_value(h.changed_at) OVER w AS first_at
+    SELECT h.record_id, h.stage, h.changed_at, lead(h.changed_at) OVER w AS left_at, lead(h.id) OVER w IS NULL AS is_last,
+           lag(h.stage) OVER w AS came_from, first_value(h.changed_at) OVER w AS first_at
     FROM @workspace@.stage_history AS h
-    JOIN @workspace@.pipeline AS p ON p.name = h.pipeline AND p.kind = h.kind
-    JOIN @workspace@.stage AS s ON s.pipeline = h.pipeline AND s.name = h.stage
-    WHERE h.pipeline = funnel.pipeline
-    WINDOW w AS (PARTITION BY h.kind, h.record_id ORDER BY h.id)
-), cohort AS (
-    SELECT * FROM history AS h
+    WHERE h.pipeline = funnel.pipeline AND h.kind = (SELECT p.kind FROM @workspace@.pipeline AS p WHERE p.name = funnel.pipeline)
+      AND EXISTS (SELECT FROM @workspace@.stage AS s WHERE s.pipeline = h.pipeline AND s.name = h.stage)
+    WINDOW w AS (PARTITION BY h.record_id ORDER BY h.id)
+), cohort AS MATERIALIZED (
+    SELECT h.*, s.position, s.type
+    FROM history AS h
+    JOIN @workspace@.stage AS s ON s.pipeline = funnel.pipeline AND s.name = h.stage
     WHERE (since IS NULL OR h.first_at >= since::timestamptz) AND (until IS NULL OR h.first_at < until::timestamptz)
 ), furthest AS (
-    SELECT c.kind, c.record_id, max(c.position) FILTER (WHERE c.type <> 'lost') AS position FROM cohort AS c GROUP BY 1, 2
+    SELECT f.position, count(*) AS records
+    FROM (SELECT max(c.position) FILTER (WHERE c.type <> 'lost') AS position FROM cohort AS c GROUP BY c.record_id) AS f
+    GROUP BY f.position
+), standing AS (
+    SELECT c.stage, count(*) AS records FROM cohort AS c WHERE c.is_last GROUP BY c.stage
+), lost AS (
+    SELECT c.came_from AS stage, count(*) AS records FROM cohort AS c WHERE c.type = 'lost' AND c.is_last GROUP BY c.came_from
+), spent AS (
+    SELECT t.stage, percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM t.stay) / 86400.0) AS median_days
+    FROM (SELECT c.stage, sum(c.left_at - c.changed_at) AS stay FROM cohort AS c WHERE c.left_at IS NOT NULL GROUP BY c.stage, c.record_id) AS t
+    GROUP BY t.stage
 ), counted AS (
     SELECT s.name, s.position, s.type,
-           CASE WHEN s.type = 'lost' THEN (SELECT count(*) FROM cohort AS c WHERE c.stage = s.name AND c.is_last)
-                ELSE (SELECT count(*) FROM furthest AS f WHERE f.position >= s.position) END AS reached,
-           (SELECT count(*) FROM cohort AS c WHERE c.came_from = s.name AND c.type = 'lost' AND c.is_last) AS lost_from,
-           (SELECT count(*) FROM cohort AS c WHERE c.stage = s.name AND c.is_last) AS standing,
-           (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM t.stay) / 86400.0)
-            FROM (SELECT sum(c.left_at - c.changed_at) AS stay FROM cohort AS c
-                  WHERE c.stage = s.name AND c.left_at IS NOT NULL GROUP BY c.kind, c.record_id) AS t) AS median_days
+           coalesce(CASE WHEN s.type = 'lost' THEN h.records ELSE (SELECT sum(f.records)::bigint FROM furthest AS f WHERE f.position >= s.position) END, 0) AS reached,
+           coalesce(l.records, 0) AS lost_from, coalesce(h.records, 0) AS standing, t.median_days
     FROM @workspace@.stage AS s
+    LEFT JOIN standing AS h ON h.stage = s.name
+    LEFT JOIN lost AS l ON l.stage = s.name
+    LEFT JOIN spent AS t ON t.stage = s.name
     WHERE s.pipeline = funnel.pipeline
 )
 SELECT c.name, c.position, c.type, c.reached,
-       round(100.0 * c.reached / nullif((SELECT count(*) FROM furthest), 0), 1),
+       round(100.0 * c.reached / nullif((SELECT sum(f.records) FROM furthest AS f), 0), 1),
        CASE WHEN c.type <> 'lost' THEN round(100.0 * c.reached / nullif(lag(c.reached) OVER (PARTITION BY c.type = 'lost' ORDER BY c.position, c.name), 0), 1) END,
        c.lost_from, c.standing, round(c.median_days::numeric, 2)
 FROM counted AS c
@@ -4913,17 +5032,23 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 SELECT crm._check_pipeline(@workspace_literal@::regnamespace, pipeline) WHERE pipeline IS NOT NULL;
 SELECT crm._check_period(since, until, true);
-WITH state AS (
-    SELECT o.id, o.reporting_amount, a.before, b.after, a.known
+WITH last AS (
+    SELECT h.record_id, max(h.id) FILTER (WHERE h.changed_at < since) AS before, max(h.id) FILTER (WHERE h.changed_at < until) AS after
+    FROM @workspace@.stage_history AS h
+    WHERE h.kind = 'opportunity' AND h.changed_at < until
+    GROUP BY h.record_id
+), state AS (
+    SELECT l.before IS NOT NULL AS known,
+           CASE WHEN pipeline_bridge.pipeline IS NULL OR b.pipeline = pipeline_bridge.pipeline THEN b.type END AS before,
+           CASE WHEN pipeline_bridge.pipeline IS NULL OR a.pipeline = pipeline_bridge.pipeline THEN a.type END AS after,
+           count(*) AS opportunities, sum(o.reporting_amount) AS amount
     FROM @workspace@.report_opportunity AS o
-    CROSS JOIN LATERAL (SELECT max(w.type) FILTER (WHERE pipeline_bridge.pipeline IS NULL OR w.pipeline = pipeline_bridge.pipeline) AS before, count(*) > 0 AS known
-                        FROM (SELECT h.type, h.pipeline FROM @workspace@.stage_history AS h
-                              WHERE h.kind = 'opportunity' AND h.record_id = o.id AND h.changed_at < since ORDER BY h.id DESC LIMIT 1) AS w) AS a
-    CROSS JOIN LATERAL (SELECT max(w.type) FILTER (WHERE pipeline_bridge.pipeline IS NULL OR w.pipeline = pipeline_bridge.pipeline) AS after
-                        FROM (SELECT h.type, h.pipeline FROM @workspace@.stage_history AS h
-                              WHERE h.kind = 'opportunity' AND h.record_id = o.id AND h.changed_at < until ORDER BY h.id DESC LIMIT 1) AS w) AS b
+    JOIN last AS l ON l.record_id = o.id
+    LEFT JOIN @workspace@.stage_history AS b ON b.id = l.before
+    LEFT JOIN @workspace@.stage_history AS a ON a.id = l.after
+    GROUP BY 1, 2, 3
 )
-SELECT b.step, count(s.id), coalesce(sum(s.reporting_amount), 0)::numeric(18,2)
+SELECT b.step, coalesce(sum(s.opportunities), 0)::bigint, coalesce(sum(s.amount), 0)::numeric(18,2)
 FROM (VALUES ('opening', 1), ('new', 2), ('moved in', 3), ('reopened', 4), ('won', 5), ('lost', 6), ('moved out', 7), ('closing', 8)) AS b (step, ordinal)
 LEFT JOIN state AS s ON CASE b.step
     WHEN 'opening' THEN s.before = 'open'
@@ -6664,7 +6789,7 @@ SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'crm_scan_progress';
 
 COMMENT ON FUNCTION crm.scan_progress() IS
-'Scans for duplicates that run in this database, for owners of the workspace and members of pg_read_all_stats: the process, the phase (reading, sorting keys, linking keys, weighing, comparing, or reading changes, looking up changes; then explaining, clustering, writing), how much of the phase is done of a total (rows, pairs or parts, by phase; the total of reading is an estimate), the parallel workers that help, and when the scan began.';
+'Scans for duplicates that run in this database, for owners of the workspace and members of pg_read_all_stats: the process, the phase (reading, sorting keys, linking keys, weighing, comparing, or reading changes, looking up, meeting and comparing changes; then explaining, clustering, writing), how much of the phase is done of a total (rows, pairs or parts, by phase; the total of reading is an estimate), the parallel workers that help, and when the scan began.';
 
 ---------------------------------------------------------------------
 -- match_model
@@ -8140,6 +8265,23 @@ RETURN CASE WHEN calendar IS NOT NULL THEN format('%L::text', calendar)
 COMMENT ON FUNCTION crm._record_calendar(regnamespace, boolean, text, name) IS
 'SQL text: the calendar by which a rule counts time for record "new": its own, else, if it counts working time, that of the record''s owner; NULL if all time counts.';
 
+CREATE FUNCTION crm.check_time_zone() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM now() AT TIME ZONE new.time_zone;
+    RETURN new;
+EXCEPTION WHEN invalid_parameter_value THEN
+    RAISE EXCEPTION 'time zone "%" not recognized', new.time_zone
+        USING ERRCODE = 'invalid_parameter_value', SCHEMA = tg_table_schema, TABLE = tg_table_name, COLUMN = 'time_zone',
+              HINT = 'Names are like Europe/Berlin; pg_timezone_names lists them.';
+END
+$$;
+
+COMMENT ON FUNCTION crm.check_time_zone() IS
+'Row trigger of tables with a column time_zone: refuses a zone that this server does not know (22023).';
+
 ---------------------------------------------------------------------
 -- recurrence
 ---------------------------------------------------------------------
@@ -9567,121 +9709,6 @@ $$;
 COMMENT ON FUNCTION crm._import_columns(regclass, regclass) IS
 'The columns of a table that a source of an import fills, with the expression over its row "s" for each. Errors: 42703 if the source has a column that the table has not.';
 
-CREATE FUNCTION crm._import_records(workspace regnamespace, kind text, source regclass, system text, dry_run boolean,
-                                    OUT line bigint, OUT id bigint, OUT outcome text, OUT field text, OUT code text, OUT message text, OUT detail text)
-RETURNS SETOF record LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
-SET crm.import = on
-AS $$
-#variable_conflict use_variable
-DECLARE
-    rel regclass;
-    id_column name;
-    owner_column name;
-    missing text;
-    ambiguous bigint;
-    insertion text;
-    external_id text;
-    constraint_name text;
-    col record;
-BEGIN
-    IF kind IS NULL OR source IS NULL OR dry_run IS NULL THEN
-        RAISE EXCEPTION 'kind and source must not be null' USING ERRCODE = 'null_value_not_allowed';
-    END IF;
-    IF dry_run THEN
-        BEGIN
-            RETURN QUERY SELECT r.* FROM crm._import_records(workspace, kind, source, system, false) AS r;
-            RAISE EXCEPTION USING ERRCODE = 'RMI00', MESSAGE = 'dry run';
-        EXCEPTION WHEN SQLSTATE 'RMI00' THEN
-            RETURN;
-        END;
-    END IF;
-
-    SELECT r.rel, r.id_column, r.owner_column INTO rel, id_column, owner_column FROM crm._record_table(workspace, kind) AS r;
-    missing := CASE WHEN NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = 'line' AND NOT a.attisdropped) THEN 'line'
-                    WHEN system IS NOT NULL
-                         AND NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = 'external_id' AND NOT a.attisdropped) THEN 'external_id' END;
-    IF missing IS NOT NULL THEN
-        RAISE EXCEPTION '% has no column "%"', source, missing
-            USING ERRCODE = 'undefined_column',
-                  HINT = CASE missing WHEN 'line' THEN 'Number the rows: line bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY.'
-                                      ELSE 'It is the identifier of the record in the other system.' END;
-    END IF;
-    EXECUTE format('SELECT min(l.line) FROM (SELECT s.line FROM %s AS s GROUP BY s.line HAVING count(*) > 1) AS l', source) INTO ambiguous;
-    IF ambiguous IS NOT NULL THEN
-        RAISE EXCEPTION 'line % of % is there more than once', ambiguous, source USING ERRCODE = 'cardinality_violation';
-    END IF;
-    SELECT format('INSERT INTO %s (%s) SELECT %s FROM %s AS s WHERE s.line = $1 RETURNING %I', rel,
-                  string_agg(quote_ident(c.name), ', '), string_agg(c.value, ', '), source, id_column)
-    INTO insertion
-    FROM crm._import_columns(rel, source) AS c;
-
-    FOR line IN EXECUTE format('SELECT s.line FROM %s AS s WHERE s.line IS NOT NULL ORDER BY s.line', source) LOOP
-        id := NULL;
-        field := NULL;
-        code := NULL;
-        message := NULL;
-        detail := NULL;
-        BEGIN
-            IF system IS NOT NULL THEN
-                EXECUTE format('SELECT nullif(btrim(s.external_id::text), '''') FROM %s AS s WHERE s.line = $1', source) INTO external_id USING line;
-                IF external_id IS NULL THEN
-                    RAISE EXCEPTION 'external_id is blank' USING ERRCODE = 'not_null_violation', COLUMN = 'external_id';
-                END IF;
-                EXECUTE format('SELECT x.record_id FROM %s.external_reference AS x WHERE x.system = $1 AND x.kind = $2 AND x.external_id = $3', workspace)
-                INTO id USING system, kind, external_id;
-            END IF;
-            outcome := 'known';
-            IF id IS NULL THEN
-                EXECUTE insertion INTO id USING line;
-                IF system IS NOT NULL THEN
-                    EXECUTE format('INSERT INTO %s.external_reference (system, kind, external_id, record_id) VALUES ($1, $2, $3, $4)', workspace)
-                    USING system, kind, external_id, id;
-                END IF;
-                outcome := 'stored';
-            END IF;
-        EXCEPTION
-            -- Not the fault of the line.
-            WHEN transaction_rollback OR insufficient_resources OR operator_intervention OR system_error OR internal_error THEN
-                RAISE;
-            WHEN OTHERS THEN
-                id := NULL;
-                outcome := 'failed';
-                GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL,
-                                        field = COLUMN_NAME, constraint_name = CONSTRAINT_NAME;
-                field := coalesce(nullif(field, ''), (SELECT a.attname FROM pg_constraint AS k
-                                                      JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
-                                                      WHERE k.conrelid = rel AND k.conname = constraint_name AND cardinality(k.conkey) = 1));
-                detail := nullif(detail, '');
-                -- Row-level security says no more than that it refuses.
-                IF code = '42501' AND has_table_privilege(rel, 'INSERT') AND crm.member_id(workspace) IS NOT NULL
-                   AND EXISTS (SELECT FROM crm._import_columns(rel, source) AS c WHERE c.name = owner_column) THEN
-                    field := owner_column;
-                    detail := 'Records may be given to those whose records one may edit.';
-                END IF;
-        END;
-        -- Which values cannot be read, all of them.
-        IF field IS NULL AND code LIKE '22%' THEN
-            FOR col IN SELECT c.name, c.value FROM crm._import_columns(rel, source) AS c LOOP
-                BEGIN
-                    EXECUTE format('SELECT %s FROM %s AS s WHERE s.line = $1', col.value, source) USING line;
-                EXCEPTION WHEN data_exception THEN
-                    IF field IS NULL THEN
-                        field := col.name;
-                        message := SQLERRM;
-                    ELSE
-                        detail := concat_ws(E'\n', detail, format('%s: %s', col.name, SQLERRM));
-                    END IF;
-                END;
-            END LOOP;
-        END IF;
-        RETURN NEXT;
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION crm._import_records(regnamespace, text, regclass, text, boolean) IS
-'What import_records() of a workspace does.';
-
 ---------------------------------------------------------------------
 -- report
 ---------------------------------------------------------------------
@@ -9752,6 +9779,7 @@ FROM (VALUES
     ('duplicate_rule_config', 1, '{duplicate_rule}'),
     ('access_changed', 2, '{member,team,team_member,share,setting,token_key}'),
     ('refuse_cycle', 1, '{member,team}'),
+    ('check_time_zone', 1, '{member,calendar}'),
     ('refuse_transfer', 1, '{account,contact,lead,opportunity,activity,reminder}'),
     ('hand_over', 1, '{account,contact,lead,opportunity,activity}'),
     ('reminder_wake', 1, '{reminder}'),
@@ -10234,7 +10262,6 @@ SELECT * FROM (VALUES
     ('toolkit', '_claim', 'EXECUTE', NULL, NULL),
     ('toolkit', '_claim_next', 'EXECUTE', NULL, NULL),
     ('toolkit', '_import_columns', 'EXECUTE', NULL, NULL),
-    ('toolkit', '_import_records', 'EXECUTE', NULL, NULL),
     ('toolkit', '_convert_lead', 'EXECUTE', NULL, NULL),
     ('toolkit', '_convert_match', 'EXECUTE', NULL, NULL),
     ('toolkit', '_convert_insert', 'EXECUTE', NULL, NULL),

@@ -94,6 +94,11 @@ INSERT INTO calendar_hours (calendar_id, weekday, opens, closes) VALUES (103, 1,
 INSERT INTO calendar_hours (calendar_id, weekday, opens, closes) VALUES (103, 8, '08:00', '09:00');
 INSERT INTO calendar_day (calendar_id, day) VALUES (103, 'infinity');
 UPDATE calendar SET time_zone = 'Nowhere' WHERE id = 103;
+INSERT INTO member (name, time_zone) VALUES ('x', 'Europe/Berln');
+-- one that the server once knew
+ALTER TABLE calendar DISABLE TRIGGER check_time_zone;
+UPDATE calendar SET time_zone = 'Nowhere' WHERE id = 103;
+ALTER TABLE calendar ENABLE TRIGGER check_time_zone;
 SELECT business_open(now(), 'never');
 \set VERBOSITY default
 

@@ -37,3 +37,20 @@ RETURN CASE WHEN calendar IS NOT NULL THEN format('%L::text', calendar)
 
 COMMENT ON FUNCTION crm._record_calendar(regnamespace, boolean, text, name) IS
 'SQL text: the calendar by which a rule counts time for record "new": its own, else, if it counts working time, that of the record''s owner; NULL if all time counts.';
+
+CREATE FUNCTION crm.check_time_zone() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM now() AT TIME ZONE new.time_zone;
+    RETURN new;
+EXCEPTION WHEN invalid_parameter_value THEN
+    RAISE EXCEPTION 'time zone "%" not recognized', new.time_zone
+        USING ERRCODE = 'invalid_parameter_value', SCHEMA = tg_table_schema, TABLE = tg_table_name, COLUMN = 'time_zone',
+              HINT = 'Names are like Europe/Berlin; pg_timezone_names lists them.';
+END
+$$;
+
+COMMENT ON FUNCTION crm.check_time_zone() IS
+'Row trigger of tables with a column time_zone: refuses a zone that this server does not know (22023).';

@@ -73,6 +73,10 @@ COMMENT ON FUNCTION @workspace@.calendar_of(bigint) IS
 'Name of the calendar by which a member, by default the session''s, works: that of the nearest team, from the member''s own upwards, that names one, of several as near that with the least id; else the one that the setting "calendar" names, else the first there is. Also for a member who is unknown. NULL: there is no calendar. For everybody with access to the workspace.';
 REVOKE EXECUTE ON FUNCTION @workspace@.calendar_of(bigint) FROM PUBLIC;
 
+CREATE OR REPLACE TRIGGER check_time_zone BEFORE INSERT OR UPDATE OF time_zone ON @workspace@.calendar
+    FOR EACH ROW EXECUTE FUNCTION crm.check_time_zone();
+CREATE OR REPLACE TRIGGER check_time_zone BEFORE INSERT OR UPDATE OF time_zone ON @workspace@.member
+    FOR EACH ROW EXECUTE FUNCTION crm.check_time_zone();
 CREATE OR REPLACE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @workspace@.calendar
     FOR EACH STATEMENT EXECUTE FUNCTION crm.calendar_changed();
 CREATE OR REPLACE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @workspace@.calendar_hours
