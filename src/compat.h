@@ -194,9 +194,11 @@ crm_get_shared(const char *name, Size size, void (*init)(void *))
 /* Down the trees of a GIN index; 15 and 16 check the age of the snapshot. */
 #if PG_VERSION_NUM >= 170000
 #define CRM_GIN_FIND_LEAF(btree, snapshot)				 ginFindLeafPage(btree, true, false)
+#define CRM_GIN_FIND_LEAF_TO_WRITE(btree)				 ginFindLeafPage(btree, false, false)
 #define CRM_GIN_BEGIN_TREE(btree, index, root, snapshot) ginScanBeginPostingTree(btree, index, root)
 #else
 #define CRM_GIN_FIND_LEAF(btree, snapshot) ginFindLeafPage(btree, true, false, snapshot)
+#define CRM_GIN_FIND_LEAF_TO_WRITE(btree)  ginFindLeafPage(btree, false, false, NULL)
 #define CRM_GIN_BEGIN_TREE(btree, index, root, snapshot) \
 	ginScanBeginPostingTree(btree, index, root, snapshot)
 #endif

@@ -170,6 +170,9 @@ extern MatchScratch *crm_match_scratch(void);
  * without keys (NULL) it is quicker. */
 extern MatchRecord *crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *scratch,
 									 const MatchKey **keys, int *nkeys);
+/* Its keys alone, which is quicker still. */
+extern const MatchKey *crm_match_record_keys(const MatchValue values[MATCH_NROLES],
+											 MatchScratch *scratch, int *nkeys);
 /*
  * Those that are read the quickest, for crm_match_may(): identifiers; and of a firm what its name
  * says.

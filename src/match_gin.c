@@ -109,7 +109,7 @@ crm_match_keys_sql(PG_FUNCTION_ARGS)
 			if (crm_match_value(PG_GETARG_DATUM(i + 1), state->type[i], &value))
 				values[state->role[i]] = value;
 		}
-	crm_match_record(values, state->scratch, &keys, &nkeys);
+	keys = crm_match_record_keys(values, state->scratch, &nkeys);
 	MemoryContextSwitchTo(old);
 
 	result = (ArrayType *) palloc(ARR_OVERHEAD_NONULLS(1) + nkeys * sizeof(int32));

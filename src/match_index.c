@@ -46,15 +46,8 @@
 
 #include "compat.h"
 #include "crm.h"
+#include "match_enter.h"
 #include "match_index.h"
-
-#define GROUP_OF_KEYS 256 /* entered between two looks at interrupts and memory */
-
-typedef struct Entry
-{
-	int32 key;
-	ItemPointerData row;
-} Entry;
 
 /* Entries that one subtransaction put off: from first to the next one's. */
 typedef struct Part
@@ -67,7 +60,7 @@ typedef struct Part
 typedef struct PutOff
 {
 	Oid indexid;
-	Entry *entry;
+	MatchEntry *entry;
 	Size n;
 	Size allocated;
 	Part *part; /* ascending in both */
@@ -84,73 +77,15 @@ static ProcessUtility_hook_type prev_utility = NULL;
 static IndexAmRoutine gin; /* as PostgreSQL made it */
 
 /* ---------------------------------------------------------------------
- * Entering
+ * Catching up
  * ---------------------------------------------------------------------
  */
-
-static inline int
-crm_compare_entries(const Entry *a, const Entry *b)
-{
-	if (a->key != b->key)
-		return a->key < b->key ? -1 : 1;
-	return ItemPointerCompare((ItemPointer) &a->row, (ItemPointer) &b->row);
-}
-
-#define ST_SORT			 crm_sort_entries
-#define ST_ELEMENT_TYPE	 Entry
-#define ST_COMPARE(a, b) crm_compare_entries(a, b)
-#define ST_SCOPE		 static
-#define ST_DEFINE
-#include "lib/sort_template.h"
-
-/* Enters entries, which it sorts. */
-static void
-crm_enter(Relation index, Entry *entry, Size n)
-{
-	GinState state;
-	MemoryContext context =
-		AllocSetContextCreate(CurrentMemoryContext, "crm match entries", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	MemoryContext group_context =
-		AllocSetContextCreate(context, "crm match entry", ALLOCSET_DEFAULT_SIZES);
-	Size end;
-	int keys = 0;
-
-	initGinState(&state, index);
-	MemoryContextSwitchTo(group_context);
-	crm_sort_entries(entry, n);
-	for (Size i = 0; i < n; i = end)
-	{
-		ItemPointerData *rows;
-		uint32 nrows = 0;
-
-		for (end = i; end < n && entry[end].key == entry[i].key; end++)
-			;
-		rows = palloc_extended(sizeof(ItemPointerData) * (end - i), MCXT_ALLOC_HUGE);
-		for (Size k = i; k < end; k++)
-			if (nrows == 0 || !ItemPointerEquals(&rows[nrows - 1], &entry[k].row))
-				rows[nrows++] = entry[k].row;
-		ginEntryInsert(&state, FirstOffsetNumber, Int32GetDatum(entry[i].key), GIN_CAT_NORM_KEY,
-					   rows, nrows, NULL);
-		if (++keys % GROUP_OF_KEYS == 0)
-		{
-			MemoryContextReset(group_context);
-			CHECK_FOR_INTERRUPTS();
-		}
-	}
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(context);
-}
 
 /* If it fails in a subtransaction that is rolled back, all are entered anew later. */
 static void
 crm_enter_put_off(PutOff *p, Relation index)
 {
-	Entry *sorted = palloc_extended(sizeof(Entry) * p->n, MCXT_ALLOC_HUGE);
-
-	memcpy(sorted, p->entry, sizeof(Entry) * p->n);
-	crm_enter(index, sorted, p->n);
-	pfree(sorted);
+	crm_match_enter(index, p->entry, p->n);
 	p->n = 0;
 	p->nparts = 0;
 }
@@ -208,7 +143,7 @@ crm_put_off_of(Relation index)
 	p = MemoryContextAllocZero(put_off_context, sizeof(PutOff));
 	p->indexid = RelationGetRelid(index);
 	p->allocated = 256;
-	p->entry = MemoryContextAlloc(put_off_context, sizeof(Entry) * p->allocated);
+	p->entry = MemoryContextAlloc(put_off_context, sizeof(MatchEntry) * p->allocated);
 	p->parts_allocated = 4;
 	p->part = MemoryContextAlloc(put_off_context, sizeof(Part) * p->parts_allocated);
 	p->next = put_off;
@@ -238,7 +173,8 @@ crm_put_off_row(Relation index, const int32 *key, int n, ItemPointer row)
 {
 	PutOff *p = crm_put_off_of(index);
 
-	if (p->n > 0 && (p->n + n) * 2 * sizeof(Entry) > (Size) maintenance_work_mem * 1024)
+	if (p->n > 0 && (p->n + n) * (1 + MATCH_ENTER_COPIES) * sizeof(MatchEntry) >
+						(Size) maintenance_work_mem * 1024)
 		crm_enter_put_off(p, index);
 	/* Until the transaction ends nobody may drop the index, or move it to another file. */
 	if (p->n == 0)
@@ -247,7 +183,7 @@ crm_put_off_row(Relation index, const int32 *key, int n, ItemPointer row)
 	while (p->n + n > p->allocated)
 	{
 		p->allocated *= 2;
-		p->entry = repalloc_huge(p->entry, sizeof(Entry) * p->allocated);
+		p->entry = repalloc_huge(p->entry, sizeof(MatchEntry) * p->allocated);
 	}
 	for (int i = 0; i < n; i++)
 	{
@@ -293,14 +229,14 @@ crm_match_index_insert(Relation index, Datum *values, bool *isnull, ItemPointer 
 	if (ending || info->ii_Concurrent || rel->rd_tableam != GetHeapamTableAmRoutine() ||
 		crm_row_is_speculative(rel, row))
 	{
-		Entry *entry = palloc(sizeof(Entry) * n);
+		MatchEntry *entry = palloc(sizeof(MatchEntry) * n);
 
 		for (int i = 0; i < n; i++)
 		{
 			entry[i].key = ((int32 *) ARR_DATA_PTR(keys))[i];
 			entry[i].row = *row;
 		}
-		crm_enter(index, entry, n);
+		crm_match_enter(index, entry, n);
 		pfree(entry);
 	}
 	else

@@ -141,21 +141,6 @@ crm_postings_leave(MatchPostings *postings)
 	postings->stack = NULL;
 }
 
-/*
- * The key of an entry, read where it lies: matching indexes have one column, of
- * integers.  Entries without one come after all that have one.
- */
-static inline bool
-crm_entry_key(Page page, OffsetNumber off, int32 *key)
-{
-	IndexTuple tuple = (IndexTuple) PageGetItem(page, PageGetItemId(page, off));
-
-	if (IndexTupleHasNulls(tuple))
-		return false;
-	*key = *(int32 *) ((char *) tuple + IndexInfoFindDataOffset(tuple->t_info));
-	return true;
-}
-
 /* The entry of a key on its leaf; InvalidOffsetNumber if there is none. */
 static OffsetNumber
 crm_entry_on_leaf(Page page, int32 key)

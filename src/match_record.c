@@ -32,6 +32,7 @@ struct MatchScratch
 	MatchKey key[MATCH_MAX_KEYS];
 	int nkeys;
 	bool want_keys;
+	bool want_record;
 	bool outline;
 	char buffer[CRM_NAME_MAX_TEXT + MATCH_MAX_VALUE];
 };
@@ -621,13 +622,13 @@ crm_han_byte(const CrmNameToken *token)
 }
 
 static size_t
-crm_without_spaces(char *text, size_t len)
+crm_without_spaces(char *out, const char *text, size_t len)
 {
 	size_t n = 0;
 
 	for (size_t i = 0; i < len; i++)
 		if (text[i] != ' ')
-			text[n++] = text[i];
+			out[n++] = text[i];
 	return n;
 }
 
@@ -829,6 +830,21 @@ crm_branch_text(MatchScratch *s, const CrmName *name, int branch_start)
 		s->head.flags |= MATCH_ENDS_AS_BRANCH;
 }
 
+/* By its pieces, and by what distinguishes it as a whole: spaces are often misplaced. */
+static void
+crm_company_keys(MatchScratch *s, const CrmName *name, const char *all, size_t nall,
+				 const char *core, size_t ncore)
+{
+	char whole[CRM_NAME_MAX_TEXT];
+	size_t n;
+
+	crm_name_keys(s, name);
+	n = crm_without_spaces(whole, ncore > 0 ? core : all, ncore > 0 ? ncore : nall);
+	if (n > 0)
+		crm_add_key(s, crm_match_hash(KEY_NAME_WHOLE, whole, n), item_default_bits[ITEM_CORE],
+					MATCH_KEY_IDENTIFIER);
+}
+
 /*
  * The company's name.  A branch is named by what follows the last legal form
  * before its marker ("... Co., Ltd. West Branch"), or by the marker alone.
@@ -840,7 +856,7 @@ crm_company(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 	CrmName *name = crm_name_parse_into(value->data, value->len, &s->name);
 	GramSink sink = {s->name_gram, s->name_gram_bits, 0, KEY_NAME_GRAM};
 	int branch_start = name->ntokens;
-	size_t all = 0, core = 0, branch = 0, n;
+	size_t all = 0, core = 0, branch = 0;
 	char *all_text = s->buffer, *core_text = (char *) s->other.text;
 	char branch_text[256];
 
@@ -882,10 +898,15 @@ crm_company(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 		else if (token->kind == CRM_NAME_CORE || token->kind == CRM_NAME_INDUSTRY)
 			core = crm_append_token(core_text, core, token);
 	}
-	crm_company_text(s, name, branch_start);
 	crm_words_text(s, name);
-	crm_name_text(s, name);
 	crm_alias_keys(s, name, branch_start);
+	if (s->want_keys)
+		crm_company_keys(s, name, all_text, all, core_text, core);
+	if (!s->want_record)
+		return;
+
+	crm_company_text(s, name, branch_start);
+	crm_name_text(s, name);
 	crm_branch_text(s, name, branch_start);
 	crm_set_item(s, ITEM_COMPANY, all_text, all);
 	crm_set_item(s, ITEM_CORE, core_text, core);
@@ -901,20 +922,6 @@ crm_company(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 	crm_token_grams(s, name, &sink, true);
 	crm_sort_grams(&sink);
 	s->head.nname = (uint16) sink.n;
-	if (!s->want_keys)
-		return;
-
-	crm_name_keys(s, name);
-	if (core == 0)
-	{
-		core_text = all_text;
-		core = all;
-	}
-	/* Of equal names what distinguishes them is equal, too; spaces are often misplaced. */
-	n = crm_without_spaces(core_text, core);
-	if (n > 0)
-		crm_add_key(s, crm_match_hash(KEY_NAME_WHOLE, core_text, n), item_default_bits[ITEM_CORE],
-					MATCH_KEY_IDENTIFIER);
 }
 
 /* A person's words: what is left when titles are taken away, joined without spaces. */
@@ -1066,7 +1073,7 @@ crm_address(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 	{
 		const MatchValue *value = &values[places[i].role];
 
-		if (value->data != NULL)
+		if (value->data != NULL && (s->want_record || places[i].item == ITEM_CITY))
 			crm_place(s, places[i].item, value);
 	}
 	crm_postcode(s, &values[MATCH_POSTCODE]);
@@ -1076,9 +1083,12 @@ crm_address(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 		GramSink sink = {s->street_gram, s->street_gram_bits, 0, KEY_STREET_GRAM};
 		size_t n = 0;
 
-		crm_token_grams(s, name, &sink, false);
-		crm_sort_grams(&sink);
-		s->head.nstreet = (uint16) sink.n;
+		if (s->want_record)
+		{
+			crm_token_grams(s, name, &sink, false);
+			crm_sort_grams(&sink);
+			s->head.nstreet = (uint16) sink.n;
+		}
 		for (int i = 0; i < name->ntokens; i++)
 			n = crm_append_token(s->buffer, n, &name->tokens[i]);
 		crm_set_item(s, ITEM_STREET, s->buffer, n);
@@ -1241,10 +1251,11 @@ crm_pack(const MatchScratch *s)
 }
 
 static void
-crm_begin_record(MatchScratch *s, bool want_keys, bool outline)
+crm_begin_record(MatchScratch *s, bool want_record, bool want_keys, bool outline)
 {
 	memset(&s->head, 0, sizeof(s->head));
 	s->nkeys = 0;
+	s->want_record = want_record;
 	s->want_keys = want_keys;
 	s->outline = outline;
 	for (int i = 0; i < MATCH_NITEMS; i++)
@@ -1254,7 +1265,7 @@ crm_begin_record(MatchScratch *s, bool want_keys, bool outline)
 MatchRecord *
 crm_match_outline(const MatchValue values[MATCH_NROLES], MatchScratch *s, MatchOutline outline)
 {
-	crm_begin_record(s, false, true);
+	crm_begin_record(s, true, false, true);
 	if (values[MATCH_CITY].data != NULL)
 		crm_place(s, ITEM_CITY, &values[MATCH_CITY]);
 	crm_postcode(s, &values[MATCH_POSTCODE]);
@@ -1264,21 +1275,19 @@ crm_match_outline(const MatchValue values[MATCH_NROLES], MatchScratch *s, MatchO
 	return crm_pack(s);
 }
 
-MatchRecord *
-crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *s, const MatchKey **keys,
-				 int *nkeys)
+static void
+crm_read_values(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 {
 	bool has_company = values[MATCH_COMPANY].data != NULL;
 	int n = 0;
 
-	crm_begin_record(s, keys != NULL, false);
 	crm_address(s, values);
 	if (has_company)
 		crm_company(s, values);
 	crm_person(s, values, has_company);
 	crm_identifiers(s, values);
-	if (keys == NULL)
-		return crm_pack(s);
+	if (!s->want_keys)
+		return;
 
 	crm_index_keys(s, has_company);
 	crm_sort_match_keys(s->key, s->nkeys);
@@ -1286,7 +1295,27 @@ crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *s, const M
 		if (n == 0 || s->key[n - 1].hash != s->key[i].hash)
 			s->key[n++] = s->key[i];
 	s->nkeys = n;
-	*keys = s->key;
-	*nkeys = n;
+}
+
+MatchRecord *
+crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *s, const MatchKey **keys,
+				 int *nkeys)
+{
+	crm_begin_record(s, true, keys != NULL, false);
+	crm_read_values(s, values);
+	if (keys != NULL)
+	{
+		*keys = s->key;
+		*nkeys = s->nkeys;
+	}
 	return crm_pack(s);
+}
+
+const MatchKey *
+crm_match_record_keys(const MatchValue values[MATCH_NROLES], MatchScratch *s, int *nkeys)
+{
+	crm_begin_record(s, false, true, false);
+	crm_read_values(s, values);
+	*nkeys = s->nkeys;
+	return s->key;
 }
