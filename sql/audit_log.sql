@@ -86,6 +86,62 @@ DELETE FROM t WHERE id = 3001;
 SELECT operation, kind, record_id FROM audit_log WHERE record_id IN (3001, 3002, 30010, 30020) ORDER BY kind, record_id, id;
 DROP TRIGGER a_follow ON t;
 
+-- triggers that fire between the rows of a statement see all rows before theirs; what they roll back takes no row of others along
+CREATE TABLE looked (id int, rows bigint, own bigint);
+CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    BEGIN
+        BEGIN
+            PERFORM count(*) FROM regress_audit_log.audit_log;
+        EXCEPTION WHEN undefined_table THEN NULL;
+        END;
+        UPDATE regress_audit_log.t SET v = 'changed again' WHERE id = NEW.id;
+        IF NEW.id % 2 = 1 THEN RAISE division_by_zero; END IF;
+    EXCEPTION WHEN division_by_zero THEN NULL;
+    END;
+    INSERT INTO regress_audit_log.looked
+    SELECT NEW.id, count(DISTINCT record_id), count(*) FILTER (WHERE record_id = NEW.id) FROM regress_audit_log.audit_log WHERE record_id BETWEEN 3101 AND 3199;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER zz_look AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION look();
+INSERT INTO t SELECT i, 'new' FROM generate_series(3101, 3105) AS i;
+COPY t FROM stdin;
+3106	copied
+3107	copied
+\.
+SELECT * FROM looked ORDER BY id;
+SELECT record_id, string_agg(operation, ' ' ORDER BY id) FROM audit_log WHERE record_id BETWEEN 3101 AND 3199 GROUP BY 1 ORDER BY 1;
+SET enable_seqscan = off;
+SELECT count(*), count(DISTINCT id) FROM audit_log WHERE record_id BETWEEN 3101 AND 3199;
+RESET enable_seqscan;
+DROP TRIGGER zz_look ON t;
+-- a trigger that changes the log while rows are on their way to it, and rows for two logs in turns
+CREATE FUNCTION extend() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.id = 3202 THEN ALTER TABLE regress_audit_log.audit_log ADD COLUMN midway int DEFAULT 7; END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER zz_extend AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION extend();
+CREATE TRIGGER crm_audit_too AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION crm.audit('other', 'log=regress_audit_log_ws.audit_log');
+INSERT INTO t SELECT i, 'new' FROM generate_series(3201, 3204) AS i;
+SELECT record_id, kind, midway FROM audit_log WHERE record_id BETWEEN 3201 AND 3299 ORDER BY id;
+SELECT record_id, kind FROM regress_audit_log_ws.audit_log WHERE record_id BETWEEN 3201 AND 3299 ORDER BY id;
+DROP TRIGGER zz_extend ON t;
+DROP TRIGGER crm_audit_too ON t;
+ALTER TABLE audit_log DROP COLUMN midway;
+-- a procedure that commits, and a constraint trigger that fires at the end of the transaction
+DO $$
+BEGIN
+    FOR i IN 3301..3303 LOOP
+        INSERT INTO regress_audit_log.t VALUES (i, 'new');
+        IF i = 3302 THEN ROLLBACK; ELSE COMMIT; END IF;
+    END LOOP;
+END $$;
+CREATE CONSTRAINT TRIGGER crm_audit_later AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION crm.audit('later');
+INSERT INTO t VALUES (3304, 'new'), (3305, 'new');
+DROP TRIGGER crm_audit_later ON t;
+SELECT record_id, kind FROM audit_log WHERE record_id BETWEEN 3301 AND 3399 ORDER BY id;
+
 -- a partitioned table, values of 1 MB that move to the log's digest, and many columns
 CREATE TABLE part (id int, v text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
 CREATE TABLE part_a PARTITION OF part FOR VALUES FROM (0) TO (10);

@@ -84,10 +84,10 @@ typedef struct AuditLog
 	bool direct;			   /* the rest is valid, and rows need no executor */
 	int fields[AUDIT_NFIELDS]; /* position of each field in a row of the log */
 	CrmPlainRow row;		   /* a row of the log before its fields are filled in */
-	int nindexes;
-	Oid *indexes;
-	IndexInfo **index_infos;
 } AuditLog;
+
+/* Rows of a log that are kept to be written together. */
+typedef struct AuditBatch AuditBatch;
 
 /* Rows written directly by this backend. */
 extern int64 crm_audit_rows_direct;
@@ -95,5 +95,12 @@ extern int64 crm_audit_rows_direct;
 extern void crm_audit_load_log(AuditLog *log, Oid relid);
 extern void crm_audit_lock_log(const AuditLog *log);
 extern void crm_audit_write(AuditLog *log, Datum *values, bool *nulls);
+
+/* Where the next row of a log goes, which the caller has locked. */
+extern AuditBatch *crm_audit_batch(const AuditLog *log);
+extern TupleDesc crm_audit_batch_desc(AuditBatch *batch);
+extern void crm_audit_batch_add(AuditBatch *batch, Datum *values, bool *nulls);
+/* All rows that are kept are in their logs afterwards. */
+extern void crm_audit_catch_up(void);
 
 #endif /* CRM_AUDIT_H */

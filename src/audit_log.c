@@ -12,8 +12,7 @@
  *
  * What was found out about a log holds while no relcache invalidation for it
  * has come in; the caller locks the log, looks whether one has, and writes.
- * Relations are opened and closed for each row: a reference held longer would
- * make ALTER TABLE of the log fail in the same transaction.
+ * Rows written that way go through audit_batch.c.
  */
 #include "postgres.h"
 
@@ -55,19 +54,14 @@ static const CrmPlainField audit_fields[AUDIT_NFIELDS] = {
 	[AUDIT_NEW] = {"new", JSONBOID},
 };
 
-int64 crm_audit_rows_direct = 0;
-
 /* False if an index holds expressions, covers a part of the rows or excludes some. */
 static bool
-crm_audit_load_indexes(AuditLog *log, Relation rel)
+crm_audit_indexes_are_plain(Relation rel)
 {
 	List *list = RelationGetIndexList(rel);
 	ListCell *cell;
 	bool plain = true;
 
-	log->nindexes = 0;
-	log->indexes = palloc(sizeof(Oid) * (list_length(list) + 1));
-	log->index_infos = palloc(sizeof(IndexInfo *) * (list_length(list) + 1));
 	foreach (cell, list)
 	{
 		Relation index = index_open(lfirst_oid(cell), RowExclusiveLock);
@@ -76,8 +70,6 @@ crm_audit_load_indexes(AuditLog *log, Relation rel)
 		plain &= info->ii_Expressions == NIL && info->ii_Predicate == NIL &&
 				 info->ii_ExclusionOps == NULL &&
 				 (!index->rd_index->indisunique || index->rd_index->indimmediate);
-		log->indexes[log->nindexes] = lfirst_oid(cell);
-		log->index_infos[log->nindexes++] = info;
 		index_close(index, RowExclusiveLock);
 	}
 	list_free(list);
@@ -102,7 +94,7 @@ crm_audit_load_log(AuditLog *log, Oid relid)
 	log->owner = rel->rd_rel->relowner;
 	log->direct = crm_is_plain_table(rel, CMD_INSERT) && !crm_has_checks(rel) &&
 				  crm_plain_row(&log->row, rel, audit_fields, AUDIT_NFIELDS, log->fields) &&
-				  crm_audit_load_indexes(log, rel);
+				  crm_audit_indexes_are_plain(rel);
 	table_close(rel, NoLock);
 }
 
@@ -162,49 +154,14 @@ crm_audit_execute(AuditLog *log, Datum *values, bool *nulls)
 	SPI_finish();
 }
 
-static void
-crm_audit_insert_index(AuditLog *log, int i, Relation rel, HeapTuple tuple, Datum *values,
-					   bool *nulls)
-{
-	Relation index = index_open(log->indexes[i], RowExclusiveLock);
-
-	/* An index that CREATE INDEX CONCURRENTLY has only begun is not ready; it tells the index only.
-	 */
-	if (index->rd_index->indisready)
-	{
-		IndexInfo *info = log->index_infos[i];
-		Datum keys[INDEX_MAX_KEYS];
-		bool key_nulls[INDEX_MAX_KEYS];
-
-		for (int k = 0; k < info->ii_NumIndexAttrs; k++)
-		{
-			int position = info->ii_IndexAttrNumbers[k] - 1;
-
-			keys[k] = values[position];
-			key_nulls[k] = nulls[position];
-		}
-		/* What access methods keep between rows refers to the open index. */
-		info->ii_AmCache = NULL;
-		info->ii_Context = CurrentMemoryContext;
-		index_insert(index, keys, key_nulls, &tuple->t_self, rel,
-					 index->rd_index->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, false,
-					 info);
-		CRM_INDEX_INSERT_CLEANUP(index, info);
-		info->ii_AmCache = NULL;
-	}
-	/* The lock is kept, as a scan of the index would: most rows are followed by more. */
-	index_close(index, NoLock);
-}
-
 /* False if a column that must not be NULL would be: the executor words that error. */
 static bool
 crm_audit_insert(AuditLog *log, const Datum *values, const bool *nulls)
 {
-	Relation rel = table_open(log->relid, NoLock);
-	TupleDesc desc = RelationGetDescr(rel);
+	AuditBatch *batch = crm_audit_batch(log);
+	TupleDesc desc = crm_audit_batch_desc(batch);
 	Datum *row = palloc(sizeof(Datum) * log->row.natts);
 	bool *row_nulls = palloc(sizeof(bool) * log->row.natts);
-	HeapTuple tuple;
 
 	PreventCommandIfReadOnly("INSERT");
 	memcpy(row, log->row.values, sizeof(Datum) * log->row.natts);
@@ -215,22 +172,11 @@ crm_audit_insert(AuditLog *log, const Datum *values, const bool *nulls)
 		row_nulls[log->fields[i]] = nulls[i];
 	}
 	for (int i = 0; i < log->row.natts; i++)
-	{
 		if (row_nulls[i] && TupleDescAttr(desc, i)->attnotnull)
-		{
-			table_close(rel, NoLock);
 			return false;
-		}
-	}
 	if (log->row.identity >= 0)
 		row[log->row.identity] = Int64GetDatum(nextval_internal(log->row.sequence, false));
-
-	tuple = heap_form_tuple(desc, row, row_nulls);
-	simple_heap_insert(rel, tuple);
-	for (int i = 0; i < log->nindexes; i++)
-		crm_audit_insert_index(log, i, rel, tuple, row, row_nulls);
-	table_close(rel, NoLock);
-	crm_audit_rows_direct++;
+	crm_audit_batch_add(batch, row, row_nulls);
 	return true;
 }
 
@@ -245,6 +191,9 @@ crm_audit_write(AuditLog *log, Datum *values, bool *nulls)
 	SetUserIdAndSecContext(log->owner, save_sec_context | SECURITY_LOCAL_USERID_CHANGE |
 										   SECURITY_RESTRICTED_OPERATION);
 	if (!log->direct || !crm_audit_insert(log, values, nulls))
+	{
+		crm_audit_catch_up();
 		crm_audit_execute(log, values, nulls);
+	}
 	SetUserIdAndSecContext(save_userid, save_sec_context);
 }

@@ -26,6 +26,7 @@ _PG_init(void)
 	crm_canonical_init();
 	crm_identity_init();
 	crm_scope_init();
+	crm_audit_init();
 	crm_match_index_init();
 	crm_match_scan_init();
 	crm_duplicate_rule_init();

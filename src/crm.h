@@ -13,6 +13,7 @@ extern void crm_phone_init(void);
 extern void crm_canonical_init(void);
 extern void crm_identity_init(void);
 extern void crm_scope_init(void);
+extern void crm_audit_init(void);
 extern void crm_match_index_init(void);
 extern void crm_match_scan_init(void);
 extern void crm_duplicate_rule_init(void);
