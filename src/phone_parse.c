@@ -254,7 +254,11 @@ crm_phone_parse(const char *in, size_t len, const char *region, char *out, CrmFa
 		return crm_fault(fault, "The number is empty.", NULL);
 	if (!crm_phone_split(text, n, dialled, extension, fault))
 		return false;
-	status = crm_phone_shim_parse(dialled, region, out, CRM_PHONE_MAX_DIGITS + 2);
+	/* libphonenumber says so too, after some microseconds. */
+	if (region == NULL && dialled[0] != '+' && dialled[1] != '\0')
+		status = CRM_PHONE_NO_COUNTRY;
+	else
+		status = crm_phone_shim_parse(dialled, region, out, CRM_PHONE_MAX_DIGITS + 2);
 	if (status != CRM_PHONE_OK)
 		return crm_phone_fault(status, fault);
 	/* What is stored must be accepted again, so the shim's result meets the same rule. */
