@@ -27,6 +27,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/index.h"
+#include "catalog/pg_am.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "tcop/utility.h"
@@ -121,22 +122,46 @@ crm_batch_find_indexes(AuditBatch *b, Relation rel)
 	MemoryContextSwitchTo(save);
 }
 
+/* Has the row before the same values in the columns of the index, as far as can be seen at once? */
+static bool
+crm_batch_repeats(const IndexInfo *info, TupleTableSlot *row, TupleTableSlot *before)
+{
+	for (int k = 0; k < info->ii_NumIndexAttrs; k++)
+	{
+		int column = info->ii_IndexAttrNumbers[k] - 1;
+
+		if (!TupleDescAttr(row->tts_tupleDescriptor, column)->attbyval ||
+			row->tts_isnull[column] != before->tts_isnull[column] ||
+			(!row->tts_isnull[column] && row->tts_values[column] != before->tts_values[column]))
+			return false;
+	}
+	return true;
+}
+
 static void
 crm_batch_enter(AuditBatch *b, Relation rel, Relation index, IndexInfo *info)
 {
 	IndexUniqueCheck unique = index->rd_index->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO;
+	bool summary = index->rd_rel->relam == BRIN_AM_OID;
 
 	/* What access methods keep between rows refers to the open index. */
 	info->ii_AmCache = NULL;
 	info->ii_Context = CurrentMemoryContext;
 	for (int i = 0; i < b->n; i++)
 	{
+		TupleTableSlot *row = b->slot[i];
 		Datum keys[INDEX_MAX_KEYS];
 		bool nulls[INDEX_MAX_KEYS];
 
 		for (int k = 0; k < info->ii_NumIndexAttrs; k++)
-			keys[k] = slot_getattr(b->slot[i], info->ii_IndexAttrNumbers[k], &nulls[k]);
-		index_insert(index, keys, nulls, &b->slot[i]->tts_tid, rel, unique, false, info);
+			keys[k] = slot_getattr(row, info->ii_IndexAttrNumbers[k], &nulls[k]);
+		/* A summary of the page has heard of the time when this transaction began. */
+		if (summary && i > 0 &&
+			ItemPointerGetBlockNumber(&row->tts_tid) ==
+				ItemPointerGetBlockNumber(&b->slot[i - 1]->tts_tid) &&
+			crm_batch_repeats(info, row, b->slot[i - 1]))
+			continue;
+		index_insert(index, keys, nulls, &row->tts_tid, rel, unique, false, info);
 	}
 	CRM_INDEX_INSERT_CLEANUP(index, info);
 	info->ii_AmCache = NULL;
