@@ -1231,7 +1231,7 @@ CREATE TABLE @workspace@.account (
     updated_at timestamptz NOT NULL DEFAULT now(),
     row_version integer NOT NULL DEFAULT 1
 );
-CREATE INDEX ON @workspace@.account (parent_id);
+CREATE INDEX ON @workspace@.account (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX ON @workspace@.account (owner_id);
 COMMENT ON TABLE @workspace@.account IS 'A customer or prospect: a company or other organisation.';
 COMMENT ON COLUMN @workspace@.account.id IS 'Identifier, never reused.';
@@ -1345,9 +1345,9 @@ CREATE TABLE @workspace@.lead (
 CREATE INDEX ON @workspace@.lead (owner_id);
 CREATE INDEX ON @workspace@.lead (source);
 CREATE INDEX ON @workspace@.lead (pipeline, stage);
-CREATE INDEX ON @workspace@.lead (converted_account_id);
-CREATE INDEX ON @workspace@.lead (converted_contact_id);
-CREATE INDEX ON @workspace@.lead (converted_opportunity_id);
+CREATE INDEX ON @workspace@.lead (converted_account_id) WHERE converted_account_id IS NOT NULL;
+CREATE INDEX ON @workspace@.lead (converted_contact_id) WHERE converted_contact_id IS NOT NULL;
+CREATE INDEX ON @workspace@.lead (converted_opportunity_id) WHERE converted_opportunity_id IS NOT NULL;
 COMMENT ON TABLE @workspace@.lead IS 'A person or company that may become a customer, before anyone has qualified it.';
 COMMENT ON COLUMN @workspace@.lead.id IS 'Identifier, never reused.';
 COMMENT ON COLUMN @workspace@.lead.company IS 'Name of the company, as given.';
@@ -1450,10 +1450,10 @@ CREATE TABLE @workspace@.activity (
     row_version integer NOT NULL DEFAULT 1
 );
 CREATE INDEX ON @workspace@.activity (type);
-CREATE INDEX ON @workspace@.activity (account_id);
-CREATE INDEX ON @workspace@.activity (contact_id);
-CREATE INDEX ON @workspace@.activity (lead_id);
-CREATE INDEX ON @workspace@.activity (opportunity_id);
+CREATE INDEX ON @workspace@.activity (account_id) WHERE account_id IS NOT NULL;
+CREATE INDEX ON @workspace@.activity (contact_id) WHERE contact_id IS NOT NULL;
+CREATE INDEX ON @workspace@.activity (lead_id) WHERE lead_id IS NOT NULL;
+CREATE INDEX ON @workspace@.activity (opportunity_id) WHERE opportunity_id IS NOT NULL;
 CREATE INDEX ON @workspace@.activity (owner_id);
 COMMENT ON TABLE @workspace@.activity IS 'Something done or to be done for a customer: a task, call, meeting, e-mail, note or visit.';
 COMMENT ON COLUMN @workspace@.activity.id IS 'Identifier, never reused.';

@@ -25,7 +25,7 @@
 #include "match_enter.h"
 #include "match_index.h"
 
-#define KEYS_A_LEAF	  8	  /* from so many on it is cheaper to write the leaf anew */
+#define KEYS_A_LEAF	  4	  /* from so many on it is cheaper to write the leaf anew */
 #define ROW_BYTES	  7	  /* a row in a list takes at most */
 #define GROUP_OF_KEYS 256 /* entered between two looks at interrupts and memory */
 

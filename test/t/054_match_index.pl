@@ -123,6 +123,17 @@ is($node->safe_psql('postgres', 'SELECT wrong()'), '0', 'index and table agree a
 $node->safe_psql('postgres', 'VACUUM firm');
 $node->safe_psql('postgres', q{INSERT INTO firm SELECT 200000 + i, 'Again ' || md5(i::text) FROM generate_series(1, 3000) AS i});
 is($node->safe_psql('postgres', 'SELECT wrong()'), '0', 'and when its room was used again');
+
+# Loads that write the same leaves at the same time, while leaves split and vacuum clears them.
+$node->safe_psql('postgres', q{DELETE FROM firm WHERE id % 3 = 0});
+my @loads = map {
+	my $from = 300000 + 10000 * $_;
+	psql_start(join('', map { sprintf("INSERT INTO firm SELECT %d + i, '%s' || ' ' || md5((i %% 700)::text) || ' %s' FROM generate_series(1, 600) AS i;\n", $from + 1000 * $_, name(), name()) } 0 .. 4));
+} 1 .. 3;
+push @loads, psql_start("VACUUM firm;\nDELETE FROM firm WHERE id % 7 = 0 AND id > 300000;\n" x 10);
+finish($_) for @loads;
+is($node->safe_psql('postgres', 'SELECT count(*) > 7000 FROM firm WHERE id > 300000'), 't', 'loads beside one another');
+is($node->safe_psql('postgres', 'SELECT wrong()'), '0', 'index and table agree after them');
 $node->wait_for_catchup($standby);
 is($standby->safe_psql('postgres', 'SELECT wrong()'), '0', 'and on the standby');
 
