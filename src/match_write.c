@@ -62,21 +62,39 @@ crm_result_column(Relation rel, const char *name, Oid type)
 }
 
 static bool
-crm_text_is(Datum value, const char *text)
+crm_text_is(Datum value, const char *text, Size len)
 {
-	const struct varlena *t = PG_DETOAST_DATUM_PACKED(value);
+	const struct varlena *t = value == 0 ? NULL : PG_DETOAST_DATUM_PACKED(value);
 
-	return VARSIZE_ANY_EXHDR(t) == strlen(text) && memcmp(VARDATA_ANY(t), text, strlen(text)) == 0;
+	return t != NULL && VARSIZE_ANY_EXHDR(t) == len && memcmp(VARDATA_ANY(t), text, len) == 0;
 }
+
+#define CRM_TEXT_IS(value, literal) crm_text_is(value, literal, sizeof(literal) - 1)
 
 static uint8
 crm_pair_state(Datum value)
 {
-	return crm_text_is(value, "not_duplicate") ? PAIR_APART
-		   : crm_text_is(value, "ignored")	   ? PAIR_IGNORED
-		   : crm_text_is(value, "duplicate")   ? PAIR_SAME
-		   : crm_text_is(value, "merged")	   ? PAIR_MERGED
-											   : PAIR_OPEN;
+	return CRM_TEXT_IS(value, "open")			 ? PAIR_OPEN
+		   : CRM_TEXT_IS(value, "not_duplicate") ? PAIR_APART
+		   : CRM_TEXT_IS(value, "ignored")		 ? PAIR_IGNORED
+		   : CRM_TEXT_IS(value, "duplicate")	 ? PAIR_SAME
+		   : CRM_TEXT_IS(value, "merged")		 ? PAIR_MERGED
+												 : PAIR_OPEN;
+}
+
+/* The next row of a kind, with all its values up to a column. */
+static bool
+crm_next_of_kind(TableScanDesc heap, TupleTableSlot *slot, AttrNumber kind_column, const char *kind,
+				 Size len, AttrNumber last)
+{
+	while (table_scan_getnextslot(heap, ForwardScanDirection, slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		slot_getsomeattrs(slot, last);
+		if (crm_text_is(slot->tts_values[kind_column - 1], kind, len))
+			return true;
+	}
+	return false;
 }
 
 static void
@@ -91,17 +109,17 @@ crm_known_pairs(MatchScan *scan, Oid table, const char *kind, KnownResult *known
 	AttrNumber state = crm_result_column(rel, "state", TEXTOID);
 	TableScanDesc heap = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	const Datum *value = slot->tts_values - 1;
+	AttrNumber last = Max(Max(Max(id, kind_column), Max(left, right)), Max(score, state));
+	Size len = strlen(kind);
 	uint32 size = 0;
 	bool null;
 
-	while (table_scan_getnextslot(heap, ForwardScanDirection, slot))
+	while (crm_next_of_kind(heap, slot, kind_column, kind, len, last))
 	{
 		KnownPair *pair;
 		TransactionId xmin;
 
-		CHECK_FOR_INTERRUPTS();
-		if (!crm_text_is(slot_getattr(slot, kind_column, &null), kind))
-			continue;
 		if (known->npairs == size)
 		{
 			size = size ? size * 2 : 1024;
@@ -110,11 +128,11 @@ crm_known_pairs(MatchScan *scan, Oid table, const char *kind, KnownResult *known
 							  : repalloc_huge(known->pair, sizeof(KnownPair) * (Size) size);
 		}
 		pair = &known->pair[known->npairs++];
-		pair->id = DatumGetInt64(slot_getattr(slot, id, &null));
-		pair->left = DatumGetInt64(slot_getattr(slot, left, &null));
-		pair->right = DatumGetInt64(slot_getattr(slot, right, &null));
-		pair->score = DatumGetFloat4(slot_getattr(slot, score, &null));
-		pair->state = crm_pair_state(slot_getattr(slot, state, &null));
+		pair->id = DatumGetInt64(value[id]);
+		pair->left = DatumGetInt64(value[left]);
+		pair->right = DatumGetInt64(value[right]);
+		pair->score = DatumGetFloat4(value[score]);
+		pair->state = crm_pair_state(value[state]);
 		xmin = DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &null));
 		pair->changed = TransactionIdIsNormal(xmin) &&
 						!TransactionIdPrecedes(xmin, scan->shared->since) &&
@@ -139,17 +157,15 @@ crm_known_members(Oid table, const char *kind, KnownResult *known)
 	AttrNumber state = crm_result_column(rel, "state", TEXTOID);
 	TableScanDesc heap = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	const Datum *value = slot->tts_values - 1;
+	AttrNumber last = Max(Max(Max(id, kind_column), Max(cluster, record)), state);
+	Size len = strlen(kind);
 	uint32 size = 0;
-	bool null;
 
-	while (table_scan_getnextslot(heap, ForwardScanDirection, slot))
+	while (crm_next_of_kind(heap, slot, kind_column, kind, len, last))
 	{
 		KnownMember *member;
-		Datum value;
 
-		CHECK_FOR_INTERRUPTS();
-		if (!crm_text_is(slot_getattr(slot, kind_column, &null), kind))
-			continue;
 		if (known->nmembers == size)
 		{
 			size = size ? size * 2 : 1024;
@@ -158,12 +174,11 @@ crm_known_members(Oid table, const char *kind, KnownResult *known)
 								: repalloc_huge(known->member, sizeof(KnownMember) * (Size) size);
 		}
 		member = &known->member[known->nmembers++];
-		member->id = DatumGetInt64(slot_getattr(slot, id, &null));
-		member->cluster = DatumGetInt64(slot_getattr(slot, cluster, &null));
-		member->record = DatumGetInt64(slot_getattr(slot, record, &null));
-		value = slot_getattr(slot, state, &null);
-		member->open = crm_text_is(value, "open");
-		member->merged = !member->open && crm_text_is(value, "merged");
+		member->id = DatumGetInt64(value[id]);
+		member->cluster = DatumGetInt64(value[cluster]);
+		member->record = DatumGetInt64(value[record]);
+		member->open = CRM_TEXT_IS(value[state], "open");
+		member->merged = !member->open && CRM_TEXT_IS(value[state], "merged");
 		member->kept = false;
 	}
 	ExecDropSingleTupleTableSlot(slot);
