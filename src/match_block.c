@@ -368,14 +368,33 @@ crm_cmp_edge_ids(const void *a, const void *b, void *arg)
 	return id[x->b] < id[y->b] ? -1 : id[x->b] > id[y->b];
 }
 
-/*
- * The edges of all participants, each once, from the lower id to the higher, by
- * ids ascending.
- */
+/* Each edge once, from the lower id to the higher, by ids ascending; returns how many. */
+uint32
+crm_scan_order_edges(const MatchScan *scan, MatchEdge *edge, uint32 nedges)
+{
+	uint32 n = 0;
+
+	for (uint32 i = 0; i < nedges; i++)
+		if (scan->id[edge[i].a] > scan->id[edge[i].b])
+		{
+			uint32 swap = edge[i].a;
+
+			edge[i].a = edge[i].b;
+			edge[i].b = swap;
+		}
+	if (nedges > 1)
+		qsort_arg(edge, nedges, sizeof(MatchEdge), crm_cmp_edge_ids, scan->id);
+	for (uint32 i = 0; i < nedges; i++)
+		if (n == 0 || crm_cmp_edge_ids(&edge[n - 1], &edge[i], scan->id) != 0)
+			edge[n++] = edge[i];
+	return n;
+}
+
+/* The edges of all participants in their order. */
 MatchEdge *
 crm_scan_collect(MatchScan *scan, uint32 *nedges)
 {
-	Size total = 0, n = 0;
+	Size total = 0;
 	MatchEdge *edge;
 
 	for (int i = 0; i < SCAN_MAX_PARTS; i++)
@@ -396,19 +415,7 @@ crm_scan_collect(MatchScan *scan, uint32 *nedges)
 		crm_scan_free(scan, &part->edges, sizeof(MatchEdge) * (Size) part->nedges);
 		part->nedges = 0;
 	}
-	for (Size i = 0; i < total; i++)
-		if (scan->id[edge[i].a] > scan->id[edge[i].b])
-		{
-			uint32 swap = edge[i].a;
-
-			edge[i].a = edge[i].b;
-			edge[i].b = swap;
-		}
-	qsort_arg(edge, total, sizeof(MatchEdge), crm_cmp_edge_ids, scan->id);
-	for (Size i = 0; i < total; i++)
-		if (n == 0 || crm_cmp_edge_ids(&edge[n - 1], &edge[i], scan->id) != 0)
-			edge[n++] = edge[i];
-	*nedges = (uint32) n;
+	*nedges = crm_scan_order_edges(scan, edge, (uint32) total);
 	return edge;
 }
 

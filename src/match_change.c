@@ -119,12 +119,6 @@ typedef struct IdSet
 	uint32 used;
 } IdSet;
 
-static inline uint32
-crm_hash64(uint64 x)
-{
-	return (uint32) ((x * UINT64CONST(0x9E3779B97F4A7C15)) >> 32);
-}
-
 static void
 crm_ids_init(IdSet *set, uint32 size)
 {
@@ -266,16 +260,6 @@ crm_read_rows(void *arg, ItemPointer items, int nitems)
 	return rows->n <= SCAN_CROWD;
 }
 
-static void *
-crm_change_share(MatchScan *scan, const void *data, Size size, ScanRef *ref)
-{
-	void *shared = crm_scan_alloc(scan, size, ref);
-
-	if (size > 0)
-		memcpy(shared, data, size);
-	return shared;
-}
-
 static void
 crm_fetch_begin(ChangeFetch *fetch, Relation rel)
 {
@@ -343,6 +327,8 @@ crm_look_up_partition(MatchScan *scan, uint32 partition, MatchPostings *postings
 		total += rows[i].n;
 	}
 	shared = crm_scan_alloc(scan, sizeof(uint64) * total, &ref);
+	scan->shared->blocks[partition].member = ref;
+	scan->shared->blocks[partition].nmembers = (uint32) total * 2;
 	for (Size i = 0; i < nkeys; i++)
 	{
 		uint32 hash = SCAN_KEY_HASH(partition, key[i]);
@@ -371,14 +357,12 @@ void
 crm_scan_look_up(MatchScan *scan)
 {
 	ScanShared *shared = scan->shared;
-	ScanPart *part = scan->part;
 	Relation rel = table_open(shared->relid, AccessShareLock);
 	ChangeFetch fetch;
 	Relation index;
 	MatchPostings *postings;
 	const MatchCounts *counts = crm_scan_frequencies(scan);
 	MatchCounts *crowded = crm_counts_create(CurrentMemoryContext, PG_UINT32_MAX / 4, 0);
-	MatchCount *list;
 	MemoryContext context =
 		AllocSetContextCreate(CurrentMemoryContext, "crm match keys", ALLOCSET_DEFAULT_SIZES);
 	uint32 partition;
@@ -395,8 +379,7 @@ crm_scan_look_up(MatchScan *scan)
 		MemoryContextReset(context);
 		crm_progress_add(shared, 1);
 	}
-	list = crm_counts_list(crowded, 1, &part->ncounts);
-	crm_change_share(scan, list, sizeof(MatchCount) * (Size) part->ncounts, &part->counts);
+	crm_scan_share_counts(scan, crowded);
 	index_close(index, NoLock);
 	crm_fetch_end(&fetch);
 	table_close(rel, NoLock);
@@ -560,6 +543,8 @@ crm_change_match(ChangeMatch *match, const Candidate *candidate, uint32 n)
 	int64 id;
 
 	if (!crm_change_fetch_row(&match->fetch, candidate->tid, &id, values) ||
+		/* Of an earlier slice: it has found the others. */
+		(scan->shared->nslices > 0 && crm_scan_slice(scan->shared, id) < scan->shared->slice) ||
 		(n == 1 && scan->id[candidate->number] == id) ||
 		!crm_change_may(match, candidate, n, id, values, OUTLINE_ID) ||
 		!crm_change_may(match, candidate, n, id, values, OUTLINE_NAME))
@@ -756,6 +741,7 @@ crm_scan_changed(MatchScan *scan)
 	IdSet seen;
 	uint64 rows = 0, high = 0, bits = 0;
 
+	crm_scan_new_notes(scan);
 	crm_ids_init(&seen, 1024);
 	while (table_scan_getnextslot(heap, ForwardScanDirection, slot))
 	{
@@ -771,22 +757,32 @@ crm_scan_changed(MatchScan *scan)
 		}
 		if (null)
 			continue;
-		/* Neighbours mostly come together. */
-		if ((uint64) id >> 6 != high)
+		if (shared->nslices > 0)
 		{
-			if (bits != 0)
-				crm_ids_add(&seen, high, bits);
-			high = (uint64) id >> 6;
-			bits = 0;
+			if (crm_scan_slice(shared, id) != shared->slice)
+				continue;
 		}
-		bits |= UINT64CONST(1) << (id & 63);
-		if (!crm_scan_is_new(shared, DatumGetTransactionId(slot_getsysattr(
-										 slot, MinTransactionIdAttributeNumber, &null))))
-			continue;
-		if (list.nkeys > MOST_KEYS - MATCH_MAX_KEYS)
-			pg_atomic_write_u32(&shared->next, shared->pieces);
-		if (pg_atomic_add_fetch_u32(&shared->next, 1) > shared->pieces)
-			break; /* a scan of the whole table it will be */
+		else
+		{
+			/* Neighbours mostly come together. */
+			if ((uint64) id >> 6 != high)
+			{
+				if (bits != 0)
+					crm_ids_add(&seen, high, bits);
+				high = (uint64) id >> 6;
+				bits = 0;
+			}
+			bits |= UINT64CONST(1) << (id & 63);
+			if (!crm_scan_is_new(shared, DatumGetTransactionId(slot_getsysattr(
+											 slot, MinTransactionIdAttributeNumber, &null))))
+				continue;
+			/* Too many, or too much of them: a scan of the whole table it will be. */
+			if (list.nkeys > MOST_KEYS - MATCH_MAX_KEYS ||
+				pg_atomic_read_u64(&shared->used) > shared->limit / 4 * 3)
+				pg_atomic_write_u32(&shared->next, shared->pieces);
+			if (pg_atomic_add_fetch_u32(&shared->next, 1) > shared->pieces)
+				break;
+		}
 		old = MemoryContextSwitchTo(value_context);
 		crm_match_slot_values(columns, slot, values);
 		MemoryContextSwitchTo(old);
@@ -797,12 +793,16 @@ crm_scan_changed(MatchScan *scan)
 		crm_ids_add(&seen, high, bits);
 	crm_progress_add(shared, rows % 4096);
 	part->rows = rows;
-	part->nseen = seen.mask + 1;
-	crm_change_share(scan, seen.place, sizeof(IdPlace) * (Size) part->nseen, &part->seen);
+	if (shared->nslices == 0)
+	{
+		part->nseen = seen.mask + 1;
+		crm_scan_share(scan, seen.place, sizeof(IdPlace) * (Size) part->nseen, &part->seen);
+	}
 	crm_rows_by_id(scan, scan->again, scan->nagain, crm_change_take, &list);
 	part->nchanged = list.n;
-	crm_change_share(scan, list.record, sizeof(ChangedRecord) * (Size) list.n, &part->changed);
-	crm_change_share(scan, list.key, sizeof(ChangedKey) * (Size) list.nkeys, &part->changed_keys);
+	crm_scan_share(scan, list.record, sizeof(ChangedRecord) * (Size) list.n, &part->changed);
+	part->nchanged_keys = list.nkeys;
+	crm_scan_share(scan, list.key, sizeof(ChangedKey) * (Size) list.nkeys, &part->changed_keys);
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(heap);
 	table_close(rel, NoLock);
@@ -933,25 +933,28 @@ crm_change_drop_apart(const MatchScan *scan, MatchEdge *edge, uint32 nedges)
 	return n;
 }
 
-/* Keys of changed records that too many rows have, of all participants: identifiers and pieces. */
 void
-crm_change_crowded(MatchScan *scan, uint64 crowded[2])
+crm_change_add_crowded(MatchScan *scan, MatchCounts *crowds)
 {
-	MatchCounts *all = crm_counts_create(CurrentMemoryContext, PG_UINT32_MAX / 4, 0);
-	MatchCount *list;
-	uint32 n;
-
 	for (int i = 0; i < SCAN_MAX_PARTS; i++)
 	{
 		const ScanPart *part = &scan->shared->part[i];
+		const MatchCount *list = crm_scan_get(scan, part->counts);
 
-		list = crm_scan_get(scan, part->counts);
 		for (uint32 j = 0; j < part->ncounts; j++)
-			crm_counts_add(all, list[j].hash);
+			crm_counts_add(crowds, list[j].hash);
 	}
-	list = crm_counts_list(all, 1, &n);
+}
+
+void
+crm_change_crowded(const MatchCounts *crowds, uint64 crowded[2])
+{
+	uint32 n;
+	MatchCount *list = crm_counts_list(crowds, 1, &n);
+
 	for (uint32 i = 0; i < n; i++)
 		crowded[MATCH_HASH_IS_PIECE(list[i].hash)]++;
+	pfree(list);
 }
 
 /* A known record whose row was seen nowhere is gone. */

@@ -23,6 +23,8 @@ struct MatchCounts
 	uint32 used;
 	uint32 limit;
 	uint32 floor; /* entries dropped so far occurred at most this often */
+	uint32 first; /* of the top bytes of hashes that are counted */
+	uint32 nfirst;
 	/* of a finished list */
 	const MatchCount *list;
 	const uint32 *start; /* NULL: a table */
@@ -37,6 +39,7 @@ crm_counts_alloc(MemoryContext context, uint32 limit, uint32 size)
 	counts->context = context;
 	counts->limit = limit;
 	counts->mask = size - 1;
+	counts->nfirst = 256;
 	counts->entry = MemoryContextAllocExtended(context, sizeof(CountEntry) * (Size) size,
 											   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	return counts;
@@ -83,6 +86,13 @@ crm_counts_resize(MatchCounts *counts, uint32 size, uint32 least)
 }
 
 void
+crm_counts_only(MatchCounts *counts, uint32 first, uint32 n)
+{
+	counts->first = first;
+	counts->nfirst = n;
+}
+
+void
 crm_counts_add(MatchCounts *counts, uint32 hash)
 {
 	crm_counts_add_many(counts, hash, 1);
@@ -91,8 +101,11 @@ crm_counts_add(MatchCounts *counts, uint32 hash)
 void
 crm_counts_add_many(MatchCounts *counts, uint32 hash, uint32 n)
 {
-	CountEntry *entry = crm_counts_slot(counts, hash);
+	CountEntry *entry;
 
+	if ((hash >> 24) - counts->first >= counts->nfirst)
+		return;
+	entry = crm_counts_slot(counts, hash);
 	if (entry->hash == 0)
 	{
 		if (counts->used >= counts->mask - counts->mask / 4)
@@ -113,6 +126,13 @@ crm_counts_add_many(MatchCounts *counts, uint32 hash, uint32 n)
 		counts->used++;
 	}
 	entry->count += n;
+}
+
+void
+crm_counts_free(MatchCounts *counts)
+{
+	pfree(counts->entry);
+	pfree(counts);
 }
 
 uint32

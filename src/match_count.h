@@ -22,9 +22,12 @@ typedef struct MatchCount
  * list has the order of its table, and piles up in one that is too small.
  */
 extern MatchCounts *crm_counts_create(MemoryContext context, uint32 limit, Size expected);
+/* From now on only hashes of n top bytes from the first on are counted. */
+extern void crm_counts_only(MatchCounts *counts, uint32 first, uint32 n);
 extern void crm_counts_add(MatchCounts *counts, uint32 hash);
 extern void crm_counts_add_many(MatchCounts *counts, uint32 hash, uint32 n);
 extern uint32 crm_counts_get(const MatchCounts *counts, uint32 hash);
+extern void crm_counts_free(MatchCounts *counts); /* a table */
 /* Entries that occur at least twice, by hash ascending. */
 extern bytea *crm_counts_pack(const MatchCounts *counts);
 extern MatchCounts *crm_counts_unpack(const char *data, size_t len, MemoryContext context);

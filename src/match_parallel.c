@@ -53,7 +53,9 @@ crm_scan_no_memory(const MatchScan *scan)
 {
 	ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 					errmsg("scanning for duplicates needs more memory than crm.scan_memory"),
-					errdetail("The limit is %llu kB; a row takes 600 to 900 bytes.",
+					errdetail("The limit is %llu kB, and what is compared of the records in pairs "
+							  "must fit: 600 to 900 bytes each, beside some MB for each process "
+							  "and the statistics.",
 							  (unsigned long long) scan->shared->limit / 1024),
 					errhint("Raise crm.scan_memory.")));
 }
@@ -117,13 +119,26 @@ crm_scan_next(MatchScan *scan, uint32 *piece)
 	return *piece < scan->shared->pieces;
 }
 
+void *
+crm_scan_share(MatchScan *scan, const void *data, Size size, ScanRef *ref)
+{
+	void *shared = crm_scan_alloc(scan, size, ref);
+
+	if (size > 0)
+		memcpy(shared, data, size);
+	return shared;
+}
+
 /* Addresses of what the jobs before have made. */
-static void
+void
 crm_scan_locate(MatchScan *scan)
 {
 	ScanShared *shared = scan->shared;
 	uint32 nchunks = pg_atomic_read_u32(&shared->nchunks);
 
+	if (scan->generation != shared->generation)
+		crm_scan_emptied(scan);
+	scan->generation = shared->generation;
 	for (uint32 i = 0; i < nchunks; i++)
 		if (scan->chunk[i] == NULL)
 			scan->chunk[i] = crm_scan_get(scan, shared->chunk[i]);
@@ -161,6 +176,12 @@ crm_scan_work(MatchScan *scan, ScanJob job)
 			break;
 		case SCAN_COMPARE:
 			crm_scan_compare(scan);
+			break;
+		case SCAN_COUNT:
+			crm_scan_count(scan);
+			break;
+		case SCAN_COUNT_KEYS:
+			crm_scan_count_keys(scan);
 			break;
 		case SCAN_EXPLAIN:
 			crm_scan_explain(scan);
@@ -221,6 +242,13 @@ crm_scan_do(MatchScan *scan, ScanJob job, uint32 pieces)
 {
 	crm_scan_start(scan, job, pieces);
 	crm_scan_join(scan);
+}
+
+void
+crm_scan_job(MatchScan *scan, ScanJob job, uint32 pieces, uint64 total)
+{
+	crm_progress_job(scan->shared, job, total);
+	crm_scan_do(scan, job, pieces);
 }
 
 void
@@ -309,6 +337,9 @@ crm_scan_begin(Relation rel, int workers)
 	pg_atomic_init_u32(&shared->nchunks, 0);
 	pg_atomic_init_u32(&shared->npages, 0);
 	pg_atomic_init_u32(&shared->outgrown, 0);
+	pg_atomic_init_u32(&shared->no_room, 0);
+	pg_atomic_init_u64(&shared->nkeys, 0);
+	pg_atomic_init_u64(&shared->nkept, 0);
 	BarrierInit(&shared->barrier, 0);
 	scan->part = &shared->part[0];
 	if (workers == 0)

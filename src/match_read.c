@@ -46,7 +46,7 @@ crm_scan_id_column(Relation rel)
 	return attnum;
 }
 
-static CRM_NORETURN void
+void
 crm_scan_too_large(void)
 {
 	ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -165,6 +165,29 @@ crm_scan_note_key(MatchScan *scan, uint32 hash, uint32 number)
 	crm_scan_note(scan, hash >> 24, (uint64) (hash & 0xFFFFFF) << 32 | number);
 }
 
+/*
+ * Will there be room for what was read so far?  What follows takes up to 13 bytes a
+ * key and 24 a row in addition.
+ */
+static bool
+crm_scan_has_room(MatchScan *scan, uint64 nkeys, uint64 nrows)
+{
+	ScanShared *shared = scan->shared;
+	uint64 keys = pg_atomic_add_fetch_u64(&shared->nkeys, nkeys);
+	uint64 rows = pg_atomic_add_fetch_u64(&shared->nkept, nrows);
+
+	return pg_atomic_read_u64(&shared->used) + keys * 13 + rows * 24 < shared->limit;
+}
+
+void
+crm_scan_share_counts(MatchScan *scan, MatchCounts *counts)
+{
+	MatchCount *list = crm_counts_list(counts, 1, &scan->part->ncounts);
+
+	crm_scan_share(scan, list, sizeof(MatchCount) * (Size) scan->part->ncounts,
+				   &scan->part->counts);
+}
+
 /* The job SCAN_READ. */
 void
 crm_scan_read(MatchScan *scan)
@@ -180,7 +203,7 @@ crm_scan_read(MatchScan *scan)
 	TableScanDesc heap = scan->heap != NULL ? table_beginscan_parallel(rel, scan->heap)
 											: table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	uint64 rows = 0;
+	uint64 rows = 0, noted = 0;
 
 	while (table_scan_getnextslot(heap, ForwardScanDirection, slot))
 	{
@@ -194,7 +217,9 @@ crm_scan_read(MatchScan *scan)
 		int64 id = DatumGetInt64(slot_getattr(slot, id_column, &isnull));
 
 		CHECK_FOR_INTERRUPTS();
-		if (!isnull)
+		if (!isnull && pg_atomic_read_u32(&shared->no_room) != 0)
+			rows++; /* how many there are is of use */
+		else if (!isnull)
 		{
 			crm_match_slot_values(columns, slot, values);
 			record = crm_match_record(values, scratch, &keys, &nkeys);
@@ -202,23 +227,23 @@ crm_scan_read(MatchScan *scan)
 			for (int i = 0; i < nkeys; i++)
 				crm_scan_note_key(scan, keys[i].hash, number);
 			crm_match_count_record(counts, record, NULL, 0);
+			noted += nkeys;
 			if (++rows % 1000 == 0)
+			{
 				crm_progress_add(shared, 1000);
+				if (!crm_scan_has_room(scan, noted, 1000))
+					pg_atomic_write_u32(&shared->no_room, 1);
+				noted = 0;
+			}
 		}
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(row_context);
 	}
 	crm_progress_add(shared, rows % 1000);
 	scan->part->rows = rows;
-	{
-		uint32 n;
-		MatchCount *list = crm_counts_list(counts, 1, &n);
-		MatchCount *shared_list =
-			crm_scan_alloc(scan, sizeof(MatchCount) * (Size) n, &scan->part->counts);
-
-		memcpy(shared_list, list, sizeof(MatchCount) * (Size) n);
-		scan->part->ncounts = n;
-	}
+	if (!crm_scan_has_room(scan, noted, rows % 1000))
+		pg_atomic_write_u32(&shared->no_room, 1);
+	crm_scan_share_counts(scan, counts);
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(heap);
 	table_close(rel, NoLock);
@@ -229,6 +254,14 @@ crm_scan_indexed(MatchScan *scan)
 {
 	if (scan->reader != NULL)
 		scan->reader->page = NULL;
+}
+
+void
+crm_scan_emptied(MatchScan *scan)
+{
+	memset(scan->chunk, 0, sizeof(scan->chunk));
+	if (scan->reader != NULL)
+		memset(scan->reader, 0, sizeof(ScanReader));
 }
 
 /*
@@ -294,11 +327,11 @@ crm_scan_place_counts(MatchScan *scan, const MatchCount *list)
 }
 
 /*
- * What is common in this table: keys by the sizes of their blocks, the rest as
- * the participants counted it.
+ * What is common in this table, of some partitions: keys by the sizes of their
+ * blocks, the rest as the participants counted it.
  */
-void
-crm_scan_learn(MatchScan *scan)
+MatchCount *
+crm_scan_learned(MatchScan *scan, uint32 first, uint32 npartitions, uint32 *nlearned)
 {
 	ScanShared *shared = scan->shared;
 	MatchCounts *rest;
@@ -321,14 +354,16 @@ crm_scan_learn(MatchScan *scan)
 			crm_counts_add_many(rest, count[j].hash, count[j].count);
 		}
 		crm_scan_free(scan, &part->counts, sizeof(MatchCount) * (Size) part->ncounts);
+		part->ncounts = 0;
 	}
 	list = crm_counts_list(rest, 2, &n);
+	crm_counts_free(rest);
 	qsort(list, n, sizeof(MatchCount), crm_cmp_count);
 	total = n;
-	for (int i = 0; i < SCAN_PARTITIONS; i++)
+	for (uint32 i = first; i < first + npartitions; i++)
 		total += shared->blocks[i].ncounts;
-	all = crm_scan_alloc(scan, sizeof(MatchCount) * (Size) total, &shared->counts);
-	for (int i = 0; i < SCAN_PARTITIONS; i++)
+	all = palloc_extended(sizeof(MatchCount) * Max((Size) total, 1), MCXT_ALLOC_HUGE);
+	for (uint32 i = first; i < first + npartitions; i++)
 	{
 		ScanBlocks *blocks = &shared->blocks[i];
 		const MatchCount *count = crm_scan_get(scan, blocks->counts);
@@ -346,10 +381,20 @@ crm_scan_learn(MatchScan *scan)
 	}
 	while (next < n)
 		all[used++] = list[next++];
-	shared->ncounts = used;
-	crm_scan_place_counts(scan, all);
-	shared->rows = (double) shared->nrows;
 	pfree(list);
+	*nlearned = used;
+	return all;
+}
+
+void
+crm_scan_learn(MatchScan *scan)
+{
+	uint32 n;
+	MatchCount *learned = crm_scan_learned(scan, 0, SCAN_PARTITIONS, &n);
+
+	crm_scan_counts(scan, learned, sizeof(MatchCount) * (Size) n);
+	pfree(learned);
+	scan->shared->rows = (double) scan->shared->nrows;
 }
 
 /* What was learned before. */

@@ -49,6 +49,7 @@
 #define BASIS_VERSION 2	  /* of what is compared and how; counts up when that changes */
 #define MOST_CHANGED  0.1 /* of the rows; with more, a full scan is quicker */
 #define OLD_XID		  (UINT64CONST(1) << 30)
+#define CHANGE_NEEDS  2048 /* bytes that looking up a changed row takes */
 
 /* So many rows may have changed since the last scan of the whole table. */
 static uint64
@@ -69,6 +70,7 @@ typedef struct ScanTask
 	int64 statistics; /* version */
 	double statistics_rows;
 	bool outgrown; /* the statistics are, by a key that is a crowd now */
+	bool passes;   /* it does not fit into memory at once */
 	bytea *counts;
 	MemoryContext context;
 
@@ -254,13 +256,6 @@ crm_task_begin(ScanTask *task)
 	return scan;
 }
 
-static void
-crm_task_do(MatchScan *scan, ScanJob job, uint32 pieces, uint64 total)
-{
-	crm_progress_job(scan->shared, job, total);
-	crm_scan_do(scan, job, pieces);
-}
-
 /* Pairs told apart, for all participants. */
 static void
 crm_task_apart(MatchScan *scan, const KnownResult *known)
@@ -375,7 +370,7 @@ crm_task_explain(MatchScan *scan, const KnownResult *known, const MatchEdge *edg
 	shared->nedges = n;
 	pieces = (n + SCAN_EDGE_ROWS - 1) / SCAN_EDGE_ROWS;
 	crm_scan_alloc(scan, sizeof(ScanRef) * (Size) pieces, &shared->reasons);
-	crm_task_do(scan, SCAN_EXPLAIN, pieces, n);
+	crm_scan_job(scan, SCAN_EXPLAIN, pieces, n);
 }
 
 static void
@@ -413,45 +408,109 @@ crm_task_outgrown(ScanTask *task, MatchScan *scan)
 	return true;
 }
 
-/* Reads and compares everything; false if nothing was done, as statistics are to be learned. */
+/* Explains, clusters and writes what a scan of the whole table found. */
+static void
+crm_task_end(ScanTask *task, MatchScan *scan, const KnownResult *known, const MatchEdge *edge,
+			 uint32 nedges)
+{
+	MatchEdge *must;
+	uint32 *cluster;
+	uint32 nmust;
+
+	crm_task_explain(scan, known, edge, nedges);
+	crm_scan_dismiss(scan);
+
+	crm_progress_job(scan->shared, SCAN_CLUSTER, nedges);
+	must = crm_task_must(scan, known, &nmust);
+	cluster = crm_match_clusters(scan, edge, nedges, must, nmust, task->threshold);
+	crm_scan_end(scan);
+	crm_progress_job(scan->shared, SCAN_WRITE, scan->shared->nedges);
+	if (scan->shared->learn)
+		crm_store_statistics(task, scan);
+	crm_write_pairs(scan, &task->result, known, edge, nedges);
+	task->clustered = crm_write_clusters(scan, &task->result, known, cluster);
+	task->pairs = nedges;
+	task->writer = scan->shared->writer;
+	task->full = true;
+}
+
+/* What the rest of a scan takes beside what it has by now, in bytes. */
+static bool
+crm_task_fits(const MatchScan *scan)
+{
+	ScanShared *shared = scan->shared;
+	uint64 need = sizeof(uint32) * ((uint64) shared->nrecords + 1), ncounts = 0;
+
+	for (int i = 0; i < SCAN_PARTITIONS; i++)
+	{
+		need += (uint64) shared->blocks[i].nmembers * 2 * sizeof(uint32) +
+				(uint64) shared->blocks[i].nblocks * (sizeof(uint32) + 1);
+		ncounts += shared->blocks[i].ncounts;
+	}
+	for (int i = 0; i < SCAN_MAX_PARTS; i++)
+		ncounts += shared->part[i].ncounts;
+	if (shared->learn)
+		need += ncounts * (sizeof(MatchCount) + 2 * sizeof(uint32));
+	return pg_atomic_read_u64(&shared->used) + need < shared->limit;
+}
+
+/* Ends a scan that would not fit into memory. */
+static bool
+crm_task_too_large(ScanTask *task, MatchScan *scan)
+{
+	crm_scan_end(scan);
+	task->passes = true;
+	return false;
+}
+
+/*
+ * Reads and compares everything; false if nothing was done, as statistics are to be
+ * learned or memory does not suffice.
+ */
 static bool
 crm_task_full(ScanTask *task)
 {
 	MatchScan *scan = crm_task_begin(task);
 	ScanShared *shared = scan->shared;
 	KnownResult *known;
-	MatchEdge *edge, *must;
-	uint32 nedges, nmust, pages;
-	uint32 *cluster;
+	MatchEdge *edge;
+	uint32 nedges, pages;
 	Size members, blocks;
 
-	crm_task_do(scan, SCAN_READ, 0, (uint64) Max(task->rel->rd_rel->reltuples, 0));
+	crm_scan_job(scan, SCAN_READ, 0, (uint64) Max(task->rel->rd_rel->reltuples, 0));
+	task->rows = 0;
+	for (int i = 0; i < SCAN_MAX_PARTS; i++)
+		task->rows += shared->part[i].rows;
+	if (pg_atomic_read_u32(&shared->no_room) != 0)
+		return crm_task_too_large(task, scan);
 	crm_scan_index(scan);
-	task->rows = task->read = shared->nrows;
+	task->read = task->rows;
 	crm_read_statistics(task, false);
 	shared->learn = crm_task_learns(task, shared->nrows);
 	if (!shared->learn)
 		crm_task_counts(task, scan);
 	memset(crm_scan_alloc(scan, sizeof(uint32) * (Size) shared->nrecords, &shared->record_fill), 0,
 		   sizeof(uint32) * (Size) shared->nrecords);
-	crm_task_do(scan, SCAN_SORT, SCAN_PARTITIONS, SCAN_PARTITIONS);
+	crm_scan_job(scan, SCAN_SORT, SCAN_PARTITIONS, SCAN_PARTITIONS);
 	if (crm_task_outgrown(task, scan))
 	{
 		crm_scan_end(scan);
 		return false;
 	}
+	if (!crm_task_fits(scan))
+		return crm_task_too_large(task, scan);
 	if (shared->learn)
 		crm_scan_learn(scan);
 	crm_scan_layout(scan);
-	crm_task_do(scan, SCAN_LINK, SCAN_PARTITIONS, SCAN_PARTITIONS);
+	crm_scan_job(scan, SCAN_LINK, SCAN_PARTITIONS, SCAN_PARTITIONS);
 	crm_free_array(scan, &shared->record_fill, sizeof(uint32), shared->nrecords);
 	pages = shared->nrecords / SCAN_PAGE_ROWS;
-	crm_task_do(scan, SCAN_WEIGH, pages, shared->nrecords);
+	crm_scan_job(scan, SCAN_WEIGH, pages, shared->nrecords);
 
 	known = crm_known_read(scan, task->workspace, task->kind);
 	crm_task_apart(scan, known);
-	crm_task_do(scan, SCAN_COMPARE, (shared->nrecords + SCAN_COMPARE_ROWS - 1) / SCAN_COMPARE_ROWS,
-				shared->nrecords);
+	crm_scan_job(scan, SCAN_COMPARE, (shared->nrecords + SCAN_COMPARE_ROWS - 1) / SCAN_COMPARE_ROWS,
+				 shared->nrecords);
 	members = ((const uint32 *) crm_scan_get(scan, shared->record_start))[shared->nrecords];
 	blocks = shared->blocks[SCAN_PARTITIONS - 1].first_block +
 			 shared->blocks[SCAN_PARTITIONS - 1].nblocks;
@@ -461,24 +520,41 @@ crm_task_full(ScanTask *task)
 	crm_free_array(scan, &shared->block_weight, 1, blocks);
 	crm_free_array(scan, &shared->record_start, sizeof(uint32), (Size) shared->nrecords + 1);
 	edge = crm_scan_collect(scan, &nedges);
-	crm_task_explain(scan, known, edge, nedges);
-	crm_scan_dismiss(scan);
-
-	crm_progress_job(shared, SCAN_CLUSTER, nedges);
-	must = crm_task_must(scan, known, &nmust);
-	cluster = crm_match_clusters(scan, edge, nedges, must, nmust, task->threshold);
-	crm_scan_end(scan);
-	crm_progress_job(shared, SCAN_WRITE, shared->nedges);
-	if (shared->learn)
-		crm_store_statistics(task, scan);
-	crm_write_pairs(scan, &task->result, known, edge, nedges);
-	task->clustered = crm_write_clusters(scan, &task->result, known, cluster);
-	task->pairs = nedges;
-	task->writer = shared->writer;
 	for (int i = 0; i < SCAN_MAX_PARTS; i++)
 		for (int piece = 0; piece < 2; piece++)
 			task->crowded[piece] += shared->part[i].crowded[piece];
-	task->full = true;
+	crm_task_end(task, scan, known, edge, nedges);
+	return true;
+}
+
+/* The same in passes over parts of it. */
+static bool
+crm_task_passes(ScanTask *task)
+{
+	MatchScan *scan = crm_task_begin(task);
+	ScanShared *shared = scan->shared;
+	KnownResult *known;
+	MatchEdge *edge;
+	uint32 nedges;
+
+	crm_read_statistics(task, false);
+	shared->learn = crm_task_learns(task, task->rows);
+	if (shared->learn)
+		crm_pass_learn(scan, task->rows);
+	else
+		crm_task_counts(task, scan);
+	known = crm_known_read(scan, task->workspace, task->kind);
+	crm_task_apart(scan, known);
+	task->crowded[0] = task->crowded[1] = 0;
+	edge = crm_pass_compare(scan, known, task->rows, task->crowded, &nedges);
+	if (edge == NULL)
+	{
+		task->outgrown = true;
+		crm_scan_end(scan);
+		return false;
+	}
+	task->rows = task->read = shared->nrows;
+	crm_task_end(task, scan, known, edge, nedges);
 	return true;
 }
 
@@ -492,6 +568,8 @@ crm_task_changed(ScanTask *task, const LastScan *last)
 	KnownResult *known;
 	ChangeSet *set;
 	MatchEdge *found, *edge, *must;
+	MatchCounts *crowds;
+	uint64 nchanged;
 	uint32 nfound, nedges, nmust, pieces;
 	uint32 *cluster;
 
@@ -507,22 +585,26 @@ crm_task_changed(ScanTask *task, const LastScan *last)
 	crm_scan_join(scan);
 	crm_scan_index(scan);
 	task->rows = shared->nrows;
-	if (pg_atomic_read_u32(&shared->next) > shared->pieces || crm_task_learns(task, task->rows))
+	nchanged = pg_atomic_read_u32(&shared->next);
+	if (nchanged > shared->pieces || crm_task_learns(task, task->rows) ||
+		pg_atomic_read_u64(&shared->used) + nchanged * CHANGE_NEEDS > shared->limit)
 	{
 		crm_scan_end(scan);
 		return false;
 	}
-	crm_task_do(scan, SCAN_LOOK_UP, SCAN_PARTITIONS, SCAN_PARTITIONS);
+	crm_scan_job(scan, SCAN_LOOK_UP, SCAN_PARTITIONS, SCAN_PARTITIONS);
 	if (crm_task_outgrown(task, scan))
 	{
 		crm_scan_end(scan);
 		return false;
 	}
 	pieces = crm_change_pieces(scan);
-	crm_task_do(scan, SCAN_MEET, pieces, pieces);
-	crm_task_do(scan, SCAN_MATCH, SCAN_PARTITIONS, SCAN_PARTITIONS);
+	crm_scan_job(scan, SCAN_MEET, pieces, pieces);
+	crm_scan_job(scan, SCAN_MATCH, SCAN_PARTITIONS, SCAN_PARTITIONS);
 	crm_scan_index(scan);
-	crm_change_crowded(scan, task->crowded);
+	crowds = crm_counts_create(CurrentMemoryContext, PG_UINT32_MAX / 4, 0);
+	crm_change_add_crowded(scan, crowds);
+	crm_change_crowded(crowds, task->crowded);
 	set = crm_change_collect(scan, known, &task->read);
 	found = crm_scan_collect(scan, &nfound);
 	nfound = crm_change_drop_apart(scan, found, nfound);
@@ -554,7 +636,9 @@ crm_task_try(ScanTask *task, const LastScan *last)
 	MemoryContext context =
 		AllocSetContextCreate(task->context, "crm match scan try", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	bool done = last != NULL ? crm_task_changed(task, last) : crm_task_full(task);
+	bool done = last != NULL   ? crm_task_changed(task, last)
+				: task->passes ? crm_task_passes(task)
+							   : crm_task_full(task);
 
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
@@ -698,8 +782,12 @@ crm_scan_duplicates(PG_FUNCTION_ARGS)
 	if (whole || !last.found || last.basis != basis || last.seen + OLD_XID < task.seen ||
 		!crm_task_try(&task, &last))
 	{
-		if (!crm_task_try(&task, NULL) && !crm_task_try(&task, NULL))
-			elog(ERROR, "keys learned are rare and crowds");
+		int tries = 0;
+
+		/* Statistics may have to be learned, passes to be taken, and both. */
+		while (!crm_task_try(&task, NULL))
+			if (++tries == 4)
+				elog(ERROR, "keys learned are rare and crowds");
 		basis = crm_task_basis(&task, columns);
 	}
 	crm_task_note(&task, basis, started);

@@ -7,7 +7,8 @@
  * tells them which, and gives them memory they share.  match_read.c turns rows
  * into features, match_block.c finds and compares records that share keys,
  * match_change.c does both for what changed since the last scan,
- * match_cluster.c makes groups of pairs, match_write.c writes them.
+ * match_pass.c reads a table too large for memory part by part, match_cluster.c makes
+ * groups of pairs, match_write.c writes them.
  */
 #ifndef CRM_MATCH_SCAN_H
 #define CRM_MATCH_SCAN_H
@@ -18,6 +19,7 @@
 #include "utils/dsa.h"
 #include "utils/rel.h"
 
+#include "compat.h"
 #include "match.h"
 #include "match_count.h"
 
@@ -35,6 +37,8 @@ typedef enum ScanJob
 	SCAN_LOOK_UP, /* ... their keys looked up in the index */
 	SCAN_MEET,	  /* ... rows found that share enough of them */
 	SCAN_MATCH,	  /* ... and compared with them */
+	SCAN_COUNT,	  /* instead of SCAN_READ and SCAN_SORT, in passes: what is common */
+	SCAN_COUNT_KEYS,
 	SCAN_EXPLAIN, /* reasons of the pairs found */
 	SCAN_CLUSTER,
 	SCAN_WRITE,
@@ -112,6 +116,7 @@ typedef struct ScanPart
 	ScanRef changed; /* ChangedRecord */
 	uint32 nchanged;
 	ScanRef changed_keys;
+	uint32 nchanged_keys;
 	ScanRef seen; /* ids of all rows, in places */
 	uint32 nseen;
 	uint64 rows;
@@ -156,6 +161,16 @@ typedef struct ScanShared
 	ScanPart part[SCAN_MAX_PARTS];
 	pg_atomic_uint64 used; /* bytes */
 	uint64 limit;
+	pg_atomic_uint64 nkeys; /* that were read, and rows */
+	pg_atomic_uint64 nkept;
+	pg_atomic_uint32 no_room; /* for all rows at once */
+
+	/* in passes */
+	uint32 first_partition; /* of keys that are counted */
+	uint32 npartitions;
+	uint32 slice;	   /* of rows that are looked up */
+	uint32 nslices;	   /* 0: all that changed, no others */
+	uint32 generation; /* counts up when the records are thrown away */
 
 	/* the records */
 	pg_atomic_uint32 nchunks;
@@ -209,6 +224,7 @@ typedef struct MatchScan
 	uint32 nagain;
 
 	/* addresses in this process */
+	uint32 generation;
 	char *chunk[SCAN_MAX_CHUNKS];
 	uint32 nrecords;
 	int64 *id;
@@ -226,6 +242,10 @@ extern MatchScan *crm_scan_begin(Relation rel, int workers);
 extern void crm_scan_start(MatchScan *scan, ScanJob job, uint32 pieces);
 extern void crm_scan_join(MatchScan *scan);
 extern void crm_scan_do(MatchScan *scan, ScanJob job, uint32 pieces);
+extern void crm_scan_job(MatchScan *scan, ScanJob job, uint32 pieces, uint64 total); /* seen */
+extern void crm_scan_locate(MatchScan *scan);
+/* A copy for all participants. */
+extern void *crm_scan_share(MatchScan *scan, const void *data, Size size, ScanRef *ref);
 /* Workers go, memory stays: they are told so, and the end waits until they are gone. */
 extern void crm_scan_dismiss(MatchScan *scan);
 extern void crm_scan_end(MatchScan *scan);
@@ -248,7 +268,12 @@ extern uint64 *crm_scan_noted(MatchScan *scan, uint32 partition, Size *n);
 extern void crm_scan_new_notes(MatchScan *scan); /* before the first note of a job */
 /* Notes a key, with a number that says whose it is. */
 extern void crm_scan_note_key(MatchScan *scan, uint32 hash, uint32 number);
-extern void crm_scan_index(MatchScan *scan);   /* records get their place by number */
+extern void crm_scan_index(MatchScan *scan); /* records get their place by number */
+extern CRM_NORETURN void crm_scan_too_large(void);
+extern void crm_scan_emptied(MatchScan *scan); /* the records were thrown away */
+extern void crm_scan_share_counts(MatchScan *scan, MatchCounts *counts);
+extern MatchCount *crm_scan_learned(MatchScan *scan, uint32 first, uint32 npartitions,
+									uint32 *nlearned);
 extern void crm_scan_indexed(MatchScan *scan); /* somebody did that: what is kept next is new */
 extern void crm_scan_learn(MatchScan *scan);
 extern void crm_scan_counts(MatchScan *scan, const void *packed, Size size);
@@ -275,6 +300,7 @@ extern void crm_scan_compare(MatchScan *scan);
 extern float crm_scan_bits(const MatchScan *scan, uint32 a, uint32 b, float needed);
 extern void crm_scan_explain(MatchScan *scan);
 extern MatchEdge *crm_scan_collect(MatchScan *scan, uint32 *nedges);
+extern uint32 crm_scan_order_edges(const MatchScan *scan, MatchEdge *edge, uint32 nedges);
 
 typedef struct EdgeList
 {
@@ -296,6 +322,19 @@ crm_scan_record(const MatchScan *scan, uint32 number)
 
 /* match_change.c */
 typedef struct ChangeSet ChangeSet;
+
+static inline uint32
+crm_hash64(uint64 x)
+{
+	return (uint32) ((x * UINT64CONST(0x9E3779B97F4A7C15)) >> 32);
+}
+
+/* The slice of rows to which a record belongs. */
+static inline uint32
+crm_scan_slice(const ScanShared *shared, int64 id)
+{
+	return (uint32) (((uint64) crm_hash64((uint64) id) * shared->nslices) >> 32);
+}
 
 extern void crm_scan_changed(MatchScan *scan);
 extern void crm_scan_look_up(MatchScan *scan);
@@ -384,7 +423,9 @@ extern uint64 crm_write_clusters(MatchScan *scan, ScanResult *result, const Know
 
 /* match_change.c, for who was asked */
 extern void crm_change_again(MatchScan *scan, const KnownResult *known);
-extern void crm_change_crowded(MatchScan *scan, uint64 crowded[2]);
+/* Keys of changed records that too many rows have: added up; identifiers and pieces of names. */
+extern void crm_change_add_crowded(MatchScan *scan, MatchCounts *crowds);
+extern void crm_change_crowded(const MatchCounts *crowds, uint64 crowded[2]);
 extern uint32 crm_change_drop_apart(const MatchScan *scan, MatchEdge *edge, uint32 nedges);
 extern ChangeSet *crm_change_collect(MatchScan *scan, const KnownResult *known, uint64 *nchanged);
 extern void crm_change_unify(MatchScan *scan, const ChangeSet *set, MatchEdge *edge, uint32 nedges);
@@ -395,5 +436,12 @@ extern MatchEdge *crm_change_edges(MatchScan *scan, const ChangeSet *set, const 
 								   const MatchEdge *found, uint32 nfound, uint32 *nedges);
 extern uint64 crm_change_kept_pairs(const KnownResult *known);
 extern uint64 crm_change_kept_members(const KnownResult *known);
+
+/* match_pass.c */
+extern void crm_scan_count(MatchScan *scan);
+extern void crm_scan_count_keys(MatchScan *scan);
+extern void crm_pass_learn(MatchScan *scan, uint64 rows);
+extern MatchEdge *crm_pass_compare(MatchScan *scan, const KnownResult *known, uint64 rows,
+								   uint64 crowded[2], uint32 *nedges);
 
 #endif /* CRM_MATCH_SCAN_H */

@@ -182,4 +182,37 @@ is($node->safe_psql('postgres', 'SELECT whole FROM sales.duplicate_scan ORDER BY
 is($node->safe_psql('postgres', $groups), '1-349: 349, 350-400: 51, 450-460: 2, 470-480: 2', 'whoever says that two are not the same is believed');
 is(difference(q{'account', NULL}, ''), '', 'the same as a whole scan');
 
+# What does not fit into memory is scanned in passes over parts of it, with the same result.
+$node->safe_psql('postgres', q{
+	TRUNCATE sales.account CASCADE; TRUNCATE sales.duplicate_pair, sales.duplicate_cluster, sales.duplicate_scan, sales.match_statistics;
+	CREATE FUNCTION word(i bigint) RETURNS text LANGUAGE sql AS $$ SELECT translate(substr(md5(i::text), 1, 7), '0123456789', 'ghijklmnop') $$;
+	INSERT INTO sales.account (id, name, phone, city)
+	SELECT i, word(CASE WHEN i <= 6000 THEN i / 3 ELSE i END) || ' ' || word(1000000 + CASE WHEN i <= 6000 THEN i / 3 ELSE i END) || CASE i % 3 WHEN 1 THEN ' Ltd' WHEN 2 THEN 'x' ELSE '' END,
+		CASE WHEN i % 5 < 3 THEN '030 9' || 100000 + CASE WHEN i <= 6000 THEN i / 4 ELSE i END END, 'Town ' || i % 11
+	FROM generate_series(1, 40000) AS i;
+	INSERT INTO sales.duplicate_pair (kind, left_id, right_id, score, state) SELECT 'account', i, i + 1, 0, CASE WHEN i % 200 = 0 THEN 'not_duplicate' ELSE 'duplicate' END FROM generate_series(100, 39000, 100) AS i;
+});
+my $facts = q{SELECT format('%s rows, %s pairs, %s in clusters, %s and %s crowded', rows, pairs, clustered, crowded_keys, crowded_pieces) FROM sales.duplicate_scan ORDER BY id DESC LIMIT 1};
+for my $workers (0, 2)
+{
+	my ($all, $parts) = map { "SET max_parallel_maintenance_workers = $workers; SET client_min_messages = debug1; SET crm.scan_memory = '$_';" } '1GB', $workers ? '24MB' : '16MB';
+	my ($ret, $out, $err) = $node->psql('postgres', "$all SELECT sales.scan_duplicates('account', whole => true)");
+	is($ret, 0, "$workers workers: a scan of 40,000 rows");
+	unlike($err, qr/duplicates: counting,/, '... at once');
+	my $at_once = $node->safe_psql('postgres', $facts);
+	my $statistics = $node->safe_psql('postgres', 'SELECT rows, md5(keys) FROM sales.match_statistics ORDER BY version DESC LIMIT 1');
+	for my $learns (1, 0)
+	{
+		$node->safe_psql('postgres', 'TRUNCATE before, sales.match_statistics') if $learns;
+		$node->safe_psql('postgres', 'TRUNCATE before; INSERT INTO before SELECT result()');
+		($ret, $out, $err) = $node->psql('postgres', "$parts SELECT sales.scan_duplicates('account', whole => true)");
+		is($ret, 0, '... in little memory') or diag($err);
+		($learns ? \&like : \&unlike)->($err, qr/duplicates: counting,/, '... which counts in passes, if anything is to be counted');
+		cmp_ok(scalar(() = $err =~ /duplicates: looking up changes/g), '>', 3, '... and compares in passes');
+		is($node->safe_psql('postgres', q{(SELECT '- ' || line FROM before EXCEPT SELECT '- ' || result()) UNION ALL (SELECT '+ ' || result() EXCEPT SELECT '+ ' || line FROM before) LIMIT 5}), '', '... finds the same');
+		is($node->safe_psql('postgres', $facts), $at_once, '... and tells the same');
+		is($node->safe_psql('postgres', 'SELECT rows, md5(keys) FROM sales.match_statistics ORDER BY version DESC LIMIT 1'), $statistics, '... with the same statistics');
+	}
+}
+
 done_testing();
