@@ -202,9 +202,10 @@ SELECT * FROM check_duplicate('account', '{"name": "ACME Trading", "phone": "+49
 SELECT * FROM check_duplicate('account', '{"name": "Zenith Bakery", "phone": "+44 20 7946 0018"}');
 SELECT visible, id, score > 0.9 AS certain, team, claim_state, next_step FROM check_duplicate('account', '{"name": "Initech SpA", "phone": "+39 02 1234567"}');
 SELECT * FROM check_duplicate('account', '{}');
--- fails: no records, no such kind; no privilege on the log
+-- fails: no records, no such kind, no such field; no privilege on the log
 SELECT * FROM check_duplicate('account', '[]');
 SELECT * FROM check_duplicate('inbox', '{}');
+SELECT * FROM check_duplicate('account', '{"nmae": "ACME Trading"}');
 SELECT * FROM duplicate_log;
 SELECT * FROM crm._duplicate_owner('regress_duplicate_rule', 'account', 'account', 1);
 RESET SESSION AUTHORIZATION;

@@ -877,6 +877,7 @@ crm_claim_duplicate(PG_FUNCTION_ARGS)
 	if (!(threshold > 0 && threshold <= 1))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("threshold must be a probability above 0 and up to 1")));
+	crm_match_json_check(PG_GETARG_JSONB_P(2), rules->columns);
 	crm_match_json_values(PG_GETARG_JSONB_P(2), rules->columns, values);
 
 	function = LookupFuncName(list_make2(makeString("crm"), makeString("check_duplicates")), 0,
@@ -925,6 +926,7 @@ crm_check_duplicate(PG_FUNCTION_ARGS)
 	crm_duplicate_spend(rules);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	PushActiveSnapshot(snapshot);
+	crm_match_json_check(record, rules->columns);
 	crm_match_json_values(record, rules->columns, values);
 	found = crm_check_ask(
 		rules, rel, values,

@@ -376,6 +376,8 @@ extern char *crm_match_key_column(Relation rel);
  * ignored. */
 extern void crm_match_json_values(Jsonb *record, const MatchColumns *columns,
 								  MatchValue values[MATCH_NROLES]);
+/* Raises an error if a field is no column: a misspelt one would be ignored in silence. */
+extern void crm_match_json_check(Jsonb *record, const MatchColumns *columns);
 /* Parses "company,phone,..."; returns the number of roles, -1 at a fault. */
 extern int crm_match_parse_model(const char *model, MatchRole roles[MATCH_NROLES]);
 

@@ -79,6 +79,8 @@ crm_compare_records(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	crm_match_scorer(&scorer, crm_match_model(relid), crm_match_rows(stats));
+	crm_match_json_check(PG_GETARG_JSONB_P(1), columns);
+	crm_match_json_check(PG_GETARG_JSONB_P(2), columns);
 	for (int i = 0; i < 2; i++)
 		record[i] =
 			crm_json_record(PG_GETARG_JSONB_P(1 + i), columns, scratch, stats, OUTLINE_WHOLE);

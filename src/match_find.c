@@ -224,6 +224,35 @@ crm_match_json_values(Jsonb *record, const MatchColumns *columns, MatchValue val
 	}
 }
 
+void
+crm_match_json_check(Jsonb *record, const MatchColumns *columns)
+{
+	JsonbIterator *it = JsonbIteratorInit(&record->root);
+	JsonbIteratorToken token;
+	JsonbValue v;
+
+	if (!JB_ROOT_IS_OBJECT(record))
+		return; /* told by crm_match_json_values() */
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		StringInfoData known;
+		char *field;
+
+		if (token != WJB_KEY)
+			continue;
+		field = pnstrdup(v.val.string.val, v.val.string.len);
+		if (get_attnum(columns->relid, field) > 0)
+			continue;
+		initStringInfo(&known);
+		for (int i = 0; i < columns->ncolumns; i++)
+			appendStringInfo(&known, "%s%s", i > 0 ? ", " : "", columns->name[i]);
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
+						errmsg("column \"%s\" of relation \"%s\" does not exist", field,
+							   get_rel_name(columns->relid)),
+						errhint("Fields that are compared are %s.", known.data)));
+	}
+}
+
 /* The value of field "id" as text, so that a stored record is not its own duplicate. */
 static char *
 crm_json_id(Jsonb *record, const char *field)
@@ -349,6 +378,7 @@ crm_find_matches(PG_FUNCTION_ARGS)
 						errmsg("relation with OID %u is not a table", relid)));
 
 	plan = crm_find_plan(relid);
+	crm_match_json_check(json, plan->columns);
 	crm_match_json_values(json, plan->columns, values);
 	record = crm_match_record(values, crm_match_scratch(), &query.keys, &query.nkeys);
 	stats = crm_match_stats(relid);

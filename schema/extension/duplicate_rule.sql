@@ -177,7 +177,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$ SELECT c.* FROM crm._check_duplicate(workspace, kind, record, crm._match_table(workspace, kind)) AS c $$;
 
 COMMENT ON FUNCTION crm.check_duplicate(regnamespace, text, jsonb) IS
-'Would a record be a duplicate? One row for each record that means the same with at least the lowest threshold of the kind''s active rules (0.9 without), whether the caller can see it or not. Of a record that is hidden from the caller only the owner''s teams, the claim state and the next step are told. Every call is written to duplicate_log and counts against setting duplicate_checks_per_minute of the workspace (NULL: no limit). The caller must be allowed to insert such records. Errors: 42501 otherwise, 53400 beyond the limit.';
+'Would a record be a duplicate? One row for each record that means the same with at least the lowest threshold of the kind''s active rules (0.9 without), whether the caller can see it or not. Of a record that is hidden from the caller only the owner''s teams, the claim state and the next step are told. Every call is written to duplicate_log and counts against setting duplicate_checks_per_minute of the workspace (NULL: no limit). The caller must be allowed to insert such records. Errors: 42501 otherwise, 42703 for a field that is no column, 53400 beyond the limit.';
 
 CREATE FUNCTION crm._claim_duplicate(workspace regnamespace, kind text, record jsonb, relation regclass, threshold real, OUT id bigint, OUT score real)
 RETURNS record LANGUAGE C VOLATILE
@@ -194,7 +194,6 @@ AS $$
 DECLARE
     rel regclass := crm._match_table(workspace, kind);
     fields text;
-    unknown text;
     key name;
 BEGIN
     IF workspace IS NULL OR kind IS NULL OR record IS NULL THEN
@@ -203,12 +202,7 @@ BEGIN
     SELECT c.id, c.score INTO id, score FROM crm._claim_duplicate(workspace, kind, record, rel, threshold) AS c;
     created := id IS NULL;
     IF created THEN
-        SELECT string_agg(quote_ident(f.name), ', '), min(f.name) FILTER (WHERE a.attname IS NULL) INTO fields, unknown
-        FROM jsonb_object_keys(record) AS f (name)
-        LEFT JOIN pg_attribute AS a ON a.attrelid = rel AND a.attname = f.name AND a.attnum > 0 AND NOT a.attisdropped;
-        IF unknown IS NOT NULL THEN
-            RAISE EXCEPTION 'column "%" of relation % does not exist', unknown, rel USING ERRCODE = 'undefined_column';
-        END IF;
+        SELECT string_agg(quote_ident(f.name), ', ') INTO fields FROM jsonb_object_keys(record) AS f (name);
         SELECT a.attname INTO key FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
         WHERE i.indrelid = rel AND i.indisprimary;
         EXECUTE CASE WHEN fields IS NULL THEN format('INSERT INTO %s DEFAULT VALUES RETURNING %I', rel, key)

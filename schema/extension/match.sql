@@ -89,7 +89,7 @@ SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'crm_find_matches';
 
 COMMENT ON FUNCTION crm.find_matches(regclass, jsonb, integer) IS
-'Rows of a table that may mean the same as a record, best first: primary key as text, probability (0 to 1) and reasons. The table needs an index on crm.match_keys(...) and a primary key of one column. record has the table''s column names; fields that are not in the index are ignored, and a record with the value of the primary key does not find itself. reasons is an array of {field, level, weight}; the weights, in bits, add up to log2(score / (1 - score)), and a last entry {"field": "search", "level": "truncated"} says that rows agreeing in something very common alone were not looked at. Reads as the caller, under row security. Errors: 22023 for max_results outside 1 to 1000 or a record that is no object of strings and numbers, 55000 without index.';
+'Rows of a table that may mean the same as a record, best first: primary key as text, probability (0 to 1) and reasons. The table needs an index on crm.match_keys(...) and a primary key of one column. record has the table''s column names; other columns than those of the index are ignored, and a record with the value of the primary key does not find itself. reasons is an array of {field, level, weight}; the weights, in bits, add up to log2(score / (1 - score)), and a last entry {"field": "search", "level": "truncated"} says that rows agreeing in something very common alone were not looked at. Reads as the caller, under row security. Errors: 22023 for max_results outside 1 to 1000 or a record that is no object of strings and numbers, 42703 for a field that is no column, 55000 without index.';
 
 CREATE FUNCTION crm._match_table(workspace regnamespace, kind text) RETURNS regclass
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'crm_match_table';
@@ -118,7 +118,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$ SELECT c.score, c.reasons FROM crm._compare_records(relation, record, other, '-Infinity') AS c $$;
 
 COMMENT ON FUNCTION crm.compare_records(regclass, jsonb, jsonb) IS
-'Do two records mean the same? The probability (0 to 1) and its reasons, as crm.find_matches() would give them. relation is a table with a matching index, whose column names both records have; neither needs to be stored. The caller needs SELECT on the table.';
+'Do two records mean the same? The probability (0 to 1) and its reasons, as crm.find_matches() would give them. relation is a table with a matching index, whose column names both records have; neither needs to be stored. The caller needs SELECT on the table. Errors: 22023 for a record that is no object of strings and numbers, 42703 for a field that is no column.';
 
 CREATE FUNCTION crm._analyze_matching(relation regclass, OUT rows bigint, OUT keys bytea)
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'crm_analyze_matching';

@@ -106,7 +106,7 @@ RETURNS SETOF record LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT d.id, d.score, d.reasons FROM crm.find_duplicates(@workspace_literal@::regnamespace, kind, record, max_results) AS d $$;
 COMMENT ON FUNCTION @workspace@.find_duplicates(text, jsonb, integer) IS
-'Who is this already? Records of a kind (account, contact, lead) that may mean the same as the given one, best first, among those the caller may see: id, probability (0 to 1) and reasons whose weights in bits add up to its log-odds. record has the column names of the kind''s table, for example {"name": "Acme Ltd", "phone": "+44 20 7946 0018"}; other fields are ignored. max_results is 1 to 1000. Errors: 22023 for another number, an unknown kind, or a record that is no JSON object; 55000 for a table without a matching index.';
+'Who is this already? Records of a kind (account, contact, lead) that may mean the same as the given one, best first, among those the caller may see: id, probability (0 to 1) and reasons whose weights in bits add up to its log-odds. record has the column names of the kind''s table, for example {"name": "Acme Ltd", "phone": "+44 20 7946 0018"}; columns that are not compared are ignored. max_results is 1 to 1000. Errors: 22023 for another number, an unknown kind, or a record that is no JSON object; 42703 for a field that is no column; 55000 for a table without a matching index.';
 
 CREATE OR REPLACE FUNCTION @workspace@.scan_duplicates(kind text, threshold real DEFAULT NULL, whole boolean DEFAULT false)
 RETURNS bigint LANGUAGE sql VOLATILE
