@@ -128,10 +128,13 @@ typedef struct MatchRecord
 	uint8 item_bits[MATCH_NITEMS];
 	uint8 flags;
 	uint16 legal_form;
-	uint64 business;	/* a bit for each word (in Han: character) that says what a firm does */
-	uint64 name_starts; /* places in TEXT_NAME where a word starts */
-	uint64 name_core;	/* ... of words that distinguish the firm */
-	int32 birth_date;	/* yyyymmdd, 0 = blank */
+	uint64 business;		/* a bit for each word (in Han: character) that says what a firm does */
+	uint64 name_starts;		/* places in TEXT_NAME where a word starts */
+	uint64 name_core;		/* ... of words that distinguish the firm */
+	int32 birth_date;		/* yyyymmdd, 0 = blank */
+	uint8 name_first[2];	/* letters of the first word or syllable of given and family name */
+	uint8 generation;		/* of persons of one name: Sr 1, Jr 2, III 3; 0 = not told */
+	uint16 name_written[2]; /* hashes of both as Han characters */
 	uint16 nname;
 	uint16 nstreet;
 	uint16 name_bits; /* sum of the rarities of the grams */
@@ -211,6 +214,7 @@ typedef enum MatchField
 	FIELD_BUSINESS,
 	FIELD_LEGAL_FORM,
 	FIELD_PERSON,
+	FIELD_GENERATION,
 	FIELD_BIRTH_DATE,
 	FIELD_NATIONAL_ID,
 	FIELD_TAX_ID,
@@ -246,16 +250,20 @@ typedef enum MatchLevel
 	LEGAL_FORM_DIFFERENT,
 	PERSON_EQUAL, /* of either name: the two add up */
 	PERSON_SWAPPED,
+	PERSON_SOUNDS_EQUAL, /* other Han characters */
 	PERSON_INITIAL,
 	PERSON_SHORT_FORM,
 	PERSON_SIMILAR,
 	PERSON_PARTLY_SIMILAR,
 	PERSON_UNLIKE,
 	PERSON_DIFFERENT,
+	GENERATION_DIFFERENT,
+	GENERATION_UNTOLD, /* by one of the two */
 	BIRTH_DATE_EQUAL,
 	BIRTH_DATE_SLIP,
 	BIRTH_DATE_NEAR,
 	BIRTH_DATE_YEAR,
+	BIRTH_DATE_GENERATION,
 	BIRTH_DATE_DIFFERENT,
 	NATIONAL_ID_EQUAL,
 	NATIONAL_ID_SLIP,
@@ -271,6 +279,7 @@ typedef enum MatchLevel
 	EMAIL_EQUAL,
 	EMAIL_LOCAL_PART,
 	EMAIL_SIMILAR,
+	EMAIL_NAMED,
 	EMAIL_DIFFERENT,
 	DOMAIN_EQUAL,
 	DOMAIN_NAMED,
@@ -327,6 +336,7 @@ typedef struct MatchScore
 	uint8 level[MATCH_NFIELDS]; /* MatchLevel */
 	uint8 part_level[2];		/* of a person's given and family name, each by itself */
 	double part_weight[2];
+	bool reachable; /* a telephone number or e-mail address of either is known */
 } MatchScore;
 
 extern void crm_match_scorer(MatchScorer *scorer, const MatchModel *model, double rows);

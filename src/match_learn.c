@@ -236,7 +236,7 @@ crm_pattern(const Learner *learner, int a, int b, Pattern *pattern)
 	crm_match_compare(&learner->scorer, learner->row[a].record, learner->row[b].record, &score);
 	/* These have no level for agreement. */
 	score.level[FIELD_BRANCH] = score.level[FIELD_BUSINESS] = score.level[FIELD_LEGAL_FORM] =
-		LEVEL_NONE;
+		score.level[FIELD_GENERATION] = LEVEL_NONE;
 	if (score.level[FIELD_PERSON] == PERSON_SWAPPED)
 		score.part_level[0] = score.part_level[1] = LEVEL_NONE;
 	score.level[SLOT_GIVEN_NAME] = score.part_level[0];
@@ -461,7 +461,7 @@ crm_learned(const Learner *learner, MatchLevel level)
 	Learned result = {.weight = known->weight};
 
 	if (field == FIELD_PRIOR || field == FIELD_BRANCH || field == FIELD_BUSINESS ||
-		field == FIELD_LEGAL_FORM || level == PERSON_SWAPPED)
+		field == FIELD_LEGAL_FORM || field == FIELD_GENERATION || level == PERSON_SWAPPED)
 		return result;
 	for (int i = 0; i < (field == FIELD_PERSON ? 2 : 1); i++)
 	{

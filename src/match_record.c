@@ -924,113 +924,216 @@ crm_company(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 	s->head.nname = (uint16) sink.n;
 }
 
-/* A person's words: what is left when titles are taken away, joined without spaces. */
-static size_t
-crm_person_words(const CrmName *name, char *out, bool *han)
+/* A given or family name: its words or syllables, joined without spaces. */
+typedef struct PersonName
 {
-	size_t n = 0;
-	int end = name->ntokens;
+	char text[MATCH_TEXT_MAX];
+	size_t len;
+	size_t first;	/* letters of the first word or syllable */
+	uint16 written; /* hash of Han as it is written, but for its script */
+} PersonName;
 
-	*han = end > 0 && name->tokens[0].script == CRM_SCRIPT_HAN;
-	end -= crm_match_title_tokens(name);
-	for (int i = 0; i < end && n < MATCH_TEXT_MAX; i++)
-	{
-		size_t len = Min(name->tokens[i].len, MATCH_TEXT_MAX - n);
+static void
+crm_add_word(PersonName *name, const CrmNameToken *token)
+{
+	size_t len = Min(token->len, MATCH_TEXT_MAX - name->len);
 
-		memcpy(out + n, name->tokens[i].text, len);
-		n += len;
-	}
-	return n;
+	memcpy(name->text + name->len, token->text, len);
+	name->len += len;
+	if (name->first == 0)
+		name->first = name->len;
+	if (token->script == CRM_SCRIPT_HAN)
+		name->written =
+			(uint16) crm_hash(KEY_NAME_GRAM + name->written, &token->simplified, sizeof(uint32));
 }
 
-/* Splits a full name: Han puts the family name first, others last unless a comma says so. */
-static void
-crm_full_name(MatchScratch *s, const MatchValue *value, char *given, size_t *ngiven, char *family,
-			  size_t *nfamily, bool *han)
+/* Which of a family's persons of one name is meant, the eldest being 1; 0 for other words. */
+static int
+crm_generation(const CrmNameToken *token)
+{
+	static const struct
+	{
+		const char *word;
+		int generation;
+	} words[] = {{"sr", 1}, {"senior", 1}, {"jr", 2}, {"junior", 2},
+				 {"ii", 2}, {"iii", 3},	   {"iv", 4}};
+
+	for (int i = 0; i < (int) lengthof(words); i++)
+		if (crm_token_is(token, words[i].word))
+			return words[i].generation;
+	return 0;
+}
+
+static bool
+crm_is_salutation(const CrmNameToken *token)
+{
+	static const char *const words[] = {"mr",	"mrs",	"ms",	"miss", "dr",
+										"prof", "herr", "frau", "mme"};
+
+	for (int i = 0; i < (int) lengthof(words); i++)
+		if (crm_token_is(token, words[i]))
+			return true;
+	return false;
+}
+
+/* Parses one of a person's names; Mr and Dr, titles and Jr, Sr, III are taken out. */
+static CrmName *
+crm_parse_person(MatchScratch *s, const MatchValue *value)
 {
 	CrmName *name = crm_name_parse_into(value->data, value->len, &s->other);
-	int end = name->ntokens - crm_match_title_tokens(name);
-	bool family_first;
-	int nfirst = 1;
+	int n = 0, first = 0;
 
-	*ngiven = *nfamily = 0;
-	if (end <= 0)
-		return;
-	*han = name->tokens[0].script == CRM_SCRIPT_HAN;
-	family_first = *han || memchr(value->data, ',', value->len) != NULL;
-	if (*han && end > 3)
-		nfirst = 2; /* 欧阳, 司马 ...: names of four characters have a double surname */
-	for (int i = 0; i < end; i++)
+	while (first + 1 < name->ntokens && crm_is_salutation(&name->tokens[first]))
+		first++;
+	for (int i = first; i < name->ntokens; i++)
 	{
-		const CrmNameToken *token = &name->tokens[i];
-		bool is_family = family_first ? i < nfirst : (end > 1 && i == end - 1);
-		char *out = is_family ? family : given;
-		size_t *n = is_family ? nfamily : ngiven;
-		size_t len = Min(token->len, MATCH_TEXT_MAX - *n);
+		int generation = i > first ? crm_generation(&name->tokens[i]) : 0;
 
-		memcpy(out + *n, token->text, len);
-		*n += len;
+		if (generation != 0)
+			s->head.generation = (uint8) generation;
+		else
+			name->tokens[n++] = name->tokens[i];
 	}
+	name->ntokens = n;
+	name->ntokens -= crm_match_title_tokens(name);
+	return name;
+}
+
+static void
+crm_person_words(MatchScratch *s, const MatchValue *value, PersonName *out, bool *han)
+{
+	CrmName *name;
+
+	if (value->data == NULL)
+		return;
+	name = crm_parse_person(s, value);
+	*han = *han || (name->ntokens > 0 && name->tokens[0].script == CRM_SCRIPT_HAN);
+	for (int i = 0; i < name->ntokens; i++)
+		crm_add_word(out, &name->tokens[i]);
+}
+
+/* Jr after a comma or a space; nothing at all counts as well. */
+static bool
+crm_take_generation(MatchScratch *s, const MatchValue *value)
+{
+	CrmName *name = crm_name_parse_into(value->data, value->len, &s->other);
+	int generation = name->ntokens == 1 ? crm_generation(&name->tokens[0]) : 0;
+
+	if (generation != 0)
+		s->head.generation = (uint8) generation;
+	return name->ntokens == 0 || generation != 0;
+}
+
+/*
+ * Splits a full name: Han puts the family name first, others last, in one word or
+ * in several that hyphens join, unless a comma says so.
+ */
+static void
+crm_full_name(MatchScratch *s, const MatchValue *value, PersonName *given, PersonName *family,
+			  bool *han)
+{
+	CrmName *name = crm_parse_person(s, value);
+	MatchValue left = *value, right;
+	const char *comma = memchr(value->data, ',', value->len);
+
+	if (name->ntokens == 0)
+		return;
+	if (name->tokens[0].script == CRM_SCRIPT_HAN)
+	{
+		/* 欧阳, 司马 ...: names of four characters have a double surname */
+		int nfirst = name->ntokens > 3 ? 2 : 1;
+
+		*han = true;
+		for (int i = 0; i < name->ntokens; i++)
+			crm_add_word(i < nfirst ? family : given, &name->tokens[i]);
+		return;
+	}
+	if (comma != NULL)
+	{
+		left.len = (int) (comma - value->data);
+		right.data = comma + 1;
+		right.len = value->len - left.len - 1;
+		if (!crm_take_generation(s, &right))
+		{
+			crm_person_words(s, &left, family, han);
+			crm_person_words(s, &right, given, han);
+			return;
+		}
+	}
+	do
+	{
+		int n = left.len;
+
+		while (n > 0 && left.data[n - 1] != ' ')
+			n--;
+		right.data = left.data + n;
+		right.len = left.len - n;
+		if (n == 0)
+		{
+			crm_person_words(s, &right, given, han);
+			return;
+		}
+		left.len = n - 1;
+	} while (crm_take_generation(s, &right));
+	crm_person_words(s, &left, given, han);
+	crm_person_words(s, &right, family, han);
 }
 
 static void
 crm_person(MatchScratch *s, const MatchValue values[MATCH_NROLES], bool has_company)
 {
-	char given[MATCH_TEXT_MAX], family[MATCH_TEXT_MAX], both[2 * MATCH_TEXT_MAX];
-	size_t ngiven = 0, nfamily = 0, n;
-	bool han = false, han2 = false;
+	PersonName given = {.len = 0}, family = {.len = 0};
+	char both[2 * MATCH_TEXT_MAX];
+	size_t n;
+	bool han = false;
 	uint32 parts[2];
 
 	if (values[MATCH_GIVEN_NAME].data != NULL || values[MATCH_FAMILY_NAME].data != NULL)
 	{
-		if (values[MATCH_GIVEN_NAME].data != NULL)
-			ngiven = crm_person_words(crm_name_parse_into(values[MATCH_GIVEN_NAME].data,
-														  values[MATCH_GIVEN_NAME].len, &s->other),
-									  given, &han);
-		if (values[MATCH_FAMILY_NAME].data != NULL)
-			nfamily =
-				crm_person_words(crm_name_parse_into(values[MATCH_FAMILY_NAME].data,
-													 values[MATCH_FAMILY_NAME].len, &s->other),
-								 family, &han2);
-		han = han || han2;
+		crm_person_words(s, &values[MATCH_GIVEN_NAME], &given, &han);
+		crm_person_words(s, &values[MATCH_FAMILY_NAME], &family, &han);
 	}
 	else if (values[MATCH_PERSON].data != NULL &&
 			 !crm_match_is_placeholder(values[MATCH_PERSON].data, values[MATCH_PERSON].len))
-		crm_full_name(s, &values[MATCH_PERSON], given, &ngiven, family, &nfamily, &han);
-	if (ngiven == 0 && nfamily == 0)
+		crm_full_name(s, &values[MATCH_PERSON], &given, &family, &han);
+	if (given.len == 0 && family.len == 0)
 		return;
 
 	if (han)
 		s->head.flags |= MATCH_HAN_PERSON;
-	if (ngiven == 1 && !han)
+	if (given.len == 1 && !han)
 		s->head.flags |= MATCH_INITIAL;
-	crm_set_item(s, ITEM_GIVEN_NAME, given, ngiven);
-	crm_set_item(s, ITEM_FAMILY_NAME, family, nfamily);
-	crm_set_text(s, TEXT_GIVEN_NAME, given, ngiven);
-	crm_set_text(s, TEXT_FAMILY_NAME, family, nfamily);
-	if (ngiven == 0 || nfamily == 0)
+	s->head.name_first[0] = (uint8) given.first;
+	s->head.name_first[1] = (uint8) family.first;
+	s->head.name_written[0] = given.written;
+	s->head.name_written[1] = family.written;
+	crm_set_item(s, ITEM_GIVEN_NAME, given.text, given.len);
+	crm_set_item(s, ITEM_FAMILY_NAME, family.text, family.len);
+	crm_set_text(s, TEXT_GIVEN_NAME, given.text, given.len);
+	crm_set_text(s, TEXT_FAMILY_NAME, family.text, family.len);
+	if (given.len == 0 || family.len == 0)
 		return;
 
 	/* Given and family name are often swapped: their pair has no order. */
-	parts[0] = crm_match_hash(ITEM_PERSON, given, ngiven);
-	parts[1] = crm_match_hash(ITEM_PERSON, family, nfamily);
+	parts[0] = crm_match_hash(ITEM_PERSON, given.text, given.len);
+	parts[1] = crm_match_hash(ITEM_PERSON, family.text, family.len);
 	s->head.item[ITEM_PERSON] =
 		crm_hash_pair(ITEM_PERSON, Min(parts[0], parts[1]), Max(parts[0], parts[1]));
-	if (ngiven > 1 || han)
+	if (given.len > 1 || han)
 		crm_add_key(s, s->head.item[ITEM_PERSON], item_default_bits[ITEM_PERSON],
 					MATCH_KEY_IDENTIFIER);
 	if (has_company || !s->want_keys)
 		return;
 
 	/* Every form with one letter left out: two names one slip apart share one. */
-	n = ngiven + nfamily;
+	n = given.len + family.len;
 	{
-		int c = memcmp(given, family, Min(ngiven, nfamily));
-		bool given_first = c < 0 || (c == 0 && ngiven <= nfamily);
+		int c = memcmp(given.text, family.text, Min(given.len, family.len));
+		bool given_first = c < 0 || (c == 0 && given.len <= family.len);
 
-		memcpy(both, given_first ? given : family, given_first ? ngiven : nfamily);
-		memcpy(both + (given_first ? ngiven : nfamily), given_first ? family : given,
-			   given_first ? nfamily : ngiven);
+		memcpy(both, given_first ? given.text : family.text, given_first ? given.len : family.len);
+		memcpy(both + (given_first ? given.len : family.len),
+			   given_first ? family.text : given.text, given_first ? family.len : given.len);
 	}
 	if (n >= 5 && n <= 32)
 	{

@@ -426,31 +426,85 @@ crm_score_business(const MatchScorer *scorer, const MatchRecord *a, const MatchR
 
 /* Common short forms of given names in the form of the name key, sorted. */
 static const char *const short_forms[][2] = {
-	{"abby", "abigail"},	{"al", "albert"},		  {"alex", "alexander"},
-	{"alex", "alexandra"},	{"andy", "andrew"},		  {"ben", "benjamin"},
-	{"beth", "elizabeth"},	{"betty", "elizabeth"},	  {"bill", "william"},
-	{"bob", "robert"},		{"cathy", "catherine"},	  {"charlie", "charles"},
-	{"chris", "christine"}, {"chris", "christopher"}, {"chuck", "charles"},
-	{"dan", "daniel"},		{"danny", "daniel"},	  {"dave", "david"},
-	{"debbie", "deborah"},	{"dick", "richard"},	  {"don", "donald"},
-	{"ed", "edward"},		{"eddie", "edward"},	  {"frank", "francis"},
-	{"fred", "frederick"},	{"gabe", "gabriel"},	  {"greg", "gregory"},
-	{"hank", "henry"},		{"harry", "harold"},	  {"harry", "henry"},
-	{"jack", "john"},		{"jake", "jacob"},		  {"jeff", "jeffrey"},
-	{"jen", "jennifer"},	{"jenny", "jennifer"},	  {"jerry", "gerald"},
-	{"jim", "james"},		{"jimmy", "james"},		  {"joe", "joseph"},
-	{"johnny", "john"},		{"jon", "jonathan"},	  {"josh", "joshua"},
-	{"kate", "katherine"},	{"kathy", "katherine"},	  {"katie", "katherine"},
-	{"ken", "kenneth"},		{"larry", "lawrence"},	  {"liz", "elizabeth"},
-	{"maggie", "margaret"}, {"matt", "matthew"},	  {"meg", "margaret"},
-	{"mike", "michael"},	{"nick", "nicholas"},	  {"pam", "pamela"},
-	{"pat", "patricia"},	{"pat", "patrick"},		  {"peggy", "margaret"},
-	{"pete", "peter"},		{"phil", "philip"},		  {"ray", "raymond"},
-	{"rick", "richard"},	{"rob", "robert"},		  {"ron", "ronald"},
-	{"sam", "samantha"},	{"sam", "samuel"},		  {"steve", "stephen"},
-	{"steve", "steven"},	{"sue", "susan"},		  {"ted", "theodore"},
-	{"tim", "timothy"},		{"tom", "thomas"},		  {"tony", "anthony"},
-	{"vicky", "victoria"},	{"will", "william"},	  {"zach", "zachary"},
+	{"abby", "abigail"},	  {"al", "albert"},			{"alex", "alexander"},
+	{"alex", "alexandra"},	  {"andy", "andrew"},		{"babs", "barbara"},
+	{"barb", "barbara"},	  {"bart", "bartholomew"},	{"becky", "rebecca"},
+	{"ben", "benjamin"},	  {"beppe", "giuseppe"},	{"bert", "albert"},
+	{"bert", "herbert"},	  {"bert", "robert"},		{"bertie", "albert"},
+	{"beth", "elizabeth"},	  {"betsy", "elizabeth"},	{"betty", "elizabeth"},
+	{"bill", "william"},	  {"billy", "william"},		{"bob", "robert"},
+	{"bobbie", "roberta"},	  {"bobby", "robert"},		{"candy", "candice"},
+	{"cathy", "catherine"},	  {"cathy", "kathleen"},	{"charlie", "charles"},
+	{"charlie", "charlotte"}, {"chris", "christina"},	{"chris", "christine"},
+	{"chris", "christopher"}, {"christy", "christine"}, {"chuck", "charles"},
+	{"cindy", "cynthia"},	  {"clem", "clement"},		{"connie", "constance"},
+	{"dan", "daniel"},		  {"dan", "danielle"},		{"danny", "daniel"},
+	{"dave", "david"},		  {"deb", "deborah"},		{"debbie", "deborah"},
+	{"debby", "deborah"},	  {"dick", "richard"},		{"dolly", "dorothy"},
+	{"don", "donald"},		  {"dot", "dorothy"},		{"dottie", "dorothy"},
+	{"doug", "douglas"},	  {"drew", "andrew"},		{"ed", "edward"},
+	{"eddie", "edward"},	  {"eddy", "edward"},		{"ella", "eleanor"},
+	{"ellie", "eleanor"},	  {"fran", "frances"},		{"frank", "francis"},
+	{"fred", "frederick"},	  {"freddie", "frederick"}, {"fritz", "friedrich"},
+	{"gabe", "gabriel"},	  {"gabi", "gabriele"},		{"gerry", "gerald"},
+	{"gerry", "gerard"},	  {"gigi", "luigi"},		{"gina", "regina"},
+	{"ginny", "virginia"},	  {"greg", "gregory"},		{"gus", "augustus"},
+	{"hal", "harold"},		  {"hal", "henry"},			{"hank", "henry"},
+	{"hanna", "johanna"},	  {"hannes", "johannes"},	{"hans", "johannes"},
+	{"harry", "harold"},	  {"harry", "henry"},		{"herb", "herbert"},
+	{"jack", "john"},		  {"jackie", "jacqueline"}, {"jake", "jacob"},
+	{"jamie", "james"},		  {"jeff", "jeffrey"},		{"jen", "jennifer"},
+	{"jenny", "jennifer"},	  {"jerry", "gerald"},		{"jerry", "jeremy"},
+	{"jerry", "jerome"},	  {"jess", "jessica"},		{"jim", "james"},
+	{"jimmy", "james"},		  {"jo", "joanna"},			{"jo", "joanne"},
+	{"jochen", "joachim"},	  {"joe", "joseph"},		{"joey", "joseph"},
+	{"johnny", "john"},		  {"jon", "jonathan"},		{"josh", "joshua"},
+	{"judy", "judith"},		  {"kate", "katherine"},	{"kate", "kathleen"},
+	{"kathi", "katharina"},	  {"kathy", "katherine"},	{"kathy", "kathleen"},
+	{"katie", "katherine"},	  {"katja", "katharina"},	{"ken", "kenneth"},
+	{"kim", "kimberly"},	  {"kit", "christopher"},	{"kolya", "nikolai"},
+	{"larry", "lawrence"},	  {"lena", "helena"},		{"lena", "magdalena"},
+	{"lenny", "leonard"},	  {"leo", "leonard"},		{"les", "leslie"},
+	{"lexi", "alexandra"},	  {"lisa", "elisabeth"},	{"lisa", "elizabeth"},
+	{"liz", "elizabeth"},	  {"lizzie", "elizabeth"},	{"lori", "lorraine"},
+	{"lou", "louis"},		  {"maddy", "madeleine"},	{"maggie", "margaret"},
+	{"mandy", "amanda"},	  {"manny", "emmanuel"},	{"manolo", "manuel"},
+	{"marge", "margaret"},	  {"matt", "matthew"},		{"max", "maximilian"},
+	{"meg", "margaret"},	  {"mel", "melanie"},		{"mick", "michael"},
+	{"mickey", "michael"},	  {"mike", "michael"},		{"millie", "mildred"},
+	{"minnie", "minerva"},	  {"misha", "mikhail"},		{"mitch", "mitchell"},
+	{"mo", "maureen"},		  {"molly", "mary"},		{"nacho", "ignacio"},
+	{"nan", "nancy"},		  {"nate", "nathan"},		{"nate", "nathaniel"},
+	{"ned", "edward"},		  {"nell", "eleanor"},		{"nick", "nicholas"},
+	{"nicky", "nicholas"},	  {"nikki", "nicole"},		{"nina", "antonina"},
+	{"nora", "eleanor"},	  {"norm", "norman"},		{"paco", "francisco"},
+	{"paddy", "patrick"},	  {"pam", "pamela"},		{"pancho", "francisco"},
+	{"pat", "patricia"},	  {"pat", "patrick"},		{"patty", "patricia"},
+	{"peg", "margaret"},	  {"peggy", "margaret"},	{"penny", "penelope"},
+	{"pepe", "jose"},		  {"pete", "peter"},		{"phil", "philip"},
+	{"pippa", "philippa"},	  {"polly", "mary"},		{"ray", "raymond"},
+	{"reg", "reginald"},	  {"rich", "richard"},		{"rick", "richard"},
+	{"ricky", "richard"},	  {"rita", "margarita"},	{"rob", "robert"},
+	{"ron", "ronald"},		  {"ronnie", "ronald"},		{"rosie", "rosemary"},
+	{"roz", "rosalind"},	  {"sally", "sarah"},		{"sam", "samantha"},
+	{"sam", "samuel"},		  {"sandy", "alexander"},	{"sandy", "alexandra"},
+	{"sandy", "sandra"},	  {"sasha", "alexander"},	{"seb", "sebastian"},
+	{"sepp", "josef"},		  {"sepp", "joseph"},		{"shelly", "michelle"},
+	{"sid", "sidney"},		  {"steffi", "stephanie"},	{"steve", "stephen"},
+	{"steve", "steven"},	  {"stu", "stuart"},		{"sue", "susan"},
+	{"susie", "susan"},		  {"ted", "theodore"},		{"terry", "terence"},
+	{"terry", "theresa"},	  {"tess", "theresa"},		{"theo", "theodore"},
+	{"tilly", "matilda"},	  {"tim", "timothy"},		{"tina", "christina"},
+	{"tina", "christine"},	  {"tina", "martina"},		{"toby", "tobias"},
+	{"tom", "thomas"},		  {"tommy", "thomas"},		{"toni", "antonia"},
+	{"tony", "anthony"},	  {"tony", "antonio"},		{"tony", "antony"},
+	{"tracy", "theresa"},	  {"trish", "patricia"},	{"trudy", "gertrude"},
+	{"uli", "ulrich"},		  {"ulli", "ulrich"},		{"val", "valerie"},
+	{"vera", "veronica"},	  {"vic", "victor"},		{"vicky", "victoria"},
+	{"vince", "vincent"},	  {"viv", "vivian"},		{"vlad", "vladimir"},
+	{"wally", "walter"},	  {"walt", "walter"},		{"wes", "wesley"},
+	{"will", "william"},	  {"willy", "william"},		{"winnie", "winifred"},
+	{"wolf", "wolfgang"},	  {"zach", "zachary"},		{"zack", "zachary"},
 };
 
 static int
@@ -483,6 +537,97 @@ crm_short_form(const char *nick, int nicklen, const char *name, int len)
 	return false;
 }
 
+/* Short forms of one name, as Bob and Rob. */
+static bool
+crm_same_long_form(const char *x, int nx, const char *y, int ny)
+{
+	for (int i = 0; i < (int) lengthof(short_forms); i++)
+		if (crm_cmp_text(x, nx, short_forms[i][0]) == 0 &&
+			crm_short_form(y, ny, short_forms[i][1], (int) strlen(short_forms[i][1])))
+			return true;
+	return false;
+}
+
+/* A slip in a name; a short one with another letter is another name. */
+static bool
+crm_name_slip(const char *x, int nx, const char *y, int ny)
+{
+	int n = Min(nx, ny);
+
+	if (n < 3 || crm_match_edits(x, nx, y, ny, 1) > 1)
+		return false;
+	return n > 3 || nx != ny || (x[0] == y[0] && x[1] == y[2]) || (x[0] == y[1] && x[2] == y[2]);
+}
+
+static bool
+crm_word_is(const char *x, int nx, const char *y, int ny)
+{
+	return (nx == ny && memcmp(x, y, nx) == 0) || crm_name_slip(x, nx, y, ny);
+}
+
+/* One of two given names, or of a double family name, in place of both. */
+static bool
+crm_word_of(const char *word, int n, const char *name, int len, int first)
+{
+	return first < len &&
+		   (crm_word_is(word, n, name, first) || crm_word_is(word, n, name + first, len - first));
+}
+
+#define SHORTENED_LEAST 3 /* letters left of a given name, ... */
+#define SHORTENED_BY	2 /* ... of which so many are gone: Paul and Paula are two */
+
+static bool
+crm_shortened(const char *x, int nx, const char *y, int ny)
+{
+	return nx >= SHORTENED_LEAST && ny >= nx + SHORTENED_BY && memcmp(x, y, nx) == 0;
+}
+
+/* Syllables of Mandarin that are easily mistaken for each other: n and ng, z and zh, l and n. */
+static bool
+crm_misheard(const char *x, int nx, const char *y, int ny)
+{
+	if (nx > ny)
+		return crm_misheard(y, ny, x, nx);
+	if (nx == ny)
+		return memcmp(x + 1, y + 1, nx - 1) == 0 &&
+			   (x[0] == y[0] || (x[0] == 'l' && y[0] == 'n') || (x[0] == 'n' && y[0] == 'l'));
+	if (ny != nx + 1 || nx == 0)
+		return false;
+	return (memcmp(x, y, nx) == 0 && x[nx - 1] == 'n' && y[nx] == 'g') ||
+		   (x[0] == y[0] && (x[0] == 'z' || x[0] == 'c' || x[0] == 's') && y[1] == 'h' &&
+			memcmp(x + 1, y + 2, nx - 1) == 0);
+}
+
+static bool
+crm_syllable_of(const char *syllable, int n, const char *name, int len, int first)
+{
+	return (n == first && memcmp(syllable, name, n) == 0) ||
+		   (n == len - first && memcmp(syllable, name + first, n) == 0);
+}
+
+/*
+ * Two Han names that do not sound equal.  Brothers share a syllable, and slips
+ * of the pen mostly keep the sound, so one syllable that differs is another name.
+ */
+static MatchLevel
+crm_han_level(const char *x, int nx, int x_first, const char *y, int ny, int y_first)
+{
+	int x_rest = nx - x_first, y_rest = ny - y_first;
+
+	if (x_rest == 0 && y_rest == 0)
+		return crm_misheard(x, nx, y, ny) ? PERSON_PARTLY_SIMILAR : PERSON_DIFFERENT;
+	if (x_rest == 0 || y_rest == 0)
+		return crm_syllable_of(x, nx, y, ny, y_first) || crm_syllable_of(y, ny, x, nx, x_first)
+				   ? PERSON_UNLIKE
+				   : PERSON_DIFFERENT;
+	if ((crm_misheard(x, x_first, y, y_first) &&
+		 crm_misheard(x + x_first, x_rest, y + y_first, y_rest)) ||
+		(x_first == y_rest && x_rest == y_first && memcmp(x, y + y_first, x_first) == 0 &&
+		 memcmp(x + x_first, y, x_rest) == 0))
+		return PERSON_SIMILAR;
+	return PERSON_DIFFERENT;
+}
+
 #define PART_EVIDENCE_MOST 14.0 /* of names that are alike but not equal */
 
 /* Two given or two family names.  Returns bits; *level says how alike. */
@@ -492,28 +637,44 @@ crm_score_part(const MatchModel *model, const MatchRecord *a, MatchText at, Matc
 {
 	const char *x = MATCH_TEXT(a, at), *y = MATCH_TEXT(b, bt);
 	int nx = a->text_len[at], ny = b->text_len[bt];
+	int x_first = a->name_first[at - TEXT_GIVEN_NAME],
+		y_first = b->name_first[bt - TEXT_GIVEN_NAME];
 	double rarity = (double) Max(a->item_bits[ai], b->item_bits[bi]) / MATCH_BITS_SCALE;
 	double jw;
 
 	if (nx == ny && memcmp(x, y, nx) == 0)
 	{
-		*level = PERSON_EQUAL;
+		*level =
+			(a->flags & b->flags & MATCH_HAN_PERSON) != 0 &&
+					a->name_written[at - TEXT_GIVEN_NAME] != b->name_written[bt - TEXT_GIVEN_NAME]
+				? PERSON_SOUNDS_EQUAL
+				: PERSON_EQUAL;
 		rarity = (double) Min(a->item_bits[ai], b->item_bits[bi]) / MATCH_BITS_SCALE;
+	}
+	else if ((a->flags & b->flags & MATCH_HAN_PERSON) != 0)
+	{
+		rarity = Min(rarity, PART_EVIDENCE_MOST);
+		*level = crm_han_level(x, nx, x_first, y, ny, y_first);
 	}
 	else if (Min(nx, ny) == 1 && x[0] == y[0])
 		*level = PERSON_INITIAL;
-	else if (crm_short_form(x, nx, y, ny) || crm_short_form(y, ny, x, nx))
+	else if (crm_short_form(x, nx, y, ny) || crm_short_form(y, ny, x, nx) ||
+			 crm_word_of(x, nx, y, ny, y_first) || crm_word_of(y, ny, x, nx, x_first))
 		*level = PERSON_SHORT_FORM;
 	else
 	{
 		rarity = Min(rarity, PART_EVIDENCE_MOST);
 		jw = crm_match_jaro_winkler(x, nx, y, ny);
-		if (jw >= 0.92 || crm_match_edits(x, nx, y, ny, 1) <= (Min(nx, ny) >= 4 ? 1 : 0))
+		if (jw >= 0.92 || crm_name_slip(x, nx, y, ny))
 			*level = PERSON_SIMILAR;
 		else
 			*level = jw >= 0.84	  ? PERSON_PARTLY_SIMILAR
 					 : jw >= 0.75 ? PERSON_UNLIKE
 								  : PERSON_DIFFERENT;
+		if (*level > PERSON_SIMILAR && at == TEXT_GIVEN_NAME && bt == TEXT_GIVEN_NAME &&
+			(crm_shortened(x, nx, y, ny) || crm_shortened(y, ny, x, nx) ||
+			 crm_same_long_form(x, nx, y, ny)))
+			*level = PERSON_SHORT_FORM;
 	}
 	return crm_level_weight(model, *level, rarity);
 }
@@ -531,16 +692,24 @@ crm_one_name(const MatchRecord *r)
 	return (r->item[ITEM_GIVEN_NAME] != 0) != (r->item[ITEM_FAMILY_NAME] != 0);
 }
 
-/* The given name of one as the family name of the other. */
-static double
-crm_score_crossed(const MatchModel *model, const MatchRecord *a, const MatchRecord *b)
+typedef struct Crossed
 {
 	MatchLevel level;
+	double weight;
+} Crossed;
 
+/* The given name of one as the family name of the other. */
+static double
+crm_score_crossed(const MatchModel *model, const MatchRecord *a, const MatchRecord *b,
+				  Crossed *crossed)
+{
+	crossed->level = LEVEL_NONE;
+	crossed->weight = 0;
 	if (a->item[ITEM_GIVEN_NAME] == 0 || b->item[ITEM_FAMILY_NAME] == 0)
 		return -100.0;
-	return crm_score_part(model, a, TEXT_GIVEN_NAME, ITEM_GIVEN_NAME, b, TEXT_FAMILY_NAME,
-						  ITEM_FAMILY_NAME, &level);
+	crossed->weight = crm_score_part(model, a, TEXT_GIVEN_NAME, ITEM_GIVEN_NAME, b,
+									 TEXT_FAMILY_NAME, ITEM_FAMILY_NAME, &crossed->level);
+	return crossed->weight;
 }
 
 /* A company changes its contact; a person does not. */
@@ -555,6 +724,8 @@ crm_score_person(const MatchScorer *scorer, const MatchRecord *a, const MatchRec
 	const MatchModel *model = &scorer->model;
 	MatchLevel given = LEVEL_NONE, family = LEVEL_NONE, level;
 	double bits, swapped = -100.0, *part = score->part_weight;
+	Crossed crossed[2];
+	int worse;
 
 	if (!crm_named(a) || !crm_named(b))
 		return;
@@ -570,14 +741,23 @@ crm_score_person(const MatchScorer *scorer, const MatchRecord *a, const MatchRec
 	if (given == PERSON_EQUAL && family == PERSON_EQUAL)
 		;
 	else if (crm_both(a, b, ITEM_PERSON))
-		swapped = crm_score_crossed(model, a, b) + crm_score_crossed(model, b, a);
+		swapped = crm_score_crossed(model, a, b, &crossed[0]) +
+				  crm_score_crossed(model, b, a, &crossed[1]);
 	else if ((crm_one_name(a) || crm_one_name(b)) && bits <= 0)
-		swapped = Max(crm_score_crossed(model, a, b), crm_score_crossed(model, b, a));
+		swapped = Max(crm_score_crossed(model, a, b, &crossed[0]),
+					  crm_score_crossed(model, b, a, &crossed[1]));
 	swapped = crm_level_weight(model, PERSON_SWAPPED, swapped);
 	if (swapped > bits)
 	{
 		bits = swapped;
 		given = family = PERSON_SWAPPED;
+		/* What agrees better is the family name. */
+		worse = crossed[0].weight > crossed[1].weight;
+		for (int i = 0; i < 2; i++)
+		{
+			part[i] = crossed[worse ^ i].weight;
+			score->part_level[i] = (uint8) crossed[worse ^ i].level;
+		}
 	}
 	if (given == LEVEL_NONE && family == LEVEL_NONE)
 		return;
@@ -587,6 +767,17 @@ crm_score_person(const MatchScorer *scorer, const MatchRecord *a, const MatchRec
 	else
 		level = bits >= 6 ? PERSON_SIMILAR : bits >= 0 ? PERSON_PARTLY_SIMILAR : PERSON_DIFFERENT;
 	crm_say(score, FIELD_PERSON, level, bits);
+}
+
+/* Father and son of one name tell themselves apart, where they think of it. */
+static void
+crm_score_generation(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
+					 MatchScore *score)
+{
+	if (crm_named(a) && crm_named(b) && a->generation != b->generation)
+		crm_say_level(
+			score, &scorer->model, FIELD_GENERATION,
+			a->generation != 0 && b->generation != 0 ? GENERATION_DIFFERENT : GENERATION_UNTOLD, 0);
 }
 
 /* A day count good enough for differences. */
@@ -602,6 +793,9 @@ crm_date_digits(int32 date, char digits[8])
 	for (int i = 7; i >= 0; i--, date /= 10)
 		digits[i] = (char) (date % 10);
 }
+
+#define GENERATION_LEAST (15 * 365) /* days between parents and children */
+#define GENERATION_MOST	 (60 * 365)
 
 static void
 crm_score_birth_date(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
@@ -637,7 +831,8 @@ crm_score_birth_date(const MatchScorer *scorer, const MatchRecord *a, const Matc
 	else if (days <= 366 || memcmp(x + 4, y + 4, 4) == 0)
 		level = BIRTH_DATE_YEAR;
 	else
-		level = BIRTH_DATE_DIFFERENT;
+		level = days >= GENERATION_LEAST && days <= GENERATION_MOST ? BIRTH_DATE_GENERATION
+																	: BIRTH_DATE_DIFFERENT;
 	crm_say_level(score, &scorer->model, FIELD_BIRTH_DATE, level, 0);
 }
 
@@ -713,8 +908,37 @@ crm_other_number(const MatchRecord *a, const MatchRecord *b)
 	return n[0] > 0 && n[1] > 0 && (n[0] != n[1] || memcmp(digits[0], digits[1], n[0]) != 0);
 }
 
+/* A local part of nothing but the person's names and numbers: namesakes choose the same. */
+static bool
+crm_email_named(const MatchRecord *r, const MatchRecord *person)
+{
+	const char *local = MATCH_TEXT(r, TEXT_LOCAL_PART);
+	const char *name[2] = {MATCH_TEXT(person, TEXT_GIVEN_NAME),
+						   MATCH_TEXT(person, TEXT_FAMILY_NAME)};
+	int len[2] = {person->text_len[TEXT_GIVEN_NAME], person->text_len[TEXT_FAMILY_NAME]}, n = 0;
+	char letters[MATCH_TEXT_MAX];
+
+	for (int i = 0; i < r->text_len[TEXT_LOCAL_PART]; i++)
+		if (local[i] >= 'a' && local[i] <= 'z')
+			letters[n++] = local[i];
+	if (len[0] == 0 || len[1] == 0)
+		return false;
+	for (int first = 0; first < 2; first++)
+	{
+		const char *x = name[first], *y = name[!first];
+		int nx = len[first], ny = len[!first];
+
+		if (n == 1 + ny && letters[0] == x[0] && memcmp(letters + 1, y, ny) == 0)
+			return true;
+		if (n > nx && (n == nx + 1 || n == nx + ny) && memcmp(letters, x, nx) == 0 &&
+			memcmp(letters + nx, y, n - nx) == 0)
+			return true;
+	}
+	return false;
+}
+
 static void
-crm_score_email(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
+crm_score_email(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b, bool company,
 				MatchScore *score)
 {
 	const MatchModel *model = &scorer->model;
@@ -723,11 +947,15 @@ crm_score_email(const MatchScorer *scorer, const MatchRecord *a, const MatchReco
 	{
 		if (crm_same(a, b, ITEM_EMAIL))
 			crm_say_level(score, model, FIELD_EMAIL, EMAIL_EQUAL, crm_item_bits(a, b, ITEM_EMAIL));
+		else if (crm_other_number(a, b))
+			crm_say_level(score, model, FIELD_EMAIL, EMAIL_DIFFERENT, 0);
+		else if (!company && a->item[ITEM_DOMAIN] == 0 && b->item[ITEM_DOMAIN] == 0 &&
+				 (crm_email_named(a, a) || crm_email_named(a, b)) &&
+				 (crm_email_named(b, a) || crm_email_named(b, b)))
+			crm_say_level(score, model, FIELD_EMAIL, EMAIL_NAMED, 0);
 		else if (crm_same(a, b, ITEM_LOCAL_PART))
 			crm_say_level(score, model, FIELD_EMAIL, EMAIL_LOCAL_PART,
 						  crm_item_bits(a, b, ITEM_LOCAL_PART));
-		else if (crm_other_number(a, b))
-			crm_say_level(score, model, FIELD_EMAIL, EMAIL_DIFFERENT, 0);
 		else
 		{
 			double jw = crm_match_jaro_winkler(
@@ -892,6 +1120,40 @@ crm_maybe_sisters(const MatchScore *score)
 			 score->level[FIELD_TAX_ID] == TAX_ID_BOTH_VALID));
 }
 
+static inline bool
+crm_same_house(const MatchScore *score)
+{
+	return score->level[FIELD_ADDRESS] == ADDRESS_EQUAL ||
+		   score->level[FIELD_ADDRESS] == ADDRESS_SIMILAR ||
+		   score->level[FIELD_PHONE] == PHONE_EQUAL;
+}
+
+/*
+ * Two of a family: called otherwise, or called alike a generation apart.  That is
+ * said only when given names were compared, the last of all.  Twins, and father
+ * and son of one name, are expected where people are known by more than their
+ * names, birth date and address; elsewhere a wrong name or date is likelier.
+ */
+static bool
+crm_one_family(const MatchScore *score)
+{
+	MatchLevel given = score->part_level[0], birth = score->level[FIELD_BIRTH_DATE];
+	bool born_alike = birth == BIRTH_DATE_EQUAL || birth == BIRTH_DATE_SLIP;
+	bool older =
+		birth == BIRTH_DATE_GENERATION && score->level[FIELD_ADDRESS] != ADDRESS_OTHER_PLACE;
+	bool other =
+		given == PERSON_PARTLY_SIMILAR || given == PERSON_UNLIKE || given == PERSON_DIFFERENT;
+
+	if (given == LEVEL_NONE || (score->level[FIELD_NATIONAL_ID] != LEVEL_NONE &&
+								score->level[FIELD_NATIONAL_ID] != NATIONAL_ID_DIFFERENT))
+		return false;
+	if (!crm_same_house(score))
+		return given == PERSON_DIFFERENT && !born_alike;
+	if (score->level[FIELD_GENERATION] == GENERATION_DIFFERENT)
+		return true;
+	return score->reachable ? other || older : other && !born_alike;
+}
+
 /*
  * A branch and its head office, firms of one group that do other things, members
  * of a family: what their house has in common says which house it is, and then
@@ -900,32 +1162,41 @@ crm_maybe_sisters(const MatchScore *score)
 static bool
 crm_one_house(const MatchScore *score)
 {
-	if (score->level[FIELD_NAME] != LEVEL_NONE)
-		return score->level[FIELD_BRANCH] == BRANCH_OF ||
-			   score->level[FIELD_BRANCH] == BRANCH_DIFFERENT ||
-			   score->level[FIELD_BUSINESS] == BUSINESS_DIFFERENT;
-	return score->part_level[0] == PERSON_DIFFERENT &&
-		   score->level[FIELD_PERSON] != PERSON_SWAPPED &&
-		   score->level[FIELD_NATIONAL_ID] != NATIONAL_ID_EQUAL &&
-		   score->level[FIELD_NATIONAL_ID] != NATIONAL_ID_SLIP &&
-		   score->level[FIELD_BIRTH_DATE] != BIRTH_DATE_EQUAL &&
-		   score->level[FIELD_BIRTH_DATE] != BIRTH_DATE_SLIP;
+	if (score->level[FIELD_NAME] == LEVEL_NONE)
+		return crm_one_family(score);
+	return score->level[FIELD_BRANCH] == BRANCH_OF ||
+		   score->level[FIELD_BRANCH] == BRANCH_DIFFERENT ||
+		   score->level[FIELD_BUSINESS] == BUSINESS_DIFFERENT;
 }
 
+#define OTHERS_IN_HOUSE 1.5 /* bits: of three who live there, it is one */
+
+/*
+ * What speaks for two records of one house counts together at most as much as
+ * the prior speaks against.  Twins have their birth date in common, too, and
+ * couples often an e-mail address; who is called alike has one of their own.
+ */
 static void
 crm_limit_house(MatchScore *score)
 {
-	static const MatchField house[] = {FIELD_PHONE, FIELD_DOMAIN, FIELD_ADDRESS, FIELD_EMAIL,
-									   FIELD_NAME};
+	static const MatchField firm[] = {FIELD_PHONE, FIELD_DOMAIN, FIELD_ADDRESS, FIELD_EMAIL,
+									  FIELD_NAME};
+	static const MatchField family[] = {FIELD_PHONE, FIELD_DOMAIN, FIELD_ADDRESS, FIELD_BIRTH_DATE,
+										FIELD_EMAIL};
 	bool company = score->level[FIELD_NAME] != LEVEL_NONE;
-	/* An e-mail address is a person's own. */
-	int n = company ? lengthof(house) : 3;
-	double family = !company && score->part_level[1] == PERSON_EQUAL &&
-							score->level[FIELD_PERSON] != PERSON_SWAPPED
-						? Max(score->part_weight[1], 0)
-						: 0;
-	double sum = family, most = Max(-score->weight[FIELD_PRIOR], 0), kept;
+	const MatchField *house = company ? firm : family;
+	int n = lengthof(firm);
+	double names = 0, sum, most = Max(-score->weight[FIELD_PRIOR], 0), kept;
 
+	if (!company)
+	{
+		bool alike = score->part_level[0] < PERSON_PARTLY_SIMILAR;
+
+		most = Max(most - OTHERS_IN_HOUSE, 0);
+		n = !crm_same_house(score) ? 3 : alike ? 4 : 5;
+		names = Max(score->part_weight[0], 0) + Max(score->part_weight[1], 0);
+	}
+	sum = names;
 	for (int i = 0; i < n; i++)
 		sum += Max(score->weight[house[i]], 0);
 	if (sum <= most)
@@ -934,7 +1205,7 @@ crm_limit_house(MatchScore *score)
 	for (int i = 0; i < n; i++)
 		if (score->weight[house[i]] > 0)
 			score->weight[house[i]] *= kept;
-	score->weight[FIELD_PERSON] -= family * (1 - kept);
+	score->weight[FIELD_PERSON] -= names * (1 - kept);
 }
 
 static void
@@ -1193,12 +1464,16 @@ crm_weigh_pair(const MatchScorer *scorer, const MatchRecord *a, const MatchRecor
 	bool company = outline == OUTLINE_ID || crm_both(a, b, ITEM_COMPANY);
 
 	memset(score, 0, sizeof(*score));
+	score->reachable = (a->item[ITEM_PHONE] | b->item[ITEM_PHONE] | a->item[ITEM_EMAIL] |
+						b->item[ITEM_EMAIL]) != 0;
 	crm_say(score, FIELD_PRIOR, company ? PRIOR_COMPANY : PRIOR_PERSON,
 			company ? scorer->prior_company : scorer->prior_person);
 	if (bounded)
 		crm_bounds(scorer, a, b, company, whole, outline, score);
 	if (company && outline != OUTLINE_ID)
 		crm_score_branch(scorer, a, b, score);
+	else if (!company)
+		crm_score_generation(scorer, a, b, score);
 	CRM_SCORE(FIELD_TAX_ID, crm_both(a, b, ITEM_TAX_ID), crm_score_tax_id(scorer, a, b, score));
 	if (outline != OUTLINE_ID)
 	{
@@ -1218,7 +1493,7 @@ crm_weigh_pair(const MatchScorer *scorer, const MatchRecord *a, const MatchRecor
 	if (outline == OUTLINE_ID)
 		return true;
 	score->weight[FIELD_DOMAIN] = 0;
-	CRM_SCORE(FIELD_EMAIL, true, crm_score_email(scorer, a, b, score));
+	CRM_SCORE(FIELD_EMAIL, true, crm_score_email(scorer, a, b, company, score));
 	if (outline == OUTLINE_WHOLE)
 		CRM_SCORE(FIELD_PERSON, true, crm_score_person(scorer, a, b, company, score));
 	return true;
@@ -1288,7 +1563,7 @@ crm_match_scorer(MatchScorer *scorer, const MatchModel *model, double rows)
 
 		scorer->most[field] = Max(scorer->most[field], model->level[level].weight);
 	}
-	for (int level = PERSON_INITIAL; level <= PERSON_DIFFERENT; level++)
+	for (int level = PERSON_SOUNDS_EQUAL; level <= PERSON_DIFFERENT; level++)
 	{
 		scorer->part_weight = Max(scorer->part_weight, model->level[level].weight);
 		scorer->part_rarity = Max(scorer->part_rarity, model->level[level].rarity);

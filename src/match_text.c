@@ -360,9 +360,6 @@ crm_match_title_tokens(const CrmName *name)
 
 	for (int i = 0; i < (int) lengthof(titles); i++)
 	{
-		/* 总 alone is a title only after a family name; a third character is part of a name. */
-		if (titles[i].n == 1 && name->ntokens > 2)
-			continue;
 		if (crm_ends_with(name, name->ntokens, titles[i].text, titles[i].n))
 			return titles[i].n;
 	}
