@@ -74,40 +74,74 @@ crm_in_list(const char *const *list, int n, const char *text, int len)
 	return false;
 }
 
+/* Digits of the country calling code that an international number starts with (ITU-T E.164). */
+static size_t
+crm_calling_code(const char *digits)
+{
+	static const char *const two[] = {
+		"20", "27", "30", "31", "32", "33", "34", "36", "39", "40", "41", "43", "44", "45", "46",
+		"47", "48", "49", "51", "52", "53", "54", "55", "56", "57", "58", "60", "61", "62", "63",
+		"64", "65", "66", "81", "82", "84", "86", "90", "91", "92", "93", "94", "95", "98"};
+
+	if (digits[0] == '1' || digits[0] == '7')
+		return 1;
+	return crm_in_list(two, lengthof(two), digits, 2) ? 2 : 3;
+}
+
+#define PHONE_LEAST 6 /* digits */
+#define PHONE_MOST	10
+
 size_t
 crm_match_phone(const char *data, size_t len, char out[MATCH_TEXT_MAX])
 {
-	char digits[MATCH_TEXT_MAX];
-	size_t n = 0, keep;
-	bool varied = false;
+	char digits[MATCH_TEXT_MAX + 1] = {0};
+	size_t n = 0, start = 0, zeros = 0;
+	bool varied = false, international = false;
 
 	for (size_t i = 0; i < len && n < MATCH_TEXT_MAX; i++)
 	{
 		unsigned char c = data[i];
 
-		/* Full-width digits are EF BC 90 .. EF BC 99. */
-		if (c == 0xEF && i + 2 < len && (unsigned char) data[i + 1] == 0xBC &&
-			(unsigned char) data[i + 2] >= 0x90 && (unsigned char) data[i + 2] <= 0x99)
+		/* Full-width digits are EF BC 90 .. EF BC 99, the plus sign EF BC 8B. */
+		if (c == 0xEF && i + 2 < len && (unsigned char) data[i + 1] == 0xBC)
 		{
-			digits[n++] = '0' + ((unsigned char) data[i + 2] - 0x90);
+			unsigned char last = data[i + 2];
+
+			if (last >= 0x90 && last <= 0x99)
+				digits[n++] = '0' + (last - 0x90);
+			international = international || (n == 0 && last == 0x8B);
 			i += 2;
 		}
 		else if (crm_is_digit(c))
 			digits[n++] = c;
-		else if (n >= 6 &&
+		else if (c == '+' && n == 0)
+			international = true;
+		else if (n >= PHONE_LEAST &&
 				 (crm_lower(c) == 'x' || crm_lower(c) == 'e' || c == '#' || c == ';' || c == ','))
 			break; /* an extension or a second number */
 	}
-	if (n < 6)
+	if (n < PHONE_LEAST)
 		return 0;
 	for (size_t i = 1; i < n; i++)
 		varied = varied || digits[i] != digits[0];
 	if (!varied)
 		return 0;
-	/* Trunk and country prefixes come and go; ten digits tell numbers apart everywhere. */
-	keep = Min(n, 10);
-	memcpy(out, digits + n - keep, keep);
-	return keep;
+	/* Country and trunk prefixes come and go; ten digits tell numbers apart everywhere. */
+	while (digits[zeros] == '0')
+		zeros++;
+	if (zeros == 2 || international)
+	{
+		start = zeros + crm_calling_code(digits + zeros);
+		while (start < n && digits[start] == '0')
+			start++;
+	}
+	else
+		start = zeros;
+	if (n - Min(start, n) < PHONE_LEAST)
+		start = 0;
+	start = Max(start, n - Min(n, PHONE_MOST));
+	memcpy(out, digits + start, n - start);
+	return n - start;
 }
 
 /* The registrable part of a host name, by the shape of its last labels. */

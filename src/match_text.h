@@ -23,7 +23,8 @@ typedef struct MatchEmail
 	int domain_length;
 } MatchEmail;
 
-/* The last ten digits without extension; 0 if fewer than six or all the same. */
+/* The national number, at most ten digits, without extension; 0 if fewer than six or all the same.
+ */
 extern size_t crm_match_phone(const char *data, size_t len, char out[MATCH_TEXT_MAX]);
 extern bool crm_match_email(const char *data, size_t len, MatchEmail *out);
 extern bool crm_match_website(const char *data, size_t len, MatchEmail *out);
