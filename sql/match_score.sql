@@ -71,6 +71,14 @@ FROM (VALUES ('{"family_name": "Clarke", "phone": "+44 20 79460018", "street": "
 WHERE (house ->> 'family_name' = '王') = (a ->> 'given_name' ~ '[建军]');
 SELECT b, (SELECT r ->> 'level' FROM crm.compare_records('regress_match_score.contact', '{"email": "h.nguyen12@example.org"}', jsonb_build_object('email', b)) AS c, jsonb_array_elements(c.reasons) AS r WHERE r ->> 'field' = 'email') AS level
 FROM (VALUES ('h.nguyen47@example.com'), ('h.nguyne12@example.com'), ('hnguyen@example.com')) AS e (b);
+-- a telephone number is the same with and without the prefixes of country and trunk; a full-width one, too
+SELECT a, b, (SELECT r ->> 'level' FROM crm.compare_records('regress_match_score.account', jsonb_build_object('phone', a), jsonb_build_object('phone', b)) AS c, jsonb_array_elements(c.reasons) AS r WHERE r ->> 'field' = 'phone') AS level
+FROM (VALUES ('+49 30 901820', '030/90 18 20'), ('0049 30 901820', '＋４９ (0)30 901820'), ('+44 (0)20 7946 0018', '020 7946 0018'), ('+1 650 253 0001', '(650) 253-0001'), ('+86 021 58958216', '021-58958216'), ('+86 138 0013 8000', '8613800138000'),
+    ('+39 02 1234567', '02 1234567'), ('+353 1 678 9000', '01 6789000'), ('+49 30 901820', '+49 40 901820'), ('030 901820', '030 901821'), ('+49', '030 901820'), ('000000', '000000'), ('000001', '000001'), ('00 00 12', '+0')) AS p (a, b);
+-- an office somewhere is a branch, the head office is the firm, a law office what it does; another business and legal form is another firm
+SELECT a, b, pg_temp.names(a, b) FROM (VALUES ('Acme Trading GmbH', 'Acme Trading - Exeter Office'), ('Acme Trading', 'Acme Trading (Head Office)'), ('Miller Law Office', 'Miller Law Office Ltd'), ('Acme Exeter Office', 'Acme Exeter Office Inc'), ('Post Office', 'The Post Office')) AS n (a, b);
+SELECT b, (SELECT score > 0.5 FROM crm.compare_records('regress_match_score.account', '{"name": "Filzen Dental Ltd", "phone": "01737 781880", "street": "31 Fox Drive"}', jsonb_build_object('name', b, 'phone', '01737 781880', 'street', '31 Fox Drive'))) AS same
+FROM (VALUES ('Filzen Dental Travel Corp'), ('Filzen Dental Travel'), ('Filzen Dental Corp')) AS n (b);
 -- found whatever letter of a short word is wrong, and when words run together
 INSERT INTO regress_match_score.account (id, name) VALUES (11, 'Dani Textiles'), (12, 'Bulcora'), (13, 'Hilan'), (14, 'Crystal Holdings Trading');
 SELECT q.name, (SELECT array_agg(d.id ORDER BY d.id) FROM regress_match_score.find_duplicates('account', jsonb_build_object('name', q.name)) AS d) AS found

@@ -562,6 +562,34 @@ crm_mark_listed(CrmName *name)
 		name->tokens[n - 1].kind = CRM_NAME_LEGAL_FORM;
 }
 
+/*
+ * "Acme - Exeter Office" is a branch, "Acme (Head Office)" is Acme; a law office or
+ * a post office is what the firm does.
+ */
+static void
+crm_mark_office(CrmName *name)
+{
+	static const char *const head[] = {"head", "main", "central", "registered"};
+	static const char *const trade[] = {"law", "post", "patent", "box", "dental", "medical"};
+	int n = name->ntokens;
+
+	while (n > 0 && name->tokens[n - 1].kind == CRM_NAME_LEGAL_FORM)
+		n--;
+	if (n < 3 || !crm_token_is(&name->tokens[n - 1], "office"))
+		return;
+	for (int i = 0; i < (int) lengthof(head); i++)
+		if (crm_token_is(&name->tokens[n - 2], head[i]))
+		{
+			name->tokens[n - 2].kind = name->tokens[n - 1].kind = CRM_NAME_LEGAL_FORM;
+			return;
+		}
+	for (int i = 0; i < (int) lengthof(trade); i++)
+		if (crm_token_is(&name->tokens[n - 2], trade[i]))
+			return;
+	name->tokens[n - 1].kind = CRM_NAME_BRANCH;
+	name->flags |= CRM_NAME_HAS_BRANCH;
+}
+
 /* What a house may have several of, one beside the other; told apart by five letters. */
 static bool
 crm_is_venue(const CrmNameToken *token)
@@ -866,6 +894,7 @@ crm_company(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 		crm_place(s, ITEM_CITY, &values[MATCH_CITY]);
 	crm_mark_city(s, name);
 	crm_mark_listed(name);
+	crm_mark_office(name);
 	if (name->flags & CRM_NAME_HAS_BRANCH)
 	{
 		int marker = 0;

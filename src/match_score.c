@@ -1166,7 +1166,9 @@ crm_one_house(const MatchScore *score)
 		return crm_one_family(score);
 	return score->level[FIELD_BRANCH] == BRANCH_OF ||
 		   score->level[FIELD_BRANCH] == BRANCH_DIFFERENT ||
-		   score->level[FIELD_BUSINESS] == BUSINESS_DIFFERENT;
+		   score->level[FIELD_BUSINESS] == BUSINESS_DIFFERENT ||
+		   (score->level[FIELD_BUSINESS] == BUSINESS_MORE &&
+			score->level[FIELD_LEGAL_FORM] == LEGAL_FORM_DIFFERENT);
 }
 
 #define OTHERS_IN_HOUSE 1.5 /* bits: of three who live there, it is one */
