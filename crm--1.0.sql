@@ -1804,7 +1804,7 @@ RETURNS SETOF record LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT d.id, d.score, d.reasons FROM crm.find_duplicates(@workspace_literal@::regnamespace, kind, record, max_results) AS d $$;
 COMMENT ON FUNCTION @workspace@.find_duplicates(text, jsonb, integer) IS
-'Who is this already? Records of a kind (account, contact, lead) that may mean the same as the given one, best first, among those the caller may see: id, probability (0 to 1) and reasons whose weights in bits add up to its log-odds. record has the column names of the kind''s table, for example {"name": "Acme Ltd", "phone": "+44 20 7946 0018"}; other fields are ignored. max_results is 1 to 1000. Errors: 22023 for another number, an unknown kind, or a record that is no JSON object; 55000 for a table without a matching index.';
+'Who is this already? Records of a kind (account, contact, lead) that may mean the same as the given one, best first, among those the caller may see: id, probability (0 to 1) and reasons whose weights in bits add up to its log-odds. record has the column names of the kind''s table, for example {"name": "Acme Ltd", "phone": "+44 20 7946 0018"}; columns that are not compared are ignored. max_results is 1 to 1000. Errors: 22023 for another number, an unknown kind, or a record that is no JSON object; 42703 for a field that is no column; 55000 for a table without a matching index.';
 
 CREATE OR REPLACE FUNCTION @workspace@.scan_duplicates(kind text, threshold real DEFAULT NULL, whole boolean DEFAULT false)
 RETURNS bigint LANGUAGE sql VOLATILE
@@ -6652,7 +6652,7 @@ SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'crm_find_matches';
 
 COMMENT ON FUNCTION crm.find_matches(regclass, jsonb, integer) IS
-'Rows of a table that may mean the same as a record, best first: primary key as text, probability (0 to 1) and reasons. The table needs an index on crm.match_keys(...) and a primary key of one column. record has the table''s column names; fields that are not in the index are ignored, and a record with the value of the primary key does not find itself. reasons is an array of {field, level, weight}; the weights, in bits, add up to log2(score / (1 - score)), and a last entry {"field": "search", "level": "truncated"} says that rows agreeing in something very common alone were not looked at. Reads as the caller, under row security. Errors: 22023 for max_results outside 1 to 1000 or a record that is no object of strings and numbers, 55000 without index.';
+'Rows of a table that may mean the same as a record, best first: primary key as text, probability (0 to 1) and reasons. The table needs an index on crm.match_keys(...) and a primary key of one column. record has the table''s column names; other columns than those of the index are ignored, and a record with the value of the primary key does not find itself. reasons is an array of {field, level, weight}; the weights, in bits, add up to log2(score / (1 - score)), and a last entry {"field": "search", "level": "truncated"} says that rows agreeing in something very common alone were not looked at. Reads as the caller, under row security. Errors: 22023 for max_results outside 1 to 1000 or a record that is no object of strings and numbers, 42703 for a field that is no column, 55000 without index.';
 
 CREATE FUNCTION crm._match_table(workspace regnamespace, kind text) RETURNS regclass
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'crm_match_table';
@@ -6681,7 +6681,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$ SELECT c.score, c.reasons FROM crm._compare_records(relation, record, other, '-Infinity') AS c $$;
 
 COMMENT ON FUNCTION crm.compare_records(regclass, jsonb, jsonb) IS
-'Do two records mean the same? The probability (0 to 1) and its reasons, as crm.find_matches() would give them. relation is a table with a matching index, whose column names both records have; neither needs to be stored. The caller needs SELECT on the table.';
+'Do two records mean the same? The probability (0 to 1) and its reasons, as crm.find_matches() would give them. relation is a table with a matching index, whose column names both records have; neither needs to be stored. The caller needs SELECT on the table. Errors: 22023 for a record that is no object of strings and numbers, 42703 for a field that is no column.';
 
 CREATE FUNCTION crm._analyze_matching(relation regclass, OUT rows bigint, OUT keys bytea)
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'crm_analyze_matching';
@@ -6781,7 +6781,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$ SELECT crm._scan_duplicates(workspace, kind, crm._match_table(workspace, kind), threshold, whole) $$;
 
 COMMENT ON FUNCTION crm.scan_duplicates(regnamespace, text, real, boolean) IS
-'Compares the records of a kind and writes pairs and clusters that mean the same to duplicate_pair and duplicate_cluster of the workspace; decisions made about them stay, pairs told apart (not_duplicate) never meet in one cluster, and pairs said to be the same (duplicate) are in one. threshold is the probability (between 0 and 1) from which a pair is reported; NULL takes the default, 0.5. The first scan reads the whole table; later ones only rows that changed since, unless whole is true, what the scores rest on is other than it was (threshold, statistics, model, columns), more than a tenth of the rows changed since the last scan of the whole table, or a key known as rare is shared by more than 300 records now. Returns the number of pairs. Works with up to max_parallel_maintenance_workers workers and at most crm.scan_memory of memory; crm.scan_progress() shows how far it is. The caller must be a member of the role that owns the workspace. Errors: 55P03 while another scan of the kind runs, 53400 when crm.scan_memory does not suffice.';
+'Compares the records of a kind and writes pairs and clusters that mean the same to duplicate_pair and duplicate_cluster of the workspace; decisions made about them stay, pairs told apart (not_duplicate) never meet in one cluster, and pairs said to be the same (duplicate) are in one. threshold is the probability (between 0 and 1) from which a pair is reported; NULL takes the default, 0.5. The first scan reads the whole table; later ones only rows that changed since, unless whole is true, what the scores rest on is other than it was (threshold, statistics, model, columns), more than a tenth of the rows changed since the last scan of the whole table, or a key known as rare is shared by more than 300 records now. Returns the number of pairs. Works with up to max_parallel_maintenance_workers workers and at most crm.scan_memory of memory, in passes over parts of the table where that is little; crm.scan_progress() shows how far it is. The caller must be a member of the role that owns the workspace. Errors: 55P03 while another scan of the kind runs, 53400 when crm.scan_memory does not suffice for the records in pairs.';
 
 CREATE FUNCTION crm.scan_progress(OUT pid integer, OUT workspace regnamespace, OUT kind text, OUT phase text, OUT done bigint, OUT total bigint, OUT workers integer, OUT started_at timestamptz)
 RETURNS SETOF record LANGUAGE C VOLATILE STRICT
@@ -6789,7 +6789,7 @@ SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'crm_scan_progress';
 
 COMMENT ON FUNCTION crm.scan_progress() IS
-'Scans for duplicates that run in this database, for owners of the workspace and members of pg_read_all_stats: the process, the phase (reading, sorting keys, linking keys, weighing, comparing, or reading changes, looking up, meeting and comparing changes; then explaining, clustering, writing), how much of the phase is done of a total (rows, pairs or parts, by phase; the total of reading is an estimate), the parallel workers that help, and when the scan began.';
+'Scans for duplicates that run in this database, for owners of the workspace and members of pg_read_all_stats: the process, the phase (reading, sorting keys, linking keys, weighing, comparing, or reading changes, looking up, meeting and comparing changes, in passes of both kinds where memory is short, after counting and counting keys; then explaining, clustering, writing), how much of the phase is done of a total (rows, pairs or parts, by phase; the total of reading is an estimate), the parallel workers that help, and when the scan began.';
 
 ---------------------------------------------------------------------
 -- match_model
@@ -7235,7 +7235,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$ SELECT c.* FROM crm._check_duplicate(workspace, kind, record, crm._match_table(workspace, kind)) AS c $$;
 
 COMMENT ON FUNCTION crm.check_duplicate(regnamespace, text, jsonb) IS
-'Would a record be a duplicate? One row for each record that means the same with at least the lowest threshold of the kind''s active rules (0.9 without), whether the caller can see it or not. Of a record that is hidden from the caller only the owner''s teams, the claim state and the next step are told. Every call is written to duplicate_log and counts against setting duplicate_checks_per_minute of the workspace (NULL: no limit). The caller must be allowed to insert such records. Errors: 42501 otherwise, 53400 beyond the limit.';
+'Would a record be a duplicate? One row for each record that means the same with at least the lowest threshold of the kind''s active rules (0.9 without), whether the caller can see it or not. Of a record that is hidden from the caller only the owner''s teams, the claim state and the next step are told. Every call is written to duplicate_log and counts against setting duplicate_checks_per_minute of the workspace (NULL: no limit). The caller must be allowed to insert such records. Errors: 42501 otherwise, 42703 for a field that is no column, 53400 beyond the limit.';
 
 CREATE FUNCTION crm._claim_duplicate(workspace regnamespace, kind text, record jsonb, relation regclass, threshold real, OUT id bigint, OUT score real)
 RETURNS record LANGUAGE C VOLATILE
@@ -7252,7 +7252,6 @@ AS $$
 DECLARE
     rel regclass := crm._match_table(workspace, kind);
     fields text;
-    unknown text;
     key name;
 BEGIN
     IF workspace IS NULL OR kind IS NULL OR record IS NULL THEN
@@ -7261,12 +7260,7 @@ BEGIN
     SELECT c.id, c.score INTO id, score FROM crm._claim_duplicate(workspace, kind, record, rel, threshold) AS c;
     created := id IS NULL;
     IF created THEN
-        SELECT string_agg(quote_ident(f.name), ', '), min(f.name) FILTER (WHERE a.attname IS NULL) INTO fields, unknown
-        FROM jsonb_object_keys(record) AS f (name)
-        LEFT JOIN pg_attribute AS a ON a.attrelid = rel AND a.attname = f.name AND a.attnum > 0 AND NOT a.attisdropped;
-        IF unknown IS NOT NULL THEN
-            RAISE EXCEPTION 'column "%" of relation % does not exist', unknown, rel USING ERRCODE = 'undefined_column';
-        END IF;
+        SELECT string_agg(quote_ident(f.name), ', ') INTO fields FROM jsonb_object_keys(record) AS f (name);
         SELECT a.attname INTO key FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
         WHERE i.indrelid = rel AND i.indisprimary;
         EXECUTE CASE WHEN fields IS NULL THEN format('INSERT INTO %s DEFAULT VALUES RETURNING %I', rel, key)

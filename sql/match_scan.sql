@@ -138,6 +138,13 @@ INSERT INTO regress_match_scan.account (id, name, phone) VALUES (2002, 'Rewriten
 SELECT regress_match_scan.scan_duplicates('account') > 0 AS some;
 SELECT p.left_id, p.right_id, s.whole FROM regress_match_scan.duplicate_pair AS p, (SELECT whole FROM regress_match_scan.duplicate_scan WHERE kind = 'account' ORDER BY id DESC LIMIT 1) AS s WHERE p.kind = 'account' AND p.left_id = 2001;
 
+-- like one of two that cannot be the same: it joins one of them, and nobody is chained
+INSERT INTO regress_match_scan.account (id, name, phone, uscc) VALUES
+ (3001, 'Zeta Bakery Ltd', '030 5550001', '91310115MA1H9P3C6U'), (3002, 'Zeta Bakery', '030 5550001', NULL), (3003, 'Zeta Bakery Ltd', '030 5550001', '914403001922038216');
+SELECT regress_match_scan.scan_duplicates('account') > 0 AS some;
+SELECT left_id, right_id FROM regress_match_scan.duplicate_pair WHERE left_id > 3000 AND kind = 'account' ORDER BY 1, 2;
+SELECT array_agg(record_id ORDER BY record_id) AS records FROM regress_match_scan.duplicate_cluster WHERE record_id > 3000 AND kind = 'account' GROUP BY cluster_id ORDER BY 1;
+
 -- the threshold is a probability
 SELECT regress_match_scan.scan_duplicates('account', 0.999999) < (SELECT count(*) FROM before);
 -- fails: wrong arguments

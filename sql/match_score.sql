@@ -88,6 +88,23 @@ INSERT INTO regress_match_score.contact (id, given_name, family_name, birth_date
 SELECT id FROM regress_match_score.find_duplicates('contact', '{"given_name": "Natahn", "family_name": "Challmenor", "birth_date": "1960-02-13", "national_id": "2692493"}');
 DELETE FROM regress_match_score.account;
 DELETE FROM regress_match_score.contact;
+-- whatever agrees counts the less, the more records have it; and a blank counts nothing
+BEGIN;
+INSERT INTO regress_match_score.account (name, phone, email, website, street, city, postcode, uscc)
+SELECT 'Common Trading', '030 4440000', 'info@common.example.com', 'www.common.example.com', 'Common Lane 1', 'Berlin', '10115', 'AB1234567' FROM generate_series(1, 500) AS i;
+INSERT INTO regress_match_score.contact (given_name, family_name, birth_date, national_id, phone, email, street, city)
+SELECT 'Ann', 'Smith', '1970-01-01', '000111222', '030 4440000', 'ann@gmail.com', 'Common Lane 1', 'Berlin' FROM generate_series(1, 500) AS i;
+SELECT crm.analyze_matching('regress_match_score.account'), crm.analyze_matching('regress_match_score.contact');
+SELECT kind, column_name, c.weight < r.weight - 1 AS common_counts_less, b.weight AS blank
+FROM (VALUES ('account', 'name', 'Common Trading', 'Zenith Bakery'), ('account', 'phone', '030 4440000', '030 7654321'), ('account', 'email', 'info@common.example.com', 'info@rare.example.org'),
+    ('account', 'website', 'common.example.com', 'rare.example.org'), ('account', 'street', 'Common Lane 1', 'Rare Road 77'), ('account', 'city', 'Berlin', 'Zwiesel'), ('account', 'postcode', '10115', '94227'), ('account', 'uscc', 'AB1234567', 'XY7654321'),
+    ('contact', 'given_name', 'Ann', 'Xaviera'), ('contact', 'family_name', 'Smith', 'Zwetkow'), ('contact', 'birth_date', '1970-01-01', '1983-07-19'), ('contact', 'national_id', '000111222', '987654321'),
+    ('contact', 'phone', '030 4440000', '030 7654321'), ('contact', 'email', 'ann@gmail.com', 'rare@gmail.com'), ('contact', 'street', 'Common Lane 1', 'Rare Road 77'), ('contact', 'city', 'Berlin', 'Zwiesel')) AS v (kind, column_name, common, rare),
+  LATERAL (SELECT ('regress_match_score.' || kind)::regclass AS rel, jsonb_build_object(column_name, common) AS common, jsonb_build_object(column_name, rare) AS rare) AS j,
+  LATERAL (SELECT sum((e ->> 'weight')::numeric) AS weight FROM jsonb_array_elements((crm.compare_records(j.rel, j.common, j.common)).reasons) AS e) AS c,
+  LATERAL (SELECT sum((e ->> 'weight')::numeric) AS weight FROM jsonb_array_elements((crm.compare_records(j.rel, j.rare, j.rare)).reasons) AS e) AS r,
+  LATERAL (SELECT count(*) AS weight FROM jsonb_array_elements((crm.compare_records(j.rel, j.rare, '{}')).reasons) AS e WHERE e ->> 'field' <> 'prior') AS b;
+ROLLBACK;
 -- fails: wrong arguments
 SELECT crm.compare_records('regress_match_score.account', '[]', '{}');
 SELECT crm.compare_records('regress_match_score.member', '{}', '{}');
