@@ -29,6 +29,7 @@
 
 #include "duplicate_rule.h"
 #include "match_posting.h"
+#include "match_text.h"
 
 /* Of the evidence needed, what shared keys must say; the rest can come from what is no key. */
 #define KEYS_SAY   0.65
@@ -46,11 +47,12 @@
 typedef struct SearchRecord
 {
 	int64 id;
-	float least; /* log-odds from which another counts */
-	MatchRecord *record;
+	float least;		 /* log-odds from which another counts */
+	bool company;		 /* what it is taken for */
+	MatchRecord *record; /* NULL = most never need it */
+	MatchValue values[MATCH_NROLES];
 	uint32 first; /* of its keys */
 	uint32 nkeys;
-	bool weighed;
 	DuplicateFound *found;
 	int nfound;
 	int found_allocated;
@@ -193,6 +195,7 @@ crm_search_keys(DuplicateSearch *search, SearchRecord *r, const MatchKey *keys, 
 
 	r->first = search->nkeys;
 	r->nkeys = 0;
+	crm_match_prefetch(search->stats, keys, nkeys);
 	for (int i = 0; i < nkeys; i++)
 	{
 		double bits = crm_match_rarity(search->stats, keys[i].hash, keys[i].default_bits);
@@ -236,10 +239,13 @@ crm_duplicate_search_add(DuplicateSearch *search, const MatchValue values[MATCH_
 	r->id = id;
 	/* Above 0, as the table of rules sees to; the log-odds. */
 	r->least = threshold < 1 ? (float) -log2(1.0 / threshold - 1.0) : CERTAIN_BITS;
-	r->record = crm_match_record(values, search->scratch, &keys, &nkeys);
+	r->company = values[MATCH_COMPANY].data != NULL &&
+				 !crm_match_is_placeholder(values[MATCH_COMPANY].data, values[MATCH_COMPANY].len);
+	r->record = NULL;
+	memcpy(r->values, values, sizeof(r->values));
+	keys = crm_match_record_keys(values, search->scratch, &nkeys);
 	r->found = NULL;
 	r->nfound = r->found_allocated = 0;
-	r->weighed = false; /* most never need to be */
 	crm_search_keys(search, r, keys, nkeys);
 	MemoryContextSwitchTo(old);
 }
@@ -468,8 +474,7 @@ crm_search_sharers(DuplicateSearch *search, const SearchRecord *r)
 	uint64 own;
 	int nshared = crm_search_shared(search, r, shared, &own);
 	uint32 total = 0, mask = 15, n = 0;
-	double prior = r->record->item[ITEM_COMPANY] != 0 ? search->scorer.prior_company
-													  : search->scorer.prior_person;
+	double prior = r->company ? search->scorer.prior_company : search->scorer.prior_person;
 	double needed = r->least - prior;
 	double left = 0;
 
@@ -617,9 +622,13 @@ crm_search_score(DuplicateSearch *search, SearchRecord *r, SearchOther *other)
 
 	if (!other->seen || other->id == r->id)
 		return;
-	if (!r->weighed)
+	if (r->record == NULL)
+	{
+		old = MemoryContextSwitchTo(search->context);
+		r->record = crm_match_record(r->values, search->scratch, NULL, NULL);
 		crm_match_weigh(r->record, search->stats);
-	r->weighed = true;
+		MemoryContextSwitchTo(old);
+	}
 	if (!crm_search_may(search, r, other))
 		return;
 	crm_match_score(&search->scorer, r->record, other->record[OUTLINE_WHOLE], &score);

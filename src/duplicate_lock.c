@@ -107,7 +107,7 @@ crm_duplicate_locks_add(DuplicateLocks *locks, const MatchValue values[MATCH_NRO
 
 	if (locks->all)
 		return true;
-	(void) crm_match_record(values, locks->scratch, &keys, &nkeys);
+	keys = crm_match_record_keys(values, locks->scratch, &nkeys);
 	/* They come in ascending order of hash. */
 	for (int i = 0; i < nkeys && taken < ROW_LOCKS; i++)
 		if (keys[i].default_bits >= LOCK_BITS * MATCH_BITS_SCALE &&

@@ -104,8 +104,8 @@ extern void crm_duplicate_basis(Relation rel, DuplicateBasis *basis);
  */
 extern DuplicateSearch *crm_duplicate_search(const DuplicateRules *rules, Relation rel, bool stored,
 											 const DuplicateBasis *basis);
-/* A record: what is compared, its id (0 = it has none), and the probability from which another
- * counts. */
+/* A record: what is compared, which is read until the search has run, its id (0 = it has none), and
+ * the probability from which another counts. */
 extern void crm_duplicate_search_add(DuplicateSearch *search, const MatchValue values[MATCH_NROLES],
 									 int64 id, float4 threshold);
 /* Looks all of them up with the active snapshot, in the whole table, whoever may see it. */

@@ -177,13 +177,13 @@ extern MatchRecord *crm_match_record(const MatchValue values[MATCH_NROLES], Matc
 extern const MatchKey *crm_match_record_keys(const MatchValue values[MATCH_NROLES],
 											 MatchScratch *scratch, int *nkeys);
 /*
- * Those that are read the quickest, for crm_match_may(): identifiers; and of a firm what its name
- * says.
+ * Those that are read the quickest, for crm_match_may(): identifiers and the place; and of a firm
+ * what its name says.
  */
 typedef enum MatchOutline
 {
 	OUTLINE_WHOLE, /* no outline */
-	OUTLINE_NAME,  /* without address and person */
+	OUTLINE_NAME,  /* without street and person */
 	OUTLINE_ID	   /* without the name either */
 } MatchOutline;
 
@@ -203,6 +203,7 @@ extern int64 crm_match_version(const MatchStats *stats);
 extern double crm_match_rows(const MatchStats *stats);
 extern uint32 crm_match_count(const MatchStats *stats, uint32 hash);
 extern double crm_match_rarity(const MatchStats *stats, uint32 hash, uint8 default_bits);
+extern void crm_match_prefetch(const MatchStats *stats, const MatchKey *keys, int nkeys);
 /* Fills the rarities of a record's features. */
 extern void crm_match_weigh(MatchRecord *record, const MatchStats *stats);
 

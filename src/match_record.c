@@ -33,7 +33,6 @@ struct MatchScratch
 	int nkeys;
 	bool want_keys;
 	bool want_record;
-	bool outline;
 	char buffer[CRM_NAME_MAX_TEXT + MATCH_MAX_VALUE];
 };
 
@@ -503,16 +502,6 @@ crm_place(MatchScratch *s, MatchItem item, const MatchValue *value)
 		crm_set_text(s, TEXT_CITY, s->buffer, n);
 }
 
-/* Has a name words that may be those of a city? */
-static bool
-crm_has_word(const CrmName *name)
-{
-	for (int i = 0; i < name->ntokens; i++)
-		if (name->tokens[i].kind == CRM_NAME_CORE && name->tokens[i].script != CRM_SCRIPT_HAN)
-			return true;
-	return false;
-}
-
 /* "Spago (Los Angeles)" in Los Angeles is Spago: the words of the record's own city are a region.
  */
 static void
@@ -878,9 +867,8 @@ crm_company_keys(MatchScratch *s, const CrmName *name, const char *all, size_t n
  * before its marker ("... Co., Ltd. West Branch"), or by the marker alone.
  */
 static void
-crm_company(MatchScratch *s, const MatchValue values[MATCH_NROLES])
+crm_company(MatchScratch *s, const MatchValue *value)
 {
-	const MatchValue *value = &values[MATCH_COMPANY];
 	CrmName *name = crm_name_parse_into(value->data, value->len, &s->name);
 	GramSink sink = {s->name_gram, s->name_gram_bits, 0, KEY_NAME_GRAM};
 	int branch_start = name->ntokens;
@@ -890,8 +878,6 @@ crm_company(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 
 	if (crm_match_is_placeholder(value->data, value->len))
 		return;
-	if (s->outline && values[MATCH_CITY].data != NULL && crm_has_word(name))
-		crm_place(s, ITEM_CITY, &values[MATCH_CITY]);
 	crm_mark_city(s, name);
 	crm_mark_listed(name);
 	crm_mark_office(name);
@@ -1383,13 +1369,12 @@ crm_pack(const MatchScratch *s)
 }
 
 static void
-crm_begin_record(MatchScratch *s, bool want_record, bool want_keys, bool outline)
+crm_begin_record(MatchScratch *s, bool want_record, bool want_keys)
 {
 	memset(&s->head, 0, sizeof(s->head));
 	s->nkeys = 0;
 	s->want_record = want_record;
 	s->want_keys = want_keys;
-	s->outline = outline;
 	for (int i = 0; i < MATCH_NITEMS; i++)
 		s->head.item_bits[i] = item_default_bits[i] * MATCH_BITS_SCALE;
 }
@@ -1397,12 +1382,12 @@ crm_begin_record(MatchScratch *s, bool want_record, bool want_keys, bool outline
 MatchRecord *
 crm_match_outline(const MatchValue values[MATCH_NROLES], MatchScratch *s, MatchOutline outline)
 {
-	crm_begin_record(s, true, false, true);
+	crm_begin_record(s, true, false);
 	if (values[MATCH_CITY].data != NULL)
 		crm_place(s, ITEM_CITY, &values[MATCH_CITY]);
 	crm_postcode(s, &values[MATCH_POSTCODE]);
 	if (outline == OUTLINE_NAME && values[MATCH_COMPANY].data != NULL)
-		crm_company(s, values);
+		crm_company(s, &values[MATCH_COMPANY]);
 	crm_identifiers(s, values);
 	return crm_pack(s);
 }
@@ -1415,7 +1400,7 @@ crm_read_values(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 
 	crm_address(s, values);
 	if (has_company)
-		crm_company(s, values);
+		crm_company(s, &values[MATCH_COMPANY]);
 	crm_person(s, values, has_company);
 	crm_identifiers(s, values);
 	if (!s->want_keys)
@@ -1433,7 +1418,7 @@ MatchRecord *
 crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *s, const MatchKey **keys,
 				 int *nkeys)
 {
-	crm_begin_record(s, true, keys != NULL, false);
+	crm_begin_record(s, true, keys != NULL);
 	crm_read_values(s, values);
 	if (keys != NULL)
 	{
@@ -1446,7 +1431,7 @@ crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *s, const M
 const MatchKey *
 crm_match_record_keys(const MatchValue values[MATCH_NROLES], MatchScratch *s, int *nkeys)
 {
-	crm_begin_record(s, false, true, false);
+	crm_begin_record(s, false, true);
 	crm_read_values(s, values);
 	*nkeys = s->nkeys;
 	return s->key;

@@ -241,6 +241,15 @@ crm_match_rarity(const MatchStats *stats, uint32 hash, uint8 default_bits)
 	return crm_match_rarity_of(stats->rows, crm_match_count(stats, hash), default_bits);
 }
 
+/* Asks memory for what is known of keys that will be looked up, all at once. */
+void
+crm_match_prefetch(const MatchStats *stats, const MatchKey *keys, int nkeys)
+{
+	for (int step = 0; step < 2 && stats->counts != NULL; step++)
+		for (int i = 0; i < nkeys; i++)
+			crm_counts_prefetch(stats->counts, keys[i].hash, step);
+}
+
 void
 crm_match_weigh(MatchRecord *record, const MatchStats *stats)
 {
