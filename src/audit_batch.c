@@ -44,7 +44,7 @@
 
 struct AuditBatch
 {
-	MemoryContext context;	  /* below TopTransactionContext, of all the rest */
+	MemoryContext context;	  /* below CacheMemoryContext, of all the rest */
 	SubTransactionId subid;	  /* whose rows they are */
 	SubTransactionId written; /* by which subtransaction of it, if they are */
 	CommandId command;
@@ -63,6 +63,7 @@ struct AuditBatch
 };
 
 static AuditBatch *batches = NULL; /* newest first, subid descending */
+static AuditBatch *spare = NULL;   /* the empty one of the transaction before */
 
 static ExecutorStart_hook_type prev_start = NULL;
 static ExecutorFinish_hook_type prev_finish = NULL;
@@ -71,14 +72,21 @@ static ProcessUtility_hook_type prev_utility = NULL;
 int64 crm_audit_rows_direct = 0;
 
 static void
+crm_batch_hear(AuditBatch *b, Oid relid)
+{
+	if (OidIsValid(relid) && b->log != relid)
+		return;
+	b->stale = true;
+	b->nindexes = -1;
+}
+
+static void
 crm_batch_relcache_callback(Datum arg, Oid relid)
 {
 	for (AuditBatch *b = batches; b != NULL; b = b->older)
-		if (!OidIsValid(relid) || b->log == relid)
-		{
-			b->stale = true;
-			b->nindexes = -1;
-		}
+		crm_batch_hear(b, relid);
+	if (spare != NULL)
+		crm_batch_hear(spare, relid);
 }
 
 /* ---------------------------------------------------------------------
@@ -114,7 +122,6 @@ crm_batch_find_indexes(AuditBatch *b, Relation rel)
 
 		b->indexes[n] = lfirst_oid(cell);
 		b->infos[n++] = BuildIndexInfo(index);
-		/* The lock is kept, as a scan of the index would: most rows are followed by more. */
 		index_close(index, NoLock);
 	}
 	list_free(list);
@@ -188,11 +195,12 @@ crm_batch_write(AuditBatch *b)
 		crm_batch_find_indexes(b, rel);
 	for (int i = 0; i < b->nindexes; i++)
 	{
-		Relation index = index_open(b->indexes[i], NoLock);
+		Relation index = index_open(b->indexes[i], RowExclusiveLock);
 
 		/* One that CREATE INDEX CONCURRENTLY has only begun is not ready. */
 		if (index->rd_index->indisready)
 			crm_batch_enter(b, rel, index, b->infos[i]);
+		/* The lock is kept, as a scan of the index would: most rows are followed by more. */
 		index_close(index, NoLock);
 	}
 	table_close(rel, NoLock);
@@ -229,28 +237,44 @@ crm_audit_catch_up(void)
 static AuditBatch *
 crm_batch_create(const AuditLog *log)
 {
+	static bool registered = false;
 	MemoryContext context =
-		AllocSetContextCreate(TopTransactionContext, "crm audit batch", ALLOCSET_DEFAULT_SIZES);
+		AllocSetContextCreate(CurrentMemoryContext, "crm audit batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext save = MemoryContextSwitchTo(context);
 	AuditBatch *b = palloc0(sizeof(AuditBatch));
 	Relation rel = table_open(log->relid, NoLock);
-	static bool registered = false;
 
 	if (!registered)
 		crm_register_relcache_callback(crm_batch_relcache_callback, (Datum) 0);
 	registered = true;
 	b->context = context;
-	b->subid = GetCurrentSubTransactionId();
-	b->written = InvalidSubTransactionId;
 	b->log = log->relid;
 	b->owner = log->owner;
 	b->desc = CreateTupleDescCopyConstr(RelationGetDescr(rel));
 	b->nindexes = -1;
 	table_close(rel, NoLock);
 	MemoryContextSwitchTo(save);
+	MemoryContextSetParent(context, CacheMemoryContext);
+	return b;
+}
+
+static void
+crm_batch_begin(const AuditLog *log)
+{
+	AuditBatch *b = spare;
+
+	spare = NULL;
+	if (b != NULL && (b->stale || b->log != log->relid || b->owner != log->owner))
+	{
+		MemoryContextDelete(b->context);
+		b = NULL;
+	}
+	if (b == NULL)
+		b = crm_batch_create(log);
+	b->subid = GetCurrentSubTransactionId();
+	b->written = InvalidSubTransactionId;
 	b->older = batches;
 	batches = b;
-	return b;
 }
 
 /* Of its rows, or none. */
@@ -278,7 +302,9 @@ crm_audit_batch(const AuditLog *log)
 		crm_batch_drop_newest();
 		b = NULL;
 	}
-	return b != NULL && b->subid == subid ? b : crm_batch_create(log);
+	if (b == NULL || b->subid != subid)
+		crm_batch_begin(log);
+	return batches;
 }
 
 TupleDesc
@@ -359,7 +385,10 @@ crm_batch_xact(XactEvent event, void *arg)
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PREPARE:
 		case XACT_EVENT_ABORT:
-			/* The memory goes with the transaction. */
+			while (batches != NULL && (batches->older != NULL || batches->n > 0 || spare != NULL))
+				crm_batch_drop_newest();
+			if (batches != NULL)
+				spare = batches;
 			batches = NULL;
 			break;
 		default:
