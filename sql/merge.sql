@@ -62,6 +62,9 @@ SELECT kind, record_id, external_id FROM regress_merge.external_reference ORDER 
 SELECT record_id, member_id, access FROM regress_merge.share ORDER BY member_id;
 SELECT kind, survivor_id, loser_ids, fields FROM regress_merge.merge_log WHERE id = :merge_id;
 SELECT regress_merge.resolve('account', 3), regress_merge.resolve('account', 1), regress_merge.resolve('contact', 3);
+-- fails: of no kind, any id would stand for itself
+SELECT regress_merge.resolve('acount', 3);
+SELECT * FROM regress_merge.merged_ids('acount', 1);
 SELECT record_id, survivor_id, record ->> 'name' AS name FROM regress_merge.merged_record WHERE kind = 'account' ORDER BY 1;
 
 -- and back, to the last time stamp

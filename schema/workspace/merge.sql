@@ -243,6 +243,7 @@ CREATE OR REPLACE FUNCTION @workspace@.resolve(kind text, id text)
 RETURNS text LANGUAGE sql STABLE STRICT SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+SELECT crm._kind_table(@workspace_literal@::regnamespace, kind);
 WITH RECURSIVE chain (id, depth) AS (
     SELECT resolve.id, 0
     UNION
@@ -253,19 +254,20 @@ WITH RECURSIVE chain (id, depth) AS (
 SELECT c.id FROM chain AS c ORDER BY c.depth DESC LIMIT 1
 $$;
 COMMENT ON FUNCTION @workspace@.resolve(text, text) IS
-'The record an id stands for today: the id itself, or the record it was merged into, through any number of merges.';
+'The record an id stands for today: the id itself, or the record it was merged into, through any number of merges. Error: 42P01 for an unknown kind.';
 
 CREATE OR REPLACE FUNCTION @workspace@.resolve(kind text, id bigint)
 RETURNS bigint LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT @workspace@.resolve(kind, id::text)::bigint $$;
 COMMENT ON FUNCTION @workspace@.resolve(text, bigint) IS
-'The record an id stands for today: the id itself, or the record it was merged into, through any number of merges.';
+'The record an id stands for today: the id itself, or the record it was merged into, through any number of merges. Error: 42P01 for an unknown kind.';
 
 CREATE OR REPLACE FUNCTION @workspace@.merged_ids(kind text, id bigint)
 RETURNS SETOF bigint LANGUAGE sql STABLE STRICT SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+SELECT crm._kind_table(@workspace_literal@::regnamespace, kind);
 WITH RECURSIVE gone (id) AS (
     SELECT merged_ids.id
     UNION
@@ -276,6 +278,6 @@ WITH RECURSIVE gone (id) AS (
 SELECT g.id FROM gone AS g ORDER BY g.id
 $$;
 COMMENT ON FUNCTION @workspace@.merged_ids(text, bigint) IS
-'All ids that stand for a record: its own, and those of the records merged into it, through any number of merges. For logs that keep the ids they were written with: WHERE record_id IN (SELECT merged_ids(''account'', 17)).';
+'All ids that stand for a record: its own, and those of the records merged into it, through any number of merges. For logs that keep the ids they were written with: WHERE record_id IN (SELECT merged_ids(''account'', 17)). Error: 42P01 for an unknown kind.';
 
 REVOKE EXECUTE ON FUNCTION @workspace@.resolve(text, text), @workspace@.merged_ids(text, bigint) FROM PUBLIC;
