@@ -909,15 +909,14 @@ crm_pair_holds(const KnownPair *pair)
 	return pair->state == PAIR_OPEN || pair->state == PAIR_IGNORED || pair->state == PAIR_SAME;
 }
 
-/* Records of pairs about which a decision was taken back: what is known of them may be old. */
+/* Records of pairs that are not told apart, or no more: what is known of them may be old. */
 void
 crm_change_again(MatchScan *scan, const KnownResult *known)
 {
 	scan->nagain = 0;
 	scan->again = palloc_extended(sizeof(Datum) * Max((Size) known->npairs, 1), MCXT_ALLOC_HUGE);
 	for (uint32 i = 0; i < known->npairs; i++)
-		if (known->pair[i].changed &&
-			(known->pair[i].state == PAIR_OPEN || known->pair[i].state == PAIR_IGNORED))
+		if (known->pair[i].changed && crm_pair_holds(&known->pair[i]))
 			scan->again[scan->nagain++] = Int64GetDatum(known->pair[i].left);
 }
 

@@ -182,6 +182,17 @@ is($node->safe_psql('postgres', 'SELECT whole FROM sales.duplicate_scan ORDER BY
 is($node->safe_psql('postgres', $groups), '1-349: 349, 350-400: 51, 450-460: 2, 470-480: 2', 'whoever says that two are not the same is believed');
 is(difference(q{'account', NULL}, ''), '', 'the same as a whole scan');
 
+# Two that were told apart are changed, then said to be the same: the score is not that of before.
+$node->safe_psql('postgres', q{
+	UPDATE sales.duplicate_pair SET state = 'not_duplicate' WHERE (left_id, right_id) = (470, 480);
+	UPDATE sales.account SET name = md5('480'), phone = NULL WHERE id = 480;
+	SELECT sales.scan_duplicates('account');
+	UPDATE sales.duplicate_pair SET state = 'duplicate' WHERE (left_id, right_id) = (470, 480);
+	SELECT sales.scan_duplicates('account');
+});
+is($node->safe_psql('postgres', 'SELECT whole, (SELECT score FROM sales.duplicate_pair WHERE (left_id, right_id) = (470, 480)) FROM sales.duplicate_scan ORDER BY id DESC LIMIT 1'), 'f|0', 'a decision that was turned round: the score of now');
+is(difference(q{'account', NULL}, ''), '', 'the same as a whole scan');
+
 # What does not fit into memory is scanned in passes over parts of it, with the same result.
 $node->safe_psql('postgres', q{
 	TRUNCATE sales.account CASCADE; TRUNCATE sales.duplicate_pair, sales.duplicate_cluster, sales.duplicate_scan, sales.match_statistics;
