@@ -22,6 +22,7 @@ max_prepared_transactions = 5
 autovacuum = off
 client_min_messages = error
 maintenance_work_mem = 1MB
+wal_keep_size = 2GB
 });
 $node->start;
 $node->safe_psql('postgres', q{
