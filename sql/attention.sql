@@ -243,22 +243,25 @@ BEGIN
         COMMIT;
     END LOOP;
 END $$;
-CREATE PROCEDURE planned(n integer) LANGUAGE plpgsql AS $$
+-- PostgreSQL 18 needs fewer.
+CREATE PROCEDURE planned(n integer, most integer) LANGUAGE plpgsql AS $$
 DECLARE
     before bigint;
+    made bigint;
 BEGIN
     CALL fire_one_by_one(20);
     before := crm_test.plans();
     CALL fire_one_by_one(n);
-    RAISE NOTICE '% plans', crm_test.plans() - before;
+    made := crm_test.plans() - before;
+    RAISE NOTICE '% plans', CASE WHEN made > most THEN made::text ELSE 'at most ' || most END;
 END $$;
 DELETE FROM attention_rule;
 INSERT INTO reminder (member_id, due_at, title) SELECT 2, crm.now(), 'many' FROM generate_series(1, 30000);
 SELECT crm.run_due();
 ANALYZE event;
-CALL planned(50);
+CALL planned(50, 1);
 INSERT INTO attention_rule (name, quiet_from, quiet_to, per_day) VALUES ('Never', '00:00', '00:00', 100000);
-CALL planned(50);
+CALL planned(50, 100);
 SELECT count(*) FROM event WHERE title = 'one of many' AND state = 'new';
 
 RESET ROLE;
