@@ -64,6 +64,7 @@ for my $round (1 .. $rounds)
 		kill 'KILL', $pid if $pid;
 		$killed{$type}++ if $pid;
 		$load->finish;
+		wait_until_gone($pid) if $pid;
 	}
 	wait_until_up($node);
 }

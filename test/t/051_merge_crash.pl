@@ -59,7 +59,7 @@ sub crash_in
 	kill $signal // 'KILL', $pid;
 	$victim->finish;
 	eval { $holder->quit; };
-	wait_until_up($node);
+	wait_until_up($node, $pid);
 	isnt($err, '', 'the client was told');
 }
 

@@ -57,10 +57,11 @@ for my $when ('at work', 'writing')
 	my $seen = $when eq 'writing' ? q{phase = 'writing' AND EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted)} : 'true';
 	$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM crm.scan_progress() WHERE kind = 'account' AND workspace = 'sales'::regnamespace AND done <= total AND $seen")
 	  or die "the scan was not seen: $err";
-	kill 'KILL', $node->safe_psql('postgres', 'SELECT pid FROM crm.scan_progress()');
+	my $pid = $node->safe_psql('postgres', 'SELECT pid FROM crm.scan_progress()');
+	kill 'KILL', $pid;
 	$victim->finish;
 	eval { $holder->quit; };
-	wait_until_up($node);
+	wait_until_up($node, $pid);
 	isnt($err, '', "killed $when: the client was told");
 	is($node->safe_psql('postgres', $nothing), '0', "killed $when: nothing is there");
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM crm.scan_progress()'), '0', "killed $when: nothing goes on");
@@ -85,7 +86,7 @@ SKIP:
 		}
 	}
 	$victim->finish;
-	$node->poll_query_until('postgres', 'SELECT true') or die 'the server did not come back';
+	wait_until_up($node);
 	isnt($err, '', 'a worker killed: the client was told');
 	is($node->safe_psql('postgres', $nothing), '0', 'a worker killed: nothing is there');
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM crm.scan_progress()'), '0', 'a worker killed: nothing goes on');
