@@ -49,6 +49,43 @@ crm_cmp_known_member(const void *a, const void *b)
 	return x->record < y->record ? -1 : x->record > y->record;
 }
 
+/*
+ * Sorts rows that are in order but for some, as those of a table are into which a
+ * scan wrote in order: where two neighbours are not, both are taken out, sorted and
+ * merged again.
+ */
+static void
+crm_sort_known(void *rows, uint32 n, Size size, int (*cmp)(const void *, const void *))
+{
+	char *row = rows;
+	char *out = palloc_extended(size * Max((Size) n, 1), MCXT_ALLOC_HUGE);
+	Size kept = 0, nout = 0, to = n;
+
+	for (Size i = 0; i < n; i++)
+	{
+		if (kept > 0 && cmp(row + (kept - 1) * size, row + i * size) > 0)
+		{
+			memcpy(out + nout++ * size, row + --kept * size, size);
+			memcpy(out + nout++ * size, row + i * size, size);
+		}
+		else
+		{
+			if (kept != i)
+				memcpy(row + kept * size, row + i * size, size);
+			kept++;
+		}
+	}
+	qsort(out, nout, size, cmp);
+	while (nout > 0)
+	{
+		if (kept > 0 && cmp(row + (kept - 1) * size, out + (nout - 1) * size) > 0)
+			memcpy(row + --to * size, row + --kept * size, size);
+		else
+			memcpy(row + --to * size, out + --nout * size, size);
+	}
+	pfree(out);
+}
+
 static AttrNumber
 crm_result_column(Relation rel, const char *name, Oid type)
 {
@@ -97,6 +134,13 @@ crm_next_of_kind(TableScanDesc heap, TupleTableSlot *slot, AttrNumber kind_colum
 	return false;
 }
 
+/* Room for so many rows is taken at first; pages of it that are not used cost nothing. */
+static uint32
+crm_rows_expected(Relation rel)
+{
+	return (uint32) (Min(Max(rel->rd_rel->reltuples, 0), 1e9) * 1.1) + 1024;
+}
+
 static void
 crm_known_pairs(MatchScan *scan, Oid table, const char *kind, KnownResult *known)
 {
@@ -112,8 +156,10 @@ crm_known_pairs(MatchScan *scan, Oid table, const char *kind, KnownResult *known
 	const Datum *value = slot->tts_values - 1;
 	AttrNumber last = Max(Max(Max(id, kind_column), Max(left, right)), Max(score, state));
 	Size len = strlen(kind);
-	uint32 size = 0;
+	uint32 size = crm_rows_expected(rel);
 	bool null;
+
+	known->pair = palloc_extended(sizeof(KnownPair) * (Size) size, MCXT_ALLOC_HUGE);
 
 	while (crm_next_of_kind(heap, slot, kind_column, kind, len, last))
 	{
@@ -122,10 +168,8 @@ crm_known_pairs(MatchScan *scan, Oid table, const char *kind, KnownResult *known
 
 		if (known->npairs == size)
 		{
-			size = size ? size * 2 : 1024;
-			known->pair = known->pair == NULL
-							  ? palloc(sizeof(KnownPair) * size)
-							  : repalloc_huge(known->pair, sizeof(KnownPair) * (Size) size);
+			size *= 2;
+			known->pair = repalloc_huge(known->pair, sizeof(KnownPair) * (Size) size);
 		}
 		pair = &known->pair[known->npairs++];
 		pair->id = DatumGetInt64(value[id]);
@@ -142,8 +186,7 @@ crm_known_pairs(MatchScan *scan, Oid table, const char *kind, KnownResult *known
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(heap);
 	table_close(rel, NoLock);
-	if (known->npairs > 1)
-		qsort(known->pair, known->npairs, sizeof(KnownPair), crm_cmp_pair);
+	crm_sort_known(known->pair, known->npairs, sizeof(KnownPair), crm_cmp_pair);
 }
 
 static void
@@ -160,18 +203,17 @@ crm_known_members(Oid table, const char *kind, KnownResult *known)
 	const Datum *value = slot->tts_values - 1;
 	AttrNumber last = Max(Max(Max(id, kind_column), Max(cluster, record)), state);
 	Size len = strlen(kind);
-	uint32 size = 0;
+	uint32 size = crm_rows_expected(rel);
 
+	known->member = palloc_extended(sizeof(KnownMember) * (Size) size, MCXT_ALLOC_HUGE);
 	while (crm_next_of_kind(heap, slot, kind_column, kind, len, last))
 	{
 		KnownMember *member;
 
 		if (known->nmembers == size)
 		{
-			size = size ? size * 2 : 1024;
-			known->member = known->member == NULL
-								? palloc(sizeof(KnownMember) * size)
-								: repalloc_huge(known->member, sizeof(KnownMember) * (Size) size);
+			size *= 2;
+			known->member = repalloc_huge(known->member, sizeof(KnownMember) * (Size) size);
 		}
 		member = &known->member[known->nmembers++];
 		member->id = DatumGetInt64(value[id]);
@@ -184,8 +226,7 @@ crm_known_members(Oid table, const char *kind, KnownResult *known)
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(heap);
 	table_close(rel, NoLock);
-	if (known->nmembers > 1)
-		qsort(known->member, known->nmembers, sizeof(KnownMember), crm_cmp_known_member);
+	crm_sort_known(known->member, known->nmembers, sizeof(KnownMember), crm_cmp_known_member);
 }
 
 KnownResult *
