@@ -96,7 +96,7 @@ SKIP:
 SKIP:
 {
 	my $limit = 'prlimit --pid ' . (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0] . ' --fsize';
-	skip 'no prlimit', 4 if system("$limit=4000000: >/dev/null 2>&1") != 0;
+	skip 'no prlimit', 4 if system("$limit=2000000: >/dev/null 2>&1") != 0;
 	my (undef, undef, $stderr) = $node->psql('postgres', $scan);
 	system("$limit=unlimited: >/dev/null 2>&1") == 0 or die 'the limit stays';
 	like($stderr, qr/shared memory segment.*max_parallel_maintenance_workers is 0/s, 'too little shared memory: what to do is told');
