@@ -96,6 +96,7 @@ SKIP:
 SKIP:
 {
 	my $limit = 'prlimit --pid ' . (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0] . ' --fsize';
+	skip 'shared memory is no file', 4 if $node->safe_psql('postgres', 'SHOW dynamic_shared_memory_type') ne 'posix';
 	skip 'no prlimit', 4 if system("$limit=2000000: >/dev/null 2>&1") != 0;
 	my (undef, undef, $stderr) = $node->psql('postgres', $scan);
 	system("$limit=unlimited: >/dev/null 2>&1") == 0 or die 'the limit stays';
