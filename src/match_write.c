@@ -63,6 +63,8 @@ crm_sort_known(void *rows, uint32 n, Size size, int (*cmp)(const void *, const v
 
 	for (Size i = 0; i < n; i++)
 	{
+		if (i % 65536 == 0)
+			CHECK_FOR_INTERRUPTS();
 		if (kept > 0 && cmp(row + (kept - 1) * size, row + i * size) > 0)
 		{
 			memcpy(out + nout++ * size, row + --kept * size, size);
