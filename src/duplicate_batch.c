@@ -7,12 +7,15 @@
  * max_parallel_maintenance_workers as the server has to give.  Each looks up its
  * chunks as a single process would, with the writer's snapshot, which sees what
  * the statement wrote; the answers come back in the order of the rows.  So a worker
- * that comes late, or not at all, changes the time it takes and nothing else.
+ * that comes late, or not at all, changes the time it takes and nothing else.  The
+ * first chunks are the largest, as rows looked up together cost less, and the last
+ * ones small, so that nobody waits long for the others.
  *
- * Nothing can be written while there are workers.  Whatever depends on the answers,
- * the writer does afterwards.  So that a statement of nothing but duplicates is not
- * looked up to its end, no chunk is begun once many pairs have been found: what was
- * not looked up comes with the next batch.
+ * No row can be written while there are workers.  Whatever depends on the answers,
+ * the writer does afterwards.  What a matching index has put off (match_index.c) it
+ * enters while workers make the keys of rows; they wait for it before they look.  So that a
+ *statement of nothing but duplicates is not looked up to its end, no chunk is begun once many pairs
+ *have been found: what was not looked up comes with the next batch.
  *
  * Memory: all of it in the context in which the batch was made.
  */
@@ -25,6 +28,7 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
+#include "storage/condition_variable.h"
 #include "storage/lwlock.h"
 #include "utils/dsa.h"
 #include "utils/memutils.h"
@@ -37,11 +41,13 @@
 #include "match_index.h"
 
 #define PARALLEL_ROWS 10000				 /* a statement of fewer is not worth a worker */
-#define CHUNK_ROWS	  8192				 /* looked up together, ... */
-#define SHARED_ROWS	  2048				 /* ... or fewer, so that each participant has ... */
-#define SHARED_CHUNKS 8					 /* ... so many chunks */
-#define BATCH_CHUNKS  64				 /* most of a batch */
-#define BATCH_MEMORY  (16 * 1024 * 1024) /* of the rows of a batch */
+#define WORKER_ROWS	  2048				 /* each has so many at least */
+#define CHUNK_ROWS	  8192				 /* looked up together by a process alone */
+#define MOST_ROWS	  16384				 /* the same by one of several, ... */
+#define LEAST_ROWS	  512				 /* ... and at the end */
+#define CHUNK_SHARE	  2					 /* a chunk is so much of what each has left */
+#define BATCH_CHUNKS  256				 /* most of a batch */
+#define BATCH_MEMORY  (32 * 1024 * 1024) /* of the rows of a batch */
 #define BATCH_FOUND	  10000				 /* pairs after which no chunk is begun */
 #define ANSWER_MEMORY (64 * 1024)		 /* at first, of the answers */
 
@@ -87,9 +93,12 @@ typedef struct BatchShared
 	Oid relid;
 	int64 statistics; /* version */
 	MatchScorer scorer;
-	pg_atomic_uint32 next;	 /* chunk to be looked up */
-	pg_atomic_uint32 found;	 /* pairs */
-	pg_atomic_uint32 helped; /* chunks that workers looked up */
+	ConditionVariable ready;
+	pg_atomic_uint32 entered; /* 1 = the index has the keys of all rows */
+	pg_atomic_uint32 next;	  /* chunk to be looked up */
+	pg_atomic_uint32 found;	  /* pairs */
+	pg_atomic_uint32 helped;  /* chunks that workers looked up */
+	uint32 share;			  /* of rows that each has, about */
 	uint32 nchunks;
 	BatchChunk chunk[BATCH_CHUNKS];
 } BatchShared;
@@ -99,30 +108,36 @@ struct DuplicateBatch
 	MemoryContext context;
 	const DuplicateRules *rules;
 	Relation rel;
-	int workers; /* wanted */
-	uint32 chunk_rows;
+	int workers;	   /* wanted */
+	int64 left;		   /* rows to be added */
+	uint32 chunk_rows; /* of the chunk that is being filled */
+	uint32 nrows;
 	DuplicateBasis basis;
 	StringInfoData rows;
 	BatchShared *shared;
 	StringInfoData found[BATCH_CHUNKS]; /* by the writer */
 };
 
+/* None sees temporary tables, and none starts more of them. */
+int
+crm_duplicate_workers(Relation rel, int64 nrows)
+{
+	if (nrows < PARALLEL_ROWS || RelationUsesLocalBuffers(rel) || IsInParallelMode())
+		return 0;
+	return (int) Min(max_parallel_maintenance_workers, nrows / WORKER_ROWS);
+}
+
 /* A batch for so many rows at most, stored in the table by the current statement. */
 DuplicateBatch *
-crm_duplicate_batch(const DuplicateRules *rules, Relation rel, int64 nrows)
+crm_duplicate_batch(const DuplicateRules *rules, Relation rel, int workers, int64 nrows)
 {
 	DuplicateBatch *batch = palloc0(sizeof(DuplicateBatch));
 
 	batch->context = CurrentMemoryContext;
 	batch->rules = rules;
 	batch->rel = rel;
-	/* Workers do not see temporary tables, and none start more of them. */
-	if (nrows >= PARALLEL_ROWS && !RelationUsesLocalBuffers(rel) && !IsInParallelMode())
-		batch->workers = (int) Min(max_parallel_maintenance_workers, nrows / SHARED_ROWS);
-	batch->chunk_rows = CHUNK_ROWS;
-	if (batch->workers > 0)
-		batch->chunk_rows = (uint32) Min(
-			CHUNK_ROWS, Max(SHARED_ROWS, nrows / (SHARED_CHUNKS * (batch->workers + 1))));
+	batch->workers = workers;
+	batch->left = nrows;
 	crm_duplicate_basis(rel, &batch->basis);
 	batch->shared = palloc0(sizeof(BatchShared));
 	batch->shared->relid = RelationGetRelid(rel);
@@ -130,6 +145,19 @@ crm_duplicate_batch(const DuplicateRules *rules, Relation rel, int64 nrows)
 	batch->shared->scorer = batch->basis.scorer;
 	initStringInfo(&batch->rows);
 	return batch;
+}
+
+/* How many rows the next chunk is to have. */
+static uint32
+crm_batch_chunk_rows(const DuplicateBatch *batch)
+{
+	int64 left = batch->left;
+
+	if (batch->workers == 0)
+		return CHUNK_ROWS;
+	if (batch->nrows > 0)
+		left = Min(left, (BATCH_MEMORY - batch->rows.len) / (batch->rows.len / batch->nrows));
+	return (uint32) Min(MOST_ROWS, Max(LEAST_ROWS, left / (CHUNK_SHARE * (batch->workers + 1))));
 }
 
 /* Adds a row of the statement; false if the batch is full with it. */
@@ -142,9 +170,14 @@ crm_duplicate_batch_add(DuplicateBatch *batch, const MatchValue values[MATCH_NRO
 	BatchRow row = {id, number, threshold};
 
 	if (shared->nchunks == 0 || shared->chunk[shared->nchunks - 1].nrows == batch->chunk_rows)
+	{
+		batch->chunk_rows = crm_batch_chunk_rows(batch);
 		shared->chunk[shared->nchunks++].first = (uint32) batch->rows.len;
+	}
 	chunk = &shared->chunk[shared->nchunks - 1];
 	chunk->nrows++;
+	batch->nrows++;
+	batch->left--;
 	chunk->last = number;
 	for (int i = 0; i < MATCH_NROLES; i++)
 		row.len[i] = values[i].data != NULL ? (uint16) values[i].len : 0;
@@ -175,11 +208,10 @@ crm_batch_row(const char **at, MatchValue values[MATCH_NROLES])
 	return row;
 }
 
-/* Looks up the rows of a chunk; what is found is appended. */
-static void
-crm_batch_look_up(BatchShared *shared, const BatchChunk *chunk, const char *rows,
-				  const DuplicateRules *rules, Relation rel, const DuplicateBasis *basis,
-				  StringInfo out)
+/* The rows of a chunk, ready to be looked up; in the current context. */
+static DuplicateSearch *
+crm_batch_search(const BatchChunk *chunk, const char *rows, const DuplicateRules *rules,
+				 Relation rel, const DuplicateBasis *basis)
 {
 	DuplicateSearch *search = crm_duplicate_search(rules, rel, true, basis);
 	MatchValue values[MATCH_NROLES];
@@ -189,10 +221,21 @@ crm_batch_look_up(BatchShared *shared, const BatchChunk *chunk, const char *rows
 	{
 		const BatchRow *row = crm_batch_row(&at, values);
 
+		CHECK_FOR_INTERRUPTS();
 		crm_duplicate_search_add(search, values, row->id, row->threshold);
 	}
+	return search;
+}
+
+/* Looks them up; what is found is appended. */
+static void
+crm_batch_look_up(BatchShared *shared, const BatchChunk *chunk, const char *rows,
+				  DuplicateSearch *search, StringInfo out)
+{
+	MatchValue values[MATCH_NROLES];
+	const char *at = rows + chunk->first;
+
 	crm_duplicate_search_run(search);
-	at = rows + chunk->first;
 	for (uint32 i = 0; i < chunk->nrows; i++)
 	{
 		const BatchRow *row = crm_batch_row(&at, values);
@@ -225,46 +268,115 @@ crm_batch_next(BatchShared *shared, uint32 *number)
 	return *number < shared->nchunks;
 }
 
+/* A worker's part of a batch. */
+typedef struct BatchWorker
+{
+	BatchShared *shared;
+	const char *rows;
+	dsa_area *area;
+	Relation rel;
+	DuplicateRules rules;
+	DuplicateBasis basis;
+} BatchWorker;
+
+/* A chunk that a worker took before it could be looked up. */
+typedef struct BatchTaken
+{
+	BatchChunk *chunk;
+	MemoryContext context;
+	DuplicateSearch *search;
+} BatchTaken;
+
+static void
+crm_worker_take(BatchWorker *worker, BatchChunk *chunk, BatchTaken *taken)
+{
+	MemoryContext old;
+
+	taken->chunk = chunk;
+	taken->context =
+		AllocSetContextCreate(CurrentMemoryContext, "crm duplicate chunk", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(taken->context);
+	taken->search =
+		crm_batch_search(chunk, worker->rows, &worker->rules, worker->rel, &worker->basis);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+crm_worker_look_up(BatchWorker *worker, BatchTaken *taken)
+{
+	BatchChunk *chunk = taken->chunk;
+	MemoryContext old = MemoryContextSwitchTo(taken->context);
+	StringInfoData found;
+
+	initStringInfo(&found);
+	crm_batch_look_up(worker->shared, chunk, worker->rows, taken->search, &found);
+	if (found.len > 0)
+	{
+		chunk->found = dsa_allocate(worker->area, found.len);
+		chunk->size = found.len;
+		memcpy(dsa_get_address(worker->area, chunk->found), found.data, found.len);
+	}
+	pg_atomic_fetch_add_u32(&worker->shared->helped, 1);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(taken->context);
+}
+
+/* Waits until the index has the keys of all rows. */
+static void
+crm_worker_wait(BatchShared *shared)
+{
+	ConditionVariablePrepareToSleep(&shared->ready);
+	while (pg_atomic_read_u32(&shared->entered) == 0)
+		ConditionVariableSleep(&shared->ready, PG_WAIT_EXTENSION);
+	ConditionVariableCancelSleep();
+}
+
+/* While the writer enters keys its share of the rows is made ready, then all there are looked up.
+ */
+static void
+crm_worker_run(BatchWorker *worker)
+{
+	BatchShared *shared = worker->shared;
+	BatchTaken taken[BATCH_CHUNKS];
+	uint32 number, ntaken = 0, nrows = 0;
+
+	/* The first chunk is the largest. */
+	while (pg_atomic_read_u32(&shared->entered) == 0 &&
+		   nrows + shared->chunk[0].nrows <= shared->share && crm_batch_next(shared, &number))
+	{
+		crm_worker_take(worker, &shared->chunk[number], &taken[ntaken++]);
+		nrows += shared->chunk[number].nrows;
+	}
+	crm_worker_wait(shared);
+	for (uint32 i = 0; i < ntaken; i++)
+		crm_worker_look_up(worker, &taken[i]);
+	while (crm_batch_next(shared, &number))
+	{
+		crm_worker_take(worker, &shared->chunk[number], &taken[0]);
+		crm_worker_look_up(worker, &taken[0]);
+	}
+}
+
 void
 crm_duplicate_worker(dsm_segment *segment, shm_toc *toc)
 {
-	BatchShared *shared = shm_toc_lookup(toc, KEY_BATCH, false);
-	const char *rows = shm_toc_lookup(toc, KEY_ROWS, false);
-	dsa_area *area = dsa_attach_in_place(shm_toc_lookup(toc, KEY_ANSWER, false), segment);
-	Relation rel = table_open(shared->relid, AccessShareLock);
-	MemoryContext context =
-		AllocSetContextCreate(CurrentMemoryContext, "crm duplicate chunk", ALLOCSET_DEFAULT_SIZES);
-	DuplicateRules rules = {0};
-	DuplicateBasis basis = {NULL, shared->scorer};
-	uint32 number;
+	BatchWorker worker = {.shared = shm_toc_lookup(toc, KEY_BATCH, false),
+						  .rows = shm_toc_lookup(toc, KEY_ROWS, false)};
+	BatchShared *shared = worker.shared;
 
-	rules.columns = crm_match_columns(rel, false);
-	rules.id_att = crm_duplicate_id_column(rel, &rules.id_type);
+	worker.area = dsa_attach_in_place(shm_toc_lookup(toc, KEY_ANSWER, false), segment);
+	worker.rel = table_open(shared->relid, AccessShareLock);
+	worker.rules.columns = crm_match_columns(worker.rel, false);
+	worker.rules.id_att = crm_duplicate_id_column(worker.rel, &worker.rules.id_type);
+	worker.basis.scorer = shared->scorer;
 	/* Who comes when all is done need not read statistics. */
 	if (pg_atomic_read_u32(&shared->next) < shared->nchunks)
-		basis.stats = crm_match_stats(shared->relid);
+		worker.basis.stats = crm_match_stats(shared->relid);
 	/* Others than the writer's, learned a moment ago, would find something else. */
-	while (basis.stats != NULL && crm_match_version(basis.stats) == shared->statistics &&
-		   crm_batch_next(shared, &number))
-	{
-		BatchChunk *chunk = &shared->chunk[number];
-		MemoryContext old = MemoryContextSwitchTo(context);
-		StringInfoData found;
-
-		initStringInfo(&found);
-		crm_batch_look_up(shared, chunk, rows, &rules, rel, &basis, &found);
-		if (found.len > 0)
-		{
-			chunk->found = dsa_allocate(area, found.len);
-			chunk->size = found.len;
-			memcpy(dsa_get_address(area, chunk->found), found.data, found.len);
-		}
-		pg_atomic_fetch_add_u32(&shared->helped, 1);
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(context);
-	}
-	table_close(rel, NoLock);
-	dsa_detach(area);
+	if (worker.basis.stats != NULL && crm_match_version(worker.basis.stats) == shared->statistics)
+		crm_worker_run(&worker);
+	table_close(worker.rel, NoLock);
+	dsa_detach(worker.area);
 }
 
 /* The writer's part. */
@@ -277,12 +389,14 @@ crm_batch_take_part(DuplicateBatch *batch, BatchShared *shared, const char *rows
 
 	while (crm_batch_next(shared, &number))
 	{
+		const BatchChunk *chunk = &shared->chunk[number];
 		MemoryContext old;
 
 		initStringInfo(&batch->found[number]);
 		old = MemoryContextSwitchTo(context);
-		crm_batch_look_up(shared, &shared->chunk[number], rows, batch->rules, batch->rel,
-						  &batch->basis, &batch->found[number]);
+		crm_batch_look_up(shared, chunk, rows,
+						  crm_batch_search(chunk, rows, batch->rules, batch->rel, &batch->basis),
+						  &batch->found[number]);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(context);
 	}
@@ -316,6 +430,8 @@ crm_batch_parallel(DuplicateBatch *batch, dsa_area **area)
 	place = shm_toc_allocate(parallel->toc, sizeof(BatchShared));
 	memcpy(place, batch->shared, sizeof(BatchShared));
 	batch->shared = place;
+	batch->shared->share = batch->nrows / (batch->workers + 1);
+	ConditionVariableInit(&batch->shared->ready);
 	shm_toc_insert(parallel->toc, KEY_BATCH, place);
 	place = shm_toc_allocate(parallel->toc, batch->rows.len);
 	memcpy(place, batch->rows.data, batch->rows.len);
@@ -335,12 +451,13 @@ crm_batch_run_parallel(DuplicateBatch *batch)
 	BatchShared *shared, *own = batch->shared;
 	dsa_area *area;
 
-	/* Entries put off are written, which cannot be done beside workers, and which they cannot see.
-	 */
-	crm_match_index_catch_up(batch->rules->columns->indexid);
 	EnterParallelMode();
 	parallel = crm_batch_parallel(batch, &area);
 	shared = batch->shared;
+	/* An index may be written beside workers, as where one is built with them. */
+	crm_match_index_catch_up(batch->rules->columns->indexid);
+	pg_atomic_write_u32(&shared->entered, 1);
+	ConditionVariableBroadcast(&shared->ready);
 	crm_batch_take_part(batch, shared, batch->rows.data);
 	WaitForParallelWorkersToFinish(parallel);
 	for (uint32 i = 0; i < shared->nchunks; i++)

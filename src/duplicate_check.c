@@ -103,6 +103,7 @@ typedef struct CheckState
 	struct StatementRow *row;
 	bool sorted; /* row[], by id */
 	int64 nrows;
+	int64 left; /* rows that rules apply to and that have not been looked up */
 	int64 allocated;
 } CheckState;
 
@@ -565,13 +566,15 @@ crm_check_prepare(CheckState *state)
 			slot_getattr(state->new_slot, state->rules->id_att, &isnull), state->rules->id_type);
 		state->row[state->nrows].number = state->nrows + 1;
 		state->applies[state->nrows++] = applies;
+		state->left += applies != 0;
 		all |= applies;
 	}
 	MemoryContextDelete(row_context);
 	if ((all & blocking) != 0)
 	{
-		/* What need not be done under the locks is done before. */
-		crm_match_index_catch_up(state->rules->columns->indexid);
+		/* What need not be done under the locks is done before, unless workers help meanwhile. */
+		if (crm_duplicate_workers(state->trigdata->tg_relation, state->nrows) == 0)
+			crm_match_index_catch_up(state->rules->columns->indexid);
 		crm_duplicate_locks_take(locks);
 	}
 	return all != 0;
@@ -636,12 +639,13 @@ crm_check_batch(CheckState *state, DuplicateTold *told)
 {
 	const DuplicateRules *rules = state->rules;
 	Relation rel = state->trigdata->tg_relation;
-	DuplicateBatch *batch = crm_duplicate_batch(rules, rel, state->nrows - state->at);
+	DuplicateBatch *batch = crm_duplicate_batch(
+		rules, rel, crm_duplicate_workers(rel, state->nrows - state->at), state->left);
 	MemoryContext row_context =
 		AllocSetContextCreate(CurrentMemoryContext, "crm duplicate row", ALLOCSET_DEFAULT_SIZES);
 	DuplicateAnswers answers;
 	CheckPairs pairs = {0};
-	int64 end;
+	int64 start = state->at, end;
 	bool room = true, more = true;
 
 	crm_check_mark(state);
@@ -666,6 +670,8 @@ crm_check_batch(CheckState *state, DuplicateTold *told)
 	}
 	crm_duplicate_batch_run(batch, &answers);
 	end = answers.all ? state->at : answers.last;
+	for (int64 i = start; i < end; i++)
+		state->left -= state->applies[i] != 0;
 	crm_check_resolve(rules, rel, answers.answer, answers.n);
 	for (int i = 0; i < answers.n && more; i++)
 	{

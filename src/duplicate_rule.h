@@ -136,7 +136,10 @@ typedef struct DuplicateAnswers
 
 typedef struct DuplicateBatch DuplicateBatch;
 
-extern DuplicateBatch *crm_duplicate_batch(const DuplicateRules *rules, Relation rel, int64 nrows);
+/* How many workers a statement of so many rows asks for. */
+extern int crm_duplicate_workers(Relation rel, int64 nrows);
+extern DuplicateBatch *crm_duplicate_batch(const DuplicateRules *rules, Relation rel, int workers,
+										   int64 nrows);
 extern bool crm_duplicate_batch_add(DuplicateBatch *batch, const MatchValue values[MATCH_NROLES],
 									int64 number, int64 id, float4 threshold);
 extern void crm_duplicate_batch_run(DuplicateBatch *batch, DuplicateAnswers *answers);
