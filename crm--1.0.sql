@@ -846,7 +846,7 @@ CREATE TABLE @workspace@.share (
     member_id bigint REFERENCES @workspace@.member ON DELETE CASCADE,
     team_id bigint REFERENCES @workspace@.team ON DELETE CASCADE,
     access text NOT NULL DEFAULT 'read' CONSTRAINT share_access_known CHECK (access IN ('read', 'edit')),
-    expires_at timestamptz,
+    expires_at timestamptz CONSTRAINT share_expires_at_finite CHECK (isfinite(expires_at)),
     granted_by bigint REFERENCES @workspace@.member ON DELETE SET NULL,
     reason text,
     created_at timestamptz NOT NULL DEFAULT now(),
@@ -1236,7 +1236,7 @@ CREATE INDEX ON @workspace@.account (owner_id);
 COMMENT ON TABLE @workspace@.account IS 'A customer or prospect: a company or other organisation.';
 COMMENT ON COLUMN @workspace@.account.id IS 'Identifier, never reused.';
 COMMENT ON COLUMN @workspace@.account.name IS 'Name of the company or organisation.';
-COMMENT ON COLUMN @workspace@.account.parent_id IS 'The account this one belongs to, as a subsidiary or branch.';
+COMMENT ON COLUMN @workspace@.account.parent_id IS 'The account this one belongs to, as a subsidiary or branch. No account is below itself.';
 COMMENT ON COLUMN @workspace@.account.phone IS 'Telephone number, E.164 once recognised.';
 COMMENT ON COLUMN @workspace@.account.email IS 'E-mail address, canonical form.';
 COMMENT ON COLUMN @workspace@.account.uscc IS 'Unified social credit code of a Chinese organisation, 18 characters, GB 32100-2015.';
@@ -1260,7 +1260,7 @@ CREATE TABLE @workspace@.contact (
     family_name text,
     full_name text,
     job_title text,
-    birth_date date,
+    birth_date date CONSTRAINT contact_birth_date_range CHECK (birth_date >= '0001-01-01' AND birth_date <= '9999-12-31'),
     national_id text,
     phone text,
     email text,
@@ -1285,7 +1285,7 @@ COMMENT ON COLUMN @workspace@.contact.given_name IS 'Given name.';
 COMMENT ON COLUMN @workspace@.contact.family_name IS 'Family name.';
 COMMENT ON COLUMN @workspace@.contact.full_name IS 'Name as it is written, family name first where that is the custom.';
 COMMENT ON COLUMN @workspace@.contact.job_title IS 'Position held.';
-COMMENT ON COLUMN @workspace@.contact.birth_date IS 'Date of birth.';
+COMMENT ON COLUMN @workspace@.contact.birth_date IS 'Date of birth, of the years 1 to 9999, which every client can read.';
 COMMENT ON COLUMN @workspace@.contact.national_id IS 'Number of the identity card or passport; masked in the audit log.';
 COMMENT ON COLUMN @workspace@.contact.phone IS 'Telephone number, E.164 once recognised.';
 COMMENT ON COLUMN @workspace@.contact.email IS 'E-mail address, canonical form.';
@@ -1385,11 +1385,11 @@ CREATE TABLE @workspace@.opportunity (
     stage text,
     amount numeric(18,2) CONSTRAINT opportunity_amount_is_number CHECK (amount <> 'NaN'),
     currency text CONSTRAINT opportunity_currency_code CHECK (currency ~ '^[A-Z]{3}$'),
-    close_date date,
+    close_date date CONSTRAINT opportunity_close_date_range CHECK (close_date >= '0001-01-01' AND close_date <= '9999-12-31'),
     source text REFERENCES @workspace@.lead_source (name) ON UPDATE CASCADE,
     lost_reason text,
     description text,
-    closed_at timestamptz,
+    closed_at timestamptz CONSTRAINT opportunity_closed_at_finite CHECK (isfinite(closed_at)),
     owner_id bigint DEFAULT crm.member_id(@workspace_literal@::regnamespace) REFERENCES @workspace@.member,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
@@ -1410,7 +1410,7 @@ COMMENT ON COLUMN @workspace@.opportunity.pipeline IS 'The pipeline it moves thr
 COMMENT ON COLUMN @workspace@.opportunity.stage IS 'Its stage in that pipeline; change it to move the record.';
 COMMENT ON COLUMN @workspace@.opportunity.amount IS 'Expected value, in currency.';
 COMMENT ON COLUMN @workspace@.opportunity.currency IS 'ISO 4217 code of the currency; NULL: the reporting currency.';
-COMMENT ON COLUMN @workspace@.opportunity.close_date IS 'When it is expected to close.';
+COMMENT ON COLUMN @workspace@.opportunity.close_date IS 'When it is expected to close, in the years 1 to 9999, which every client can read; NULL: not known.';
 COMMENT ON COLUMN @workspace@.opportunity.source IS 'Where it came from, one of lead_source.';
 COMMENT ON COLUMN @workspace@.opportunity.lost_reason IS 'Why it was lost.';
 COMMENT ON COLUMN @workspace@.opportunity.description IS 'Free text.';
@@ -1438,8 +1438,8 @@ CREATE TABLE @workspace@.activity (
     type text NOT NULL DEFAULT 'task' REFERENCES @workspace@.activity_type (name) ON UPDATE CASCADE,
     subject text NOT NULL CONSTRAINT activity_subject_not_blank CHECK (btrim(subject) <> ''),
     body text,
-    due_at timestamptz,
-    completed_at timestamptz,
+    due_at timestamptz CONSTRAINT activity_due_at_finite CHECK (isfinite(due_at)),
+    completed_at timestamptz CONSTRAINT activity_completed_at_finite CHECK (isfinite(completed_at)),
     account_id bigint REFERENCES @workspace@.account,
     contact_id bigint REFERENCES @workspace@.contact,
     lead_id bigint REFERENCES @workspace@.lead,
@@ -1511,6 +1511,8 @@ COMMENT ON COLUMN @workspace@.setting.row_version IS 'Starts at 1 and grows by 1
 $_ddl_$),
 (NULL::integer, 'record', $_ddl_$
 
+CREATE OR REPLACE TRIGGER crm_refuse_cycle AFTER INSERT OR UPDATE OF parent_id, id ON @workspace@.account
+    FOR EACH ROW WHEN (NEW.parent_id IS NOT NULL) EXECUTE FUNCTION crm.refuse_cycle('parent_id');
 CREATE OR REPLACE TRIGGER crm_touch BEFORE UPDATE ON @workspace@.account
     FOR EACH ROW EXECUTE FUNCTION crm.touch();
 CREATE OR REPLACE TRIGGER crm_touch BEFORE UPDATE ON @workspace@.contact
@@ -1719,7 +1721,7 @@ CREATE TABLE @workspace@.duplicate_pair (
     state text NOT NULL DEFAULT 'open' CONSTRAINT duplicate_pair_state_known CHECK (state IN ('open', 'duplicate', 'merged', 'not_duplicate', 'ignored')),
     decided_by bigint REFERENCES @workspace@.member ON DELETE SET NULL,
     decided_at timestamptz,
-    later_until timestamptz,
+    later_until timestamptz CONSTRAINT duplicate_pair_later_until_finite CHECK (isfinite(later_until)),
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT duplicate_pair_ordered CHECK (left_id < right_id),
     CONSTRAINT duplicate_pair_score_probability CHECK (score BETWEEN 0 AND 1),
@@ -4781,7 +4783,7 @@ $_ddl_$),
 CREATE TABLE @workspace@.exchange_rate (
     id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
     currency text NOT NULL CONSTRAINT exchange_rate_currency_code CHECK (currency ~ '^[A-Z]{3}$'),
-    valid_from date NOT NULL,
+    valid_from date NOT NULL CONSTRAINT exchange_rate_valid_from_range CHECK (valid_from >= '0001-01-01' AND valid_from <= '9999-12-31'),
     rate numeric NOT NULL CONSTRAINT exchange_rate_positive CHECK (rate > 0 AND rate < 'Infinity'),
     created_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (currency, valid_from)
@@ -5780,7 +5782,7 @@ COMMENT ON FUNCTION crm._protect_workspace(regnamespace) IS
 CREATE FUNCTION crm.refuse_cycle() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'crm_refuse_cycle';
 COMMENT ON FUNCTION crm.refuse_cycle() IS
-'AFTER ROW trigger that refuses (check_violation) a row that is its own ancestor, also where two sessions make one together: whoever moves a row waits for others who have moved one of the same table. Argument: the column that refers to the id, an integer, of the row above.';
+'AFTER ROW trigger that refuses (check_violation) a row that is its own ancestor, also where two sessions make one together: whoever moves a row waits for others who have moved one of the same table. Who inserts rows waits for nobody, for which the column needs its foreign key. Argument: the column that refers to column id, an integer, of the row above.';
 
 -- What the functions can(), transfer(), share_record() and unshare() of a workspace
 -- do.  They run as the workspace's owner and ask themselves what the session's
@@ -9774,7 +9776,7 @@ FROM (VALUES
     ('duplicate_rule_changed', 2, '{duplicate_rule}'),
     ('duplicate_rule_config', 1, '{duplicate_rule}'),
     ('access_changed', 2, '{member,team,team_member,share,setting,token_key}'),
-    ('refuse_cycle', 1, '{member,team}'),
+    ('refuse_cycle', 1, '{member,team,account}'),
     ('check_time_zone', 1, '{member,calendar}'),
     ('refuse_transfer', 1, '{account,contact,lead,opportunity,activity,reminder}'),
     ('hand_over', 1, '{account,contact,lead,opportunity,activity}'),

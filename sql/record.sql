@@ -38,6 +38,39 @@ WHEN MATCHED THEN UPDATE SET city = n.city, row_version = n.v;
 INSERT INTO account (id, name, row_version) VALUES (1, 'Acme', 2) ON CONFLICT (id) DO UPDATE SET row_version = excluded.row_version;
 SELECT city, row_version FROM account;
 
+-- no account is below itself, however long the way, whoever writes and in one statement;
+-- a circle made while the trigger was off is no fault of those below it
+CREATE ROLE regress_record_rep;
+SELECT crm.grant_access('regress_record', 'regress_record_rep', 'app');
+INSERT INTO member (id, name, login_role, access) VALUES (1, 'Rep', 'regress_record_rep', 'all');
+SET SESSION AUTHORIZATION regress_record_rep;
+INSERT INTO account (id, name, parent_id) VALUES (11, 'Holding', NULL), (12, 'Sub', 11), (13, 'Branch', 12);
+UPDATE account SET parent_id = 13 WHERE id = 11;
+UPDATE account SET parent_id = CASE id WHEN 11 THEN 12 END WHERE id IN (11, 12);
+INSERT INTO account (id, name, parent_id) VALUES (14, 'A', 16), (15, 'B', 14), (16, 'C', 15);
+UPDATE account SET parent_id = 1 WHERE id = 11;
+RESET SESSION AUTHORIZATION;
+SELECT id, parent_id FROM account WHERE id > 10 ORDER BY id;
+ALTER TABLE account DISABLE TRIGGER crm_refuse_cycle;
+INSERT INTO account (id, name, parent_id) VALUES (21, 'X', 22), (22, 'Y', 23), (23, 'Z', 21);
+ALTER TABLE account ENABLE TRIGGER crm_refuse_cycle;
+INSERT INTO account (id, name, parent_id) VALUES (24, 'V', 22), (25, 'W', 24);
+UPDATE account SET parent_id = 11 WHERE id = 21;
+UPDATE account SET parent_id = 25 WHERE id = 22;
+
+-- dates that some clients cannot read are refused, above all infinity
+\set VERBOSITY terse
+INSERT INTO opportunity (account_id, name, close_date) VALUES (1, 'Deal', 'infinity');
+INSERT INTO opportunity (account_id, name, close_date) VALUES (1, 'Deal', '20261-12-31');
+INSERT INTO opportunity (account_id, name, close_date) VALUES (1, 'Deal', '0044-03-15 BC');
+INSERT INTO contact (full_name, birth_date) VALUES ('Methuselah', '-infinity');
+INSERT INTO activity (subject, due_at) VALUES ('Never', 'infinity');
+INSERT INTO activity (subject, completed_at) VALUES ('Always', '-infinity');
+INSERT INTO share (kind, record_id, member_id, expires_at) VALUES ('account', 1, 1, 'infinity');
+INSERT INTO exchange_rate (currency, rate, valid_from) VALUES ('EUR', 1, '-infinity');
+\set VERBOSITY default
+INSERT INTO opportunity (account_id, name, close_date) VALUES (1, 'Deal', '9999-12-31'), (1, 'Old', '0001-01-01');
+
 -- any table can carry the trigger
 CREATE TABLE own (id int, junk int, row_version bigint DEFAULT 9223372036854775807, big text);
 ALTER TABLE own DROP COLUMN junk;
@@ -99,3 +132,5 @@ INSERT INTO opportunity (name, amount) VALUES ('No number', 'NaN');
 \set VERBOSITY default
 RESET search_path;
 DROP SCHEMA regress_record CASCADE;
+DROP OWNED BY regress_record_rep;
+DROP ROLE regress_record_rep;

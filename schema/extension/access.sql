@@ -493,7 +493,7 @@ COMMENT ON FUNCTION crm._protect_workspace(regnamespace) IS
 CREATE FUNCTION crm.refuse_cycle() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'crm_refuse_cycle';
 COMMENT ON FUNCTION crm.refuse_cycle() IS
-'AFTER ROW trigger that refuses (check_violation) a row that is its own ancestor, also where two sessions make one together: whoever moves a row waits for others who have moved one of the same table. Argument: the column that refers to the id, an integer, of the row above.';
+'AFTER ROW trigger that refuses (check_violation) a row that is its own ancestor, also where two sessions make one together: whoever moves a row waits for others who have moved one of the same table. Who inserts rows waits for nobody, for which the column needs its foreign key. Argument: the column that refers to column id, an integer, of the row above.';
 
 -- What the functions can(), transfer(), share_record() and unshare() of a workspace
 -- do.  They run as the workspace's owner and ask themselves what the session's

@@ -17,7 +17,7 @@ FROM (VALUES
     ('duplicate_rule_changed', 2, '{duplicate_rule}'),
     ('duplicate_rule_config', 1, '{duplicate_rule}'),
     ('access_changed', 2, '{member,team,team_member,share,setting,token_key}'),
-    ('refuse_cycle', 1, '{member,team}'),
+    ('refuse_cycle', 1, '{member,team,account}'),
     ('check_time_zone', 1, '{member,calendar}'),
     ('refuse_transfer', 1, '{account,contact,lead,opportunity,activity,reminder}'),
     ('hand_over', 1, '{account,contact,lead,opportunity,activity}'),

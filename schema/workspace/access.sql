@@ -69,7 +69,7 @@ CREATE TABLE @workspace@.share (
     member_id bigint REFERENCES @workspace@.member ON DELETE CASCADE,
     team_id bigint REFERENCES @workspace@.team ON DELETE CASCADE,
     access text NOT NULL DEFAULT 'read' CONSTRAINT share_access_known CHECK (access IN ('read', 'edit')),
-    expires_at timestamptz,
+    expires_at timestamptz CONSTRAINT share_expires_at_finite CHECK (isfinite(expires_at)),
     granted_by bigint REFERENCES @workspace@.member ON DELETE SET NULL,
     reason text,
     created_at timestamptz NOT NULL DEFAULT now(),

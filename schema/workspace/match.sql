@@ -22,7 +22,7 @@ CREATE TABLE @workspace@.duplicate_pair (
     state text NOT NULL DEFAULT 'open' CONSTRAINT duplicate_pair_state_known CHECK (state IN ('open', 'duplicate', 'merged', 'not_duplicate', 'ignored')),
     decided_by bigint REFERENCES @workspace@.member ON DELETE SET NULL,
     decided_at timestamptz,
-    later_until timestamptz,
+    later_until timestamptz CONSTRAINT duplicate_pair_later_until_finite CHECK (isfinite(later_until)),
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT duplicate_pair_ordered CHECK (left_id < right_id),
     CONSTRAINT duplicate_pair_score_probability CHECK (score BETWEEN 0 AND 1),

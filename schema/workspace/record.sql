@@ -25,7 +25,7 @@ CREATE INDEX ON @workspace@.account (owner_id);
 COMMENT ON TABLE @workspace@.account IS 'A customer or prospect: a company or other organisation.';
 COMMENT ON COLUMN @workspace@.account.id IS 'Identifier, never reused.';
 COMMENT ON COLUMN @workspace@.account.name IS 'Name of the company or organisation.';
-COMMENT ON COLUMN @workspace@.account.parent_id IS 'The account this one belongs to, as a subsidiary or branch.';
+COMMENT ON COLUMN @workspace@.account.parent_id IS 'The account this one belongs to, as a subsidiary or branch. No account is below itself.';
 COMMENT ON COLUMN @workspace@.account.phone IS 'Telephone number, E.164 once recognised.';
 COMMENT ON COLUMN @workspace@.account.email IS 'E-mail address, canonical form.';
 COMMENT ON COLUMN @workspace@.account.uscc IS 'Unified social credit code of a Chinese organisation, 18 characters, GB 32100-2015.';
@@ -49,7 +49,7 @@ CREATE TABLE @workspace@.contact (
     family_name text,
     full_name text,
     job_title text,
-    birth_date date,
+    birth_date date CONSTRAINT contact_birth_date_range CHECK (birth_date >= '0001-01-01' AND birth_date <= '9999-12-31'),
     national_id text,
     phone text,
     email text,
@@ -74,7 +74,7 @@ COMMENT ON COLUMN @workspace@.contact.given_name IS 'Given name.';
 COMMENT ON COLUMN @workspace@.contact.family_name IS 'Family name.';
 COMMENT ON COLUMN @workspace@.contact.full_name IS 'Name as it is written, family name first where that is the custom.';
 COMMENT ON COLUMN @workspace@.contact.job_title IS 'Position held.';
-COMMENT ON COLUMN @workspace@.contact.birth_date IS 'Date of birth.';
+COMMENT ON COLUMN @workspace@.contact.birth_date IS 'Date of birth, of the years 1 to 9999, which every client can read.';
 COMMENT ON COLUMN @workspace@.contact.national_id IS 'Number of the identity card or passport; masked in the audit log.';
 COMMENT ON COLUMN @workspace@.contact.phone IS 'Telephone number, E.164 once recognised.';
 COMMENT ON COLUMN @workspace@.contact.email IS 'E-mail address, canonical form.';
@@ -174,11 +174,11 @@ CREATE TABLE @workspace@.opportunity (
     stage text,
     amount numeric(18,2) CONSTRAINT opportunity_amount_is_number CHECK (amount <> 'NaN'),
     currency text CONSTRAINT opportunity_currency_code CHECK (currency ~ '^[A-Z]{3}$'),
-    close_date date,
+    close_date date CONSTRAINT opportunity_close_date_range CHECK (close_date >= '0001-01-01' AND close_date <= '9999-12-31'),
     source text REFERENCES @workspace@.lead_source (name) ON UPDATE CASCADE,
     lost_reason text,
     description text,
-    closed_at timestamptz,
+    closed_at timestamptz CONSTRAINT opportunity_closed_at_finite CHECK (isfinite(closed_at)),
     owner_id bigint DEFAULT crm.member_id(@workspace_literal@::regnamespace) REFERENCES @workspace@.member,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
@@ -199,7 +199,7 @@ COMMENT ON COLUMN @workspace@.opportunity.pipeline IS 'The pipeline it moves thr
 COMMENT ON COLUMN @workspace@.opportunity.stage IS 'Its stage in that pipeline; change it to move the record.';
 COMMENT ON COLUMN @workspace@.opportunity.amount IS 'Expected value, in currency.';
 COMMENT ON COLUMN @workspace@.opportunity.currency IS 'ISO 4217 code of the currency; NULL: the reporting currency.';
-COMMENT ON COLUMN @workspace@.opportunity.close_date IS 'When it is expected to close.';
+COMMENT ON COLUMN @workspace@.opportunity.close_date IS 'When it is expected to close, in the years 1 to 9999, which every client can read; NULL: not known.';
 COMMENT ON COLUMN @workspace@.opportunity.source IS 'Where it came from, one of lead_source.';
 COMMENT ON COLUMN @workspace@.opportunity.lost_reason IS 'Why it was lost.';
 COMMENT ON COLUMN @workspace@.opportunity.description IS 'Free text.';
@@ -227,8 +227,8 @@ CREATE TABLE @workspace@.activity (
     type text NOT NULL DEFAULT 'task' REFERENCES @workspace@.activity_type (name) ON UPDATE CASCADE,
     subject text NOT NULL CONSTRAINT activity_subject_not_blank CHECK (btrim(subject) <> ''),
     body text,
-    due_at timestamptz,
-    completed_at timestamptz,
+    due_at timestamptz CONSTRAINT activity_due_at_finite CHECK (isfinite(due_at)),
+    completed_at timestamptz CONSTRAINT activity_completed_at_finite CHECK (isfinite(completed_at)),
     account_id bigint REFERENCES @workspace@.account,
     contact_id bigint REFERENCES @workspace@.contact,
     lead_id bigint REFERENCES @workspace@.lead,
@@ -299,6 +299,8 @@ COMMENT ON COLUMN @workspace@.setting.row_version IS 'Starts at 1 and grows by 1
 
 -- @repeatable
 
+CREATE OR REPLACE TRIGGER crm_refuse_cycle AFTER INSERT OR UPDATE OF parent_id, id ON @workspace@.account
+    FOR EACH ROW WHEN (NEW.parent_id IS NOT NULL) EXECUTE FUNCTION crm.refuse_cycle('parent_id');
 CREATE OR REPLACE TRIGGER crm_touch BEFORE UPDATE ON @workspace@.account
     FOR EACH ROW EXECUTE FUNCTION crm.touch();
 CREATE OR REPLACE TRIGGER crm_touch BEFORE UPDATE ON @workspace@.contact

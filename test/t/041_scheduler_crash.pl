@@ -51,11 +51,9 @@ for my $round (1 .. $rounds)
 	my $type = ('crm worker', 'crm worker', 'crm launcher', 'client backend', 'postmaster')[ int(rand(5)) ];
 	if ($type eq 'postmaster')
 	{
-		$node->kill9;
+		restart_killed($node);
 		$killed{$type}++;
 		$load->finish;
-		# Fails while children of the old one live, and may take its pid file for the new one's.
-		$node->{_pid} = undef until $node->start(fail_ok => 1);
 	}
 	else
 	{
@@ -107,11 +105,8 @@ $node->reload;
 my $before = $node->safe_psql('postgres', 'SELECT count(*) FROM sales.event');
 $node->safe_psql('postgres', q{INSERT INTO sales.reminder (member_id, due_at, title) SELECT 1, now(), 'backlog' FROM generate_series(1, 50000)});
 $node->poll_query_until('postgres', "SELECT count(*) > $before FROM sales.event");
-my $worker = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'crm worker'});
-$node->kill9;
 $node->append_conf('postgresql.conf', 'crm.scheduler = off');
-wait_until_gone($worker);
-$node->{_pid} = undef until $node->start(fail_ok => 1);
+restart_killed($node);
 cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM sales.event'), '<', $before + 50000,
 	'a worker does not finish its backlog under a postmaster that was killed');
 
