@@ -152,6 +152,25 @@ DROP INDEX firm_match;
 INSERT INTO firm VALUES (60000, 'Vandelay Industries');
 REINDEX INDEX CONCURRENTLY firm_match_2;
 SELECT named('Vandelay Industries'), complete();
+-- what no row could be entered in is refused when it is made, of an empty table too; text by another name is text
+\set VERBOSITY terse
+SET client_min_messages = warning;
+CREATE EXTENSION citext SCHEMA regress_match_index;
+CREATE TABLE other (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), "Na""me" citext, kinds text[], born date) PARTITION BY HASH (id);
+CREATE TABLE other_0 PARTITION OF other FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+CREATE VIEW seen AS SELECT * FROM other_0;
+CREATE INDEX ON other_0 USING crm_match (crm.match_keys('fax', "Na""me"));
+CREATE INDEX ON other_0 USING crm_match (crm.match_keys('company,phone', "Na""me"));
+CREATE INDEX ON other USING crm_match (crm.match_keys('company,phone', "Na""me", kinds));
+CREATE INDEX ON other USING crm_match (crm.match_keys('company,birth_date', "Na""me", born));
+INSERT INTO other ("Na""me") VALUES ('Zenith Bakery');
+SELECT score > 0.5 AS found FROM crm.find_matches('other_0', '{"Na\"me": "ZENITH bakery"}');
+-- fails: what is no table by itself
+\set VERBOSITY default
+SELECT * FROM crm.find_matches('other', '{"born": "2000-01-01"}');
+SELECT * FROM crm.find_matches('seen', '{"born": "2000-01-01"}');
+SELECT * FROM crm.find_matches(0, '{}');
+RESET client_min_messages;
 -- fails: several columns; another type; an index that is no matching index though it has the keys
 CREATE INDEX ON firm USING crm_match (crm.match_keys('company', name), crm.match_keys('company', note));
 CREATE INDEX ON firm USING crm_match (name);

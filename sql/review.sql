@@ -164,6 +164,45 @@ SET ROLE regress_review_owner;
 SELECT regress_review.scan_duplicates('supplier') > 0 AS found;
 SELECT kind, records, duplicates, status FROM regress_review.report_duplicate_rate WHERE kind = 'supplier' ORDER BY id;
 
+-- a survivor without a decision decides nothing
+SET SESSION AUTHORIZATION regress_review_owner;
+INSERT INTO regress_review.supplier VALUES (5, 'Coho Winery', '+4940555666', 2), (6, 'Coho Winery KG', '+4940555666', 2);
+SELECT regress_review.scan_duplicates('supplier') > 1 AS found;
+SET SESSION AUTHORIZATION regress_review_rep;
+\set VERBOSITY sqlstate
+UPDATE regress_review.duplicate_review SET survivor_id = left_id WHERE kind = 'supplier';
+UPDATE regress_review.duplicate_review SET later_until = now() WHERE kind = 'supplier';
+\set VERBOSITY default
+-- and another, who may not read the table, is not disturbed by it
+SET SESSION AUTHORIZATION regress_review_peer;
+SELECT DISTINCT kind FROM regress_review.duplicate_pair;
+SET SESSION AUTHORIZATION regress_review_rep;
+
+-- the policies cost a call a row, not a subplan for each kind, of which the planner
+-- would make a query that takes seconds to compile
+CREATE FUNCTION pg_temp.plan_lines(query text, pattern text) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE line text; n bigint := 0; BEGIN
+    FOR line IN EXECUTE 'EXPLAIN (COSTS OFF) ' || query LOOP n := n + (line ~ pattern)::integer; END LOOP;
+    RETURN n;
+END $$;
+SELECT pg_temp.plan_lines('SELECT * FROM regress_review.duplicate_review ORDER BY score DESC LIMIT 50', 'SubPlan [0-9]+$') < 3 AS few_subplans,
+       pg_temp.plan_lines('SELECT * FROM regress_review.stage_history', 'SubPlan [0-9]+$') AS subplans;
+
+-- a kind whose table was renamed or dropped takes nobody's pairs away but its own
+SELECT count(*) AS accounts FROM regress_review.duplicate_pair WHERE kind = 'account' \gset
+SELECT count(*) > 0 AS suppliers FROM regress_review.duplicate_pair WHERE kind = 'supplier';
+SET SESSION AUTHORIZATION regress_review_owner;
+ALTER TABLE regress_review.supplier RENAME TO vendor;
+SET SESSION AUTHORIZATION regress_review_rep;
+SELECT count(*) > 0 AS suppliers FROM regress_review.duplicate_pair WHERE kind = 'supplier';
+SET SESSION AUTHORIZATION regress_review_owner;
+DROP TABLE regress_review.supply, regress_review.vendor;
+SET SESSION AUTHORIZATION regress_review_rep;
+SELECT count(*) FILTER (WHERE kind = 'account') = :accounts AS accounts, count(*) FILTER (WHERE kind = 'supplier') AS suppliers FROM regress_review.duplicate_pair;
+SET SESSION AUTHORIZATION regress_review_owner;
+SELECT count(*) > 0 AS queue, count(*) FILTER (WHERE kind = 'supplier' AND left_name IS NULL) > 0 AS nameless FROM regress_review.duplicate_review;
+RESET SESSION AUTHORIZATION;
+
 RESET ROLE;
 DROP SCHEMA regress_review CASCADE;
 DROP OWNED BY regress_review_owner, regress_review_rep, regress_review_peer, regress_review_bi;

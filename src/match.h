@@ -380,7 +380,7 @@ extern bool crm_match_value(Datum value, Oid type, MatchValue *out);
 /* The values of a row in their roles. */
 extern void crm_match_slot_values(const MatchColumns *columns, TupleTableSlot *slot,
 								  MatchValue values[MATCH_NROLES]);
-extern bool crm_match_type_ok(Oid type);
+extern void crm_match_check_type(Oid type);
 /* Name of the single column of the primary key; an error if it has none. */
 extern char *crm_match_key_column(Relation rel);
 /* The values of a JSON object in the roles of the columns of their names; other fields are
@@ -391,5 +391,8 @@ extern void crm_match_json_values(Jsonb *record, const MatchColumns *columns,
 extern void crm_match_json_check(Jsonb *record, const MatchColumns *columns);
 /* Parses "company,phone,..."; returns the number of roles, -1 at a fault. */
 extern int crm_match_parse_model(const char *model, MatchRole roles[MATCH_NROLES]);
+/* The same, or an error. */
+extern int crm_match_check_model(const char *model, int nvalues, MatchRole roles[MATCH_NROLES]);
+extern void crm_match_check_index(List *expressions);
 
 #endif /* CRM_MATCH_H */

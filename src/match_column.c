@@ -18,6 +18,7 @@
 #include "fmgr.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/primnodes.h"
+#include "parser/parse_coerce.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
 #include "utils/datetime.h"
@@ -87,12 +88,42 @@ crm_match_parse_model(const char *model, MatchRole roles[MATCH_NROLES])
 	}
 }
 
-bool
-crm_match_type_ok(Oid type)
+int
+crm_match_check_model(const char *model, int nvalues, MatchRole roles[MATCH_NROLES])
 {
-	type = getBaseType(type);
-	return type == TEXTOID || type == VARCHAROID || type == BPCHAROID || type == NAMEOID ||
-		   type == DATEOID || type == UNKNOWNOID;
+	int nroles = crm_match_parse_model(model, roles);
+
+	if (nroles < 0)
+	{
+		StringInfoData known;
+
+		initStringInfo(&known);
+		for (int i = 0; i < MATCH_NROLES; i++)
+			appendStringInfo(&known, "%s%s", i ? ", " : "", role_names[i]);
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid list of roles: \"%s\"", model),
+				 errdetail("Roles are separated by commas, without spaces, each at most once: %s.",
+						   known.data)));
+	}
+	if (nroles != nvalues)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("crm.match_keys() has %d roles and %d values", nroles, nvalues)));
+	return nroles;
+}
+
+void
+crm_match_check_type(Oid type)
+{
+	Oid base = getBaseType(type);
+
+	/* What is text by another name, such as citext, is as good. */
+	if (base != BPCHAROID && base != NAMEOID && base != DATEOID && base != UNKNOWNOID &&
+		!IsBinaryCoercible(base, TEXTOID))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("crm.match_keys() cannot read a value of type %s", format_type_be(type)),
+				 errhint("Values are text or, for birth_date, date.")));
 }
 
 /*
@@ -150,6 +181,36 @@ crm_match_value(Datum value, Oid type, MatchValue *out)
 	return out->len > 0;
 }
 
+static Oid
+crm_match_keys_function(void)
+{
+	Oid argtypes[2] = {TEXTOID, ANYOID};
+
+	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum("match_keys"),
+						   PointerGetDatum(buildoidvector(argtypes, 2)),
+						   ObjectIdGetDatum(get_namespace_oid("crm", false)));
+}
+
+/* An index is refused when it is made, not when the first row is. */
+void
+crm_match_check_index(List *expressions)
+{
+	FuncExpr *call = expressions ? linitial(expressions) : NULL;
+	Const *model;
+	MatchRole roles[MATCH_NROLES];
+	ListCell *lc;
+
+	if (call == NULL || !IsA(call, FuncExpr) || call->funcid != crm_match_keys_function() ||
+		call->funcvariadic)
+		return;
+	model = linitial(call->args);
+	if (!IsA(model, Const) || model->constisnull)
+		return;
+	crm_match_check_model(TextDatumGetCString(model->constvalue), list_length(call->args) - 1,
+						  roles);
+	for_each_from(lc, call->args, 1) crm_match_check_type(exprType(lfirst(lc)));
+}
+
 /* Reads one index; NULL if it is no matching index. */
 static MatchColumns *
 crm_read_index(Relation rel, Relation index, Oid keys_function)
@@ -205,14 +266,10 @@ MatchColumns *
 crm_match_columns(Relation rel, bool missing_ok)
 {
 	List *indexes = RelationGetIndexList(rel);
-	Oid crm = get_namespace_oid("crm", false);
-	Oid argtypes[2] = {TEXTOID, ANYOID};
-	Oid function;
+	Oid function = crm_match_keys_function();
 	MatchColumns *columns = NULL;
 	ListCell *lc;
 
-	function = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum("match_keys"),
-							   PointerGetDatum(buildoidvector(argtypes, 2)), ObjectIdGetDatum(crm));
 	foreach (lc, indexes)
 	{
 		Relation index = index_open(lfirst_oid(lc), AccessShareLock);

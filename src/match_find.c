@@ -373,9 +373,16 @@ crm_find_matches(PG_FUNCTION_ARGS)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	rel = try_relation_open(relid, AccessShareLock);
-	if (rel == NULL || (rel->rd_rel->relkind != RELKIND_RELATION))
+	if (rel == NULL)
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+						errmsg("relation with OID %u does not exist", relid)));
+	if (rel->rd_rel->relkind != RELKIND_RELATION)
 		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
-						errmsg("relation with OID %u is not a table", relid)));
+						errmsg("cannot search \"%s\" for matches", RelationGetRelationName(rel)),
+						errdetail_relkind_not_supported(rel->rd_rel->relkind),
+						rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE
+							? errhint("Search its partitions one by one.")
+							: 0));
 
 	plan = crm_find_plan(relid);
 	crm_match_json_check(json, plan->columns);

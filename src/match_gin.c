@@ -44,32 +44,11 @@ crm_keys_state(FunctionCallInfo fcinfo)
 
 	state = palloc0(sizeof(KeysState));
 	model = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	state->nroles = crm_match_parse_model(model, state->role);
-	if (state->nroles < 0)
-	{
-		StringInfoData known;
-
-		initStringInfo(&known);
-		for (int i = 0; i < MATCH_NROLES; i++)
-			appendStringInfo(&known, "%s%s", i ? ", " : "", crm_match_role_name(i));
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid list of roles: \"%s\"", model),
-				 errdetail("Roles are separated by commas, without spaces, each at most once: %s.",
-						   known.data)));
-	}
-	if (state->nroles != PG_NARGS() - 1)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("crm.match_keys() has %d roles and %d values", state->nroles,
-							   PG_NARGS() - 1)));
+	state->nroles = crm_match_check_model(model, PG_NARGS() - 1, state->role);
 	for (int i = 0; i < state->nroles; i++)
 	{
 		state->type[i] = get_fn_expr_argtype(fcinfo->flinfo, i + 1);
-		if (!crm_match_type_ok(state->type[i]))
-			ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
-							errmsg("crm.match_keys() cannot read a value of type %s",
-								   format_type_be(state->type[i])),
-							errhint("Values are text or, for birth_date, date.")));
+		crm_match_check_type(state->type[i]);
 		state->type[i] = getBaseType(state->type[i]);
 	}
 	state->scratch = crm_match_scratch();

@@ -46,6 +46,7 @@
 
 #include "compat.h"
 #include "crm.h"
+#include "match.h"
 #include "match_enter.h"
 #include "match_index.h"
 
@@ -255,6 +256,7 @@ crm_match_index_bitmap(IndexScanDesc scan, TIDBitmap *bitmap)
 static IndexBuildResult *
 crm_match_index_build(Relation rel, Relation index, IndexInfo *info)
 {
+	crm_match_check_index(info->ii_Expressions);
 	for (PutOff *p = put_off; p != NULL; p = p->next)
 		if (p->indexid == RelationGetRelid(index))
 			p->n = p->nparts = 0;

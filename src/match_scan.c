@@ -752,7 +752,8 @@ crm_scan_duplicates(PG_FUNCTION_ARGS)
 		if (!(p > 0 && p < 1))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("threshold must be a probability between 0 and 1, both excluded")));
+					 errmsg("threshold must be a probability between 0 and 1, both excluded"),
+					 p > 1 ? errhint("95 %% is 0.95.") : 0));
 		task.threshold = (float) log2(p / (1 - p));
 	}
 	/* A scan sees every record, so it is for those who own them. */

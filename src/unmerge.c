@@ -938,7 +938,11 @@ crm_unmerge(PG_FUNCTION_ARGS)
 		v.val.string.len = strlen(ids[0]);
 		pushJsonbValue(&state, WJB_VALUE, &v);
 		crm_check_blocker(mc, t, JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
-		crm_merge_missing(mc, t, ids[0]);
+		/* Its id is not for those who may not see it. */
+		ereport(ERROR,
+				(errcode(ERRCODE_NO_DATA_FOUND),
+				 errmsg("merge " INT64_FORMAT " cannot be undone", mc->merge_id),
+				 errdetail("The record it made is gone, or you may not see and change it.")));
 	}
 	crm_duplicate_writer = DUPLICATE_BY_UNMERGE;
 	callback.previous = error_context_stack;

@@ -175,6 +175,11 @@ LANGUAGE C STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_is_administrat
 COMMENT ON FUNCTION crm.is_administrator(regnamespace) IS
 'May the session''s member do everything in the workspace? Those with access all.';
 
+CREATE FUNCTION crm._record_in_reach(workspace regnamespace, kind text, id bigint, level text) RETURNS boolean
+LANGUAGE C STABLE STRICT PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'crm_record_in_reach';
+COMMENT ON FUNCTION crm._record_in_reach(regnamespace, text, bigint, text) IS
+'May the caller read (level read) or change (level edit) the record of a kind, in a table of the workspace? False also where there is none. Policies of tables whose rows belong to records ask it.';
+
 -- Policies.
 
 CREATE FUNCTION crm.refuse_transfer() RETURNS trigger
@@ -293,20 +298,22 @@ $$;
 COMMENT ON FUNCTION crm._policy(regclass, name, text, text, text) IS
 'Makes a row-level security policy anew and enables row-level security on its table.';
 
+CREATE FUNCTION crm._policy_write(rel regclass, rule text) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    -- None for ALL: reading has a rule of its own, and would be asked this one as well.
+    SELECT crm._policy(rel, 'crm_insert', 'INSERT', NULL, rule);
+    SELECT crm._policy(rel, 'crm_update', 'UPDATE', rule, rule);
+    SELECT crm._policy(rel, 'crm_delete', 'DELETE', rule, NULL);
+END;
+COMMENT ON FUNCTION crm._policy_write(regclass, text) IS
+'Makes the row-level security policies anew by which a table is written.';
+
 CREATE FUNCTION crm._record_rule(workspace regnamespace, rel name, reference name, level text) RETURNS text
 LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT coalesce(string_agg(format('%1$I.kind = %2$L AND EXISTS (SELECT FROM %3$s AS r WHERE r.%4$I = %1$I.%5$I%6$s)',
-                                  _record_rule.rel, t.kind, t.rel, t.id_column, reference,
-                                  CASE level WHEN 'edit' THEN format(' AND crm.can_edit(%L::regnamespace, %L, r.%I, r.%I)',
-                                                                     workspace, t.kind, t.owner_column, t.id_column)
-                                             ELSE '' END),
-                           ' OR ' ORDER BY t.kind), 'false')
-FROM crm._record_tables(workspace) AS t
--- Records in tables of the workspace: everybody who may read the one may read the others.
-WHERE t.rel IN (SELECT c.oid FROM pg_class AS c WHERE c.relnamespace = workspace)
-$$;
+RETURN format('crm._record_in_reach(%1$L::regnamespace, %2$I.kind, %2$I.%3$I, %4$L)', workspace, rel, reference, level);
 COMMENT ON FUNCTION crm._record_rule(regnamespace, name, name, text) IS
 'The text of a rule for rows of a table that refer to a record by the columns kind and reference: the record is visible (read) or may be edited (edit).';
 
@@ -330,17 +337,15 @@ BEGIN
     LOOP
         PERFORM crm._policy(item.rel, 'crm_read', 'SELECT', format('%s OR %s', everything, crm._record_rule(workspace, item.name, 'record_id', 'read')), NULL);
         IF item.writable THEN
-            pair := crm._record_rule(workspace, item.name, 'record_id', 'edit');
-            PERFORM crm._policy(item.rel, 'crm_write', 'ALL', pair, pair);
+            PERFORM crm._policy_write(item.rel, crm._record_rule(workspace, item.name, 'record_id', 'edit'));
         END IF;
     END LOOP;
     FOR rel IN SELECT c.oid FROM pg_class AS c WHERE c.relname = 'duplicate_pair' AND c.relnamespace = workspace LOOP
         pair := format('(%s) AND (%s)', crm._record_rule(workspace, 'duplicate_pair', 'left_id', 'read'),
                        crm._record_rule(workspace, 'duplicate_pair', 'right_id', 'read'));
         PERFORM crm._policy(rel, 'crm_read', 'SELECT', pair, NULL);
-        pair := format('(%s) AND (%s)', crm._record_rule(workspace, 'duplicate_pair', 'left_id', 'edit'),
-                       crm._record_rule(workspace, 'duplicate_pair', 'right_id', 'edit'));
-        PERFORM crm._policy(rel, 'crm_write', 'ALL', pair, pair);
+        PERFORM crm._policy_write(rel, format('(%s) AND (%s)', crm._record_rule(workspace, 'duplicate_pair', 'left_id', 'edit'),
+                                              crm._record_rule(workspace, 'duplicate_pair', 'right_id', 'edit')));
     END LOOP;
     IF to_regclass(format('%s.duplicate_review', workspace)) IS NOT NULL THEN
         PERFORM crm._create_review(workspace);

@@ -198,6 +198,10 @@ BEGIN
     IF usable < labelled THEN
         RAISE NOTICE '% of % labelled pairs name records that are not there and are left out', labelled - usable, labelled;
     END IF;
+    IF usable > 0 AND (SELECT count(DISTINCT u.same) FROM unnest(bits, match_eval.same) AS u (bits, same) WHERE u.bits IS NOT NULL) < 2 THEN
+        RAISE NOTICE 'all % labelled pairs are labelled alike, so no threshold is better than another', usable
+            USING HINT = 'Label pairs that mean the same and pairs that do not, the doubtful ones above all.';
+    END IF;
     RETURN QUERY
     WITH scored AS MATERIALIZED (
         SELECT u.bits, u.same FROM unnest(bits, match_eval.same) AS u (bits, same) WHERE u.bits IS NOT NULL AND u.same IS NOT NULL),
@@ -245,6 +249,11 @@ DECLARE
 BEGIN
     IF relation IS NULL OR labels IS NULL THEN
         RETURN;
+    END IF;
+    IF (SELECT count(*) FROM pg_attribute AS a WHERE a.attrelid = labels AND a.attname IN ('left_id', 'right_id', 'same') AND NOT a.attisdropped) < 3 THEN
+        RAISE EXCEPTION 'labels "%" must have the columns left_id, right_id and same', labels
+            USING ERRCODE = 'undefined_column',
+                  HINT = 'A view can give your columns these names.';
     END IF;
     EXECUTE format('SELECT coalesce(array_agg(l.left_id::text), ''{}''), coalesce(array_agg(l.right_id::text), ''{}''), coalesce(array_agg(l.same), ''{}'') FROM %s AS l', labels)
         INTO left_keys, right_keys, same;

@@ -55,9 +55,14 @@ LANGUAGE plpgsql STABLE COST 10000
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    t record := crm._kind_table(workspace, kind);
+    t record;
     sides jsonb[];
 BEGIN
+    -- The pairs of a table that was dropped stay until somebody deletes them.
+    IF to_regclass(format('%s.%I', workspace, kind)) IS NULL AND strpos(kind, '.') = 0 THEN
+        RETURN NULL;
+    END IF;
+    t := crm._kind_table(workspace, kind);
     EXECUTE format('SELECT ARRAY[to_jsonb(l), to_jsonb(r)] FROM %1$s AS l, %1$s AS r WHERE l.%2$I = $1 AND r.%2$I = $2', t.rel, t.id_column)
     INTO sides USING left_id, right_id;
     RETURN jsonb_build_object(
@@ -212,6 +217,12 @@ BEGIN
     INTO undecided USING OLD.pair_id;
     IF NOT undecided THEN
         RETURN NULL;
+    END IF;
+    IF NEW.decision IS NULL AND (NEW.survivor_id IS NOT NULL OR NEW.later_until IS NOT NULL) THEN
+        RAISE EXCEPTION 'nothing is decided about pair %', OLD.pair_id
+            USING ERRCODE = 'null_value_not_allowed',
+                  DETAIL = 'survivor_id and later_until only go with a decision.',
+                  HINT = format('Set decision as well: %s.', CASE WHEN NEW.survivor_id IS NOT NULL THEN 'merge' ELSE 'later' END);
     END IF;
     IF NEW.decision IS NOT NULL THEN
         PERFORM crm.decide_pair(workspace, OLD.pair_id, NEW.decision, NEW.survivor_id, NEW.later_until);
