@@ -219,14 +219,19 @@ crm_counts_places(uint32 n)
 void
 crm_counts_place(const MatchCount *list, uint32 n, uint32 *start)
 {
-	int bits = crm_counts_bits(n);
+	int shift = 32 - crm_counts_bits(n);
 	uint32 next = 0;
 
-	for (uint32 i = 0; i < 1u << bits; i++)
+	/* First how many there are for each place, then how many before it. */
+	memset(start, 0, sizeof(uint32) * crm_counts_places(n));
+	for (uint32 i = 0; i < n; i++)
+		start[list[i].hash >> shift]++;
+	for (Size i = 0; i < crm_counts_places(n); i++)
 	{
-		while (next < n && (list[next].hash >> (32 - bits)) < i)
-			next++;
+		uint32 here = start[i];
+
 		start[i] = next;
+		next += here;
 	}
 }
 
