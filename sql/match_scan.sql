@@ -138,6 +138,20 @@ INSERT INTO regress_match_scan.account (id, name, phone) VALUES (2002, 'Rewriten
 SELECT regress_match_scan.scan_duplicates('account') > 0 AS some;
 SELECT p.left_id, p.right_id, s.whole FROM regress_match_scan.duplicate_pair AS p, (SELECT whole FROM regress_match_scan.duplicate_scan WHERE kind = 'account' ORDER BY id DESC LIMIT 1) AS s WHERE p.kind = 'account' AND p.left_id = 2001;
 
+-- a cluster that somebody joins or leaves: the rows of the others stay as they are, but all are open
+CREATE TEMPORARY TABLE member_before AS SELECT id, record_id, created_at FROM regress_match_scan.duplicate_cluster WHERE kind = 'account' AND cluster_id = 2001;
+INSERT INTO regress_match_scan.account (id, name, phone) VALUES (2003, 'Rewritten Often', '030 7770001'), (2004, 'Rewritten Often Ltd', '030 7770001');
+SELECT regress_match_scan.scan_duplicates('account') > 0 AS some;
+SELECT c.record_id, c.state, c.created_at = b.created_at AS stayed FROM regress_match_scan.duplicate_cluster AS c LEFT JOIN member_before AS b USING (id) WHERE c.kind = 'account' AND c.cluster_id = 2001 ORDER BY 1;
+TRUNCATE member_before;
+INSERT INTO member_before SELECT id, record_id, created_at FROM regress_match_scan.duplicate_cluster WHERE kind = 'account' AND cluster_id = 2001;
+UPDATE regress_match_scan.duplicate_cluster SET state = 'ignored' WHERE kind = 'account' AND record_id IN (2001, 2004);
+DELETE FROM regress_match_scan.account WHERE id = 2002;
+SELECT regress_match_scan.scan_duplicates('account') > 0 AS some;
+SELECT c.record_id, c.state, c.created_at = b.created_at AS stayed FROM regress_match_scan.duplicate_cluster AS c LEFT JOIN member_before AS b USING (id) WHERE c.kind = 'account' AND c.cluster_id = 2001 ORDER BY 1;
+DELETE FROM regress_match_scan.account WHERE id IN (2003, 2004);
+INSERT INTO regress_match_scan.account (id, name, phone) VALUES (2002, 'Rewriten Oftn', '030 7770001');
+
 -- like one of two that cannot be the same: it joins one of them, and nobody is chained
 INSERT INTO regress_match_scan.account (id, name, phone, uscc) VALUES
  (3001, 'Zeta Bakery Ltd', '030 5550001', '91310115MA1H9P3C6U'), (3002, 'Zeta Bakery', '030 5550001', NULL), (3003, 'Zeta Bakery Ltd', '030 5550001', '914403001922038216');

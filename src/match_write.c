@@ -534,7 +534,8 @@ crm_insert_member_rows(const RowSource *rows, SPIPlanPtr insert)
 
 /*
  * A cluster of the same members as before is left alone, with its state; any
- * other is written anew.  Merged rows are history.  Returns the clustered records.
+ * other is open, and of its rows those are written that are not as they have to be.
+ * Merged rows are history.  Returns the clustered records.
  */
 uint64
 crm_write_clusters(MatchScan *scan, ScanResult *result, const KnownResult *known,
@@ -579,9 +580,19 @@ crm_write_clusters(MatchScan *scan, ScanResult *result, const KnownResult *known
 				same = false;
 		for (uint32 i = f; i < fend; i++)
 			write[i] = !same;
-		for (uint32 i = k; i < kend; i++)
-			if (!kept && !same && !known->member[i].merged)
-				gone[ngone++] = Int64GetDatum(known->member[i].id);
+		for (uint32 i = k, j = f; i < kend && !kept && !same; i++)
+		{
+			const KnownMember *member = &known->member[i];
+
+			while (j < fend && found[j].record < member->record)
+				j++;
+			if (member->merged)
+				continue;
+			if (member->open && j < fend && found[j].record == member->record)
+				write[j] = false;
+			else
+				gone[ngone++] = Int64GetDatum(member->id);
+		}
 		if (!kept && !same)
 			nopen = fend - f;
 		result->clusters += nopen > 1;
