@@ -837,6 +837,7 @@ struct ChangeSet
 	int64 *touched; /* ids, as they came */
 	uint32 ntouched;
 	uint32 touched_size;
+	uint32 nspread; /* of them, whose pairs were followed */
 	/* known pairs by their right record: the last one of a hash, and from each the one before */
 	uint32 *last;
 	uint32 last_mask;
@@ -989,48 +990,6 @@ crm_change_find_gone(MatchScan *scan, ChangeSet *set, const KnownResult *known)
 	pfree(seen.place);
 }
 
-/* What the job found out about records: which changed, which are gone, which have features. */
-ChangeSet *
-crm_change_collect(MatchScan *scan, const KnownResult *known, uint64 *nchanged)
-{
-	ScanShared *shared = scan->shared;
-	ChangeSet *set = palloc0(sizeof(ChangeSet));
-
-	crm_change_resize(set, 1024);
-	for (int i = 0; i < SCAN_MAX_PARTS; i++)
-	{
-		const ChangedRecord *changed = crm_scan_get(scan, shared->part[i].changed);
-
-		for (uint32 j = 0; j < shared->part[i].nchanged; j++)
-			crm_change_mark(set, scan->id[changed[j].number], ID_CHANGED);
-	}
-	*nchanged = set->n;
-	crm_change_find_gone(scan, set, known);
-	for (uint32 i = 0; i < scan->nrecords; i++)
-		if (scan->record[i] != SCAN_NO_RECORD)
-		{
-			IdEntry *entry = crm_change_mark(set, scan->id[i], 0);
-
-			if (entry->number == SCAN_NO_RECORD)
-				entry->number = i;
-		}
-	return set;
-}
-
-/* A record that two participants came across is one. */
-void
-crm_change_unify(MatchScan *scan, const ChangeSet *set, MatchEdge *edge, uint32 nedges)
-{
-	for (uint32 i = 0; i < nedges; i++)
-	{
-		edge[i].a = crm_change_place(set, scan->id[edge[i].a])->number;
-		edge[i].b = crm_change_place(set, scan->id[edge[i].b])->number;
-	}
-	for (uint32 i = 0; i < scan->nrecords; i++)
-		if (scan->record[i] != SCAN_NO_RECORD && crm_change_place(set, scan->id[i])->number != i)
-			scan->record[i] = SCAN_NO_RECORD;
-}
-
 static void
 crm_change_touch_id(ChangeSet *set, int64 id)
 {
@@ -1166,24 +1125,13 @@ crm_change_seeds(ChangeSet *set, KnownResult *known, float4 threshold)
 	}
 }
 
-/*
- * Finds the components in which something changed, and tells of what is known
- * whether it is kept.
- */
-void
-crm_change_touch(MatchScan *scan, ChangeSet *set, KnownResult *known, const MatchEdge *edge,
-				 uint32 nedges)
+/* Everything that hangs together with what is touched, is touched. */
+static void
+crm_change_spread(ChangeSet *set, KnownResult *known)
 {
-	crm_change_index_pairs(set, known);
-	crm_change_seeds(set, known, (float4) crm_match_probability(scan->shared->threshold));
-	for (uint32 i = 0; i < nedges; i++)
+	for (; set->nspread < set->ntouched; set->nspread++)
 	{
-		crm_change_touch_id(set, scan->id[edge[i].a]);
-		crm_change_touch_id(set, scan->id[edge[i].b]);
-	}
-	for (uint32 i = 0; i < set->ntouched; i++)
-	{
-		int64 id = set->touched[i];
+		int64 id = set->touched[set->nspread];
 
 		CHECK_FOR_INTERRUPTS();
 		for (KnownPair *pair = crm_change_next_pair(set, known, id, NULL); pair != NULL;
@@ -1191,6 +1139,66 @@ crm_change_touch(MatchScan *scan, ChangeSet *set, KnownResult *known, const Matc
 			if (pair->joins)
 				crm_change_touch_id(set, pair->left == id ? pair->right : pair->left);
 	}
+}
+
+/* Which records changed or are gone, and what of that which is known they touch. */
+ChangeSet *
+crm_change_begin(MatchScan *scan, KnownResult *known, uint64 *nchanged)
+{
+	ScanShared *shared = scan->shared;
+	ChangeSet *set = palloc0(sizeof(ChangeSet));
+
+	crm_change_resize(set, 1024);
+	for (int i = 0; i < SCAN_MAX_PARTS; i++)
+	{
+		const ChangedRecord *changed = crm_scan_get(scan, shared->part[i].changed);
+
+		for (uint32 j = 0; j < shared->part[i].nchanged; j++)
+			crm_change_mark(set, scan->id[changed[j].number], ID_CHANGED);
+	}
+	*nchanged = set->n;
+	crm_change_find_gone(scan, set, known);
+	crm_change_index_pairs(set, known);
+	crm_change_seeds(set, known, (float4) crm_match_probability(shared->threshold));
+	crm_change_spread(set, known);
+	return set;
+}
+
+/*
+ * The records that have features, and the edges found between them: a record that
+ * two participants came across is one.
+ */
+void
+crm_change_unify(MatchScan *scan, ChangeSet *set, MatchEdge *edge, uint32 nedges)
+{
+	for (uint32 i = 0; i < scan->nrecords; i++)
+		if (scan->record[i] != SCAN_NO_RECORD)
+		{
+			IdEntry *entry = crm_change_mark(set, scan->id[i], 0);
+
+			if (entry->number == SCAN_NO_RECORD)
+				entry->number = i;
+			else
+				scan->record[i] = SCAN_NO_RECORD;
+		}
+	for (uint32 i = 0; i < nedges; i++)
+	{
+		edge[i].a = crm_change_place(set, scan->id[edge[i].a])->number;
+		edge[i].b = crm_change_place(set, scan->id[edge[i].b])->number;
+	}
+}
+
+/* What the edges found touch; with that it is known which clusters are kept. */
+void
+crm_change_touch(MatchScan *scan, ChangeSet *set, KnownResult *known, const MatchEdge *edge,
+				 uint32 nedges)
+{
+	for (uint32 i = 0; i < nedges; i++)
+	{
+		crm_change_touch_id(set, scan->id[edge[i].a]);
+		crm_change_touch_id(set, scan->id[edge[i].b]);
+	}
+	crm_change_spread(set, known);
 	for (uint32 i = 0; i < known->nmembers; i++)
 		known->member[i].kept = (crm_change_state(set, known->member[i].record) & ID_TOUCHED) == 0;
 }

@@ -351,7 +351,7 @@ crm_task_must(MatchScan *scan, const KnownResult *known, uint32 *nmust)
 	return must;
 }
 
-/* Has the reasons made of those edges that are new or have another score. */
+/* Begins to have the reasons made of those edges that are new or have another score. */
 static void
 crm_task_explain(MatchScan *scan, const KnownResult *known, const MatchEdge *edge, uint32 nedges)
 {
@@ -370,7 +370,8 @@ crm_task_explain(MatchScan *scan, const KnownResult *known, const MatchEdge *edg
 	shared->nedges = n;
 	pieces = (n + SCAN_EDGE_ROWS - 1) / SCAN_EDGE_ROWS;
 	crm_scan_alloc(scan, sizeof(ScanRef) * (Size) pieces, &shared->reasons);
-	crm_scan_job(scan, SCAN_EXPLAIN, pieces, n);
+	crm_progress_job(shared, SCAN_EXPLAIN, n);
+	crm_scan_start(scan, SCAN_EXPLAIN, pieces);
 }
 
 static void
@@ -418,6 +419,7 @@ crm_task_end(ScanTask *task, MatchScan *scan, const KnownResult *known, const Ma
 	uint32 nmust;
 
 	crm_task_explain(scan, known, edge, nedges);
+	crm_scan_join(scan);
 	crm_scan_dismiss(scan);
 
 	crm_progress_job(scan->shared, SCAN_CLUSTER, nedges);
@@ -592,7 +594,10 @@ crm_task_changed(ScanTask *task, const LastScan *last)
 		crm_scan_end(scan);
 		return false;
 	}
-	crm_scan_job(scan, SCAN_LOOK_UP, SCAN_PARTITIONS, SCAN_PARTITIONS);
+	crm_progress_job(shared, SCAN_LOOK_UP, SCAN_PARTITIONS);
+	crm_scan_start(scan, SCAN_LOOK_UP, SCAN_PARTITIONS);
+	set = crm_change_begin(scan, known, &task->read);
+	crm_scan_join(scan);
 	if (crm_task_outgrown(task, scan))
 	{
 		crm_scan_end(scan);
@@ -605,14 +610,14 @@ crm_task_changed(ScanTask *task, const LastScan *last)
 	crowds = crm_counts_create(CurrentMemoryContext, PG_UINT32_MAX / 4, 0);
 	crm_change_add_crowded(scan, crowds);
 	crm_change_crowded(crowds, task->crowded);
-	set = crm_change_collect(scan, known, &task->read);
 	found = crm_scan_collect(scan, &nfound);
 	nfound = crm_change_drop_apart(scan, found, nfound);
 	crm_change_unify(scan, set, found, nfound);
+	crm_task_explain(scan, known, found, nfound);
 	crm_change_touch(scan, set, known, found, nfound);
 	crm_change_fetch(scan, set);
+	crm_scan_join(scan);
 	crm_scan_index(scan);
-	crm_task_explain(scan, known, found, nfound);
 	crm_scan_dismiss(scan);
 
 	crm_progress_job(shared, SCAN_CLUSTER, nfound);

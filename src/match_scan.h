@@ -427,8 +427,8 @@ extern void crm_change_again(MatchScan *scan, const KnownResult *known);
 extern void crm_change_add_crowded(MatchScan *scan, MatchCounts *crowds);
 extern void crm_change_crowded(const MatchCounts *crowds, uint64 crowded[2]);
 extern uint32 crm_change_drop_apart(const MatchScan *scan, MatchEdge *edge, uint32 nedges);
-extern ChangeSet *crm_change_collect(MatchScan *scan, const KnownResult *known, uint64 *nchanged);
-extern void crm_change_unify(MatchScan *scan, const ChangeSet *set, MatchEdge *edge, uint32 nedges);
+extern ChangeSet *crm_change_begin(MatchScan *scan, KnownResult *known, uint64 *nchanged);
+extern void crm_change_unify(MatchScan *scan, ChangeSet *set, MatchEdge *edge, uint32 nedges);
 extern void crm_change_touch(MatchScan *scan, ChangeSet *set, KnownResult *known,
 							 const MatchEdge *edge, uint32 nedges);
 extern void crm_change_fetch(MatchScan *scan, ChangeSet *set);
