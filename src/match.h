@@ -184,11 +184,16 @@ typedef enum MatchOutline
 {
 	OUTLINE_WHOLE, /* no outline */
 	OUTLINE_NAME,  /* without street and person */
-	OUTLINE_ID	   /* without the name either */
+	OUTLINE_ID,	   /* without the name either */
+	OUTLINE_NONE   /* nothing */
 } MatchOutline;
 
 extern MatchRecord *crm_match_outline(const MatchValue values[MATCH_NROLES], MatchScratch *scratch,
 									  MatchOutline outline);
+/* A row of which more is read each time: what an outline had is not read again for the next. */
+extern void crm_match_begin(MatchScratch *scratch);
+extern MatchRecord *crm_match_more(const MatchValue values[MATCH_NROLES], MatchScratch *scratch,
+								   MatchOutline outline);
 extern uint32 crm_match_hash(int key_class, const void *data, size_t len);
 
 /* Role of a name such as "family_name"; -1 if there is none. */

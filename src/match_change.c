@@ -515,7 +515,7 @@ crm_change_may(ChangeMatch *match, const Candidate *candidate, uint32 n, int64 i
 
 	if (!crm_match_tells(crm_scan_record(scan, (uint32) candidate->number), kind))
 		return true;
-	outline = crm_match_outline(values, match->scratch, kind);
+	outline = crm_match_more(values, match->scratch, kind);
 	crm_match_weigh_counts(outline, scan->shared->rows, match->counts);
 	for (uint32 i = 0; i < n && !may; i++)
 	{
@@ -545,11 +545,13 @@ crm_change_match(ChangeMatch *match, const Candidate *candidate, uint32 n)
 	if (!crm_change_fetch_row(&match->fetch, candidate->tid, &id, values) ||
 		/* Of an earlier slice: it has found the others. */
 		(scan->shared->nslices > 0 && crm_scan_slice(scan->shared, id) < scan->shared->slice) ||
-		(n == 1 && scan->id[candidate->number] == id) ||
-		!crm_change_may(match, candidate, n, id, values, OUTLINE_ID) ||
+		(n == 1 && scan->id[candidate->number] == id))
+		return;
+	crm_match_begin(match->scratch);
+	if (!crm_change_may(match, candidate, n, id, values, OUTLINE_ID) ||
 		!crm_change_may(match, candidate, n, id, values, OUTLINE_NAME))
 		return;
-	record = crm_match_record(values, match->scratch, NULL, NULL);
+	record = crm_match_more(values, match->scratch, OUTLINE_WHOLE);
 	crm_match_weigh_counts(record, scan->shared->rows, match->counts);
 	for (uint32 i = 0; i < n; i++)
 	{

@@ -33,6 +33,7 @@ struct MatchScratch
 	int nkeys;
 	bool want_keys;
 	bool want_record;
+	MatchOutline read; /* of the row */
 	char buffer[CRM_NAME_MAX_TEXT + MATCH_MAX_VALUE];
 };
 
@@ -1169,32 +1170,27 @@ crm_person(MatchScratch *s, const MatchValue values[MATCH_NROLES], bool has_comp
 }
 
 static void
-crm_postcode(MatchScratch *s, const MatchValue *value)
+crm_town(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 {
-	if (value->data != NULL)
+	const MatchValue *postcode = &values[MATCH_POSTCODE];
+
+	if (values[MATCH_CITY].data != NULL)
+		crm_place(s, ITEM_CITY, &values[MATCH_CITY]);
+	if (postcode->data != NULL)
 		crm_set_item(s, ITEM_POSTCODE, s->buffer,
-					 crm_match_alnum(value->data, value->len, s->buffer, MATCH_TEXT_MAX));
+					 crm_match_alnum(postcode->data, postcode->len, s->buffer, MATCH_TEXT_MAX));
 }
 
+/* All of the address but what crm_town() reads. */
 static void
 crm_address(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 {
-	static const struct
-	{
-		MatchRole role;
-		MatchItem item;
-	} places[] = {
-		{MATCH_CITY, ITEM_CITY}, {MATCH_REGION, ITEM_REGION}, {MATCH_COUNTRY, ITEM_COUNTRY}};
 	const MatchValue *street = &values[MATCH_STREET];
 
-	for (int i = 0; i < (int) lengthof(places); i++)
-	{
-		const MatchValue *value = &values[places[i].role];
-
-		if (value->data != NULL && (s->want_record || places[i].item == ITEM_CITY))
-			crm_place(s, places[i].item, value);
-	}
-	crm_postcode(s, &values[MATCH_POSTCODE]);
+	if (values[MATCH_REGION].data != NULL && s->want_record)
+		crm_place(s, ITEM_REGION, &values[MATCH_REGION]);
+	if (values[MATCH_COUNTRY].data != NULL && s->want_record)
+		crm_place(s, ITEM_COUNTRY, &values[MATCH_COUNTRY]);
 	if (street->data != NULL && !crm_match_is_placeholder(street->data, street->len))
 	{
 		CrmName *name = crm_name_parse_into(street->data, street->len, &s->other);
@@ -1368,6 +1364,7 @@ crm_pack(const MatchScratch *s)
 	return record;
 }
 
+/* Begins with a row, of which nothing is read yet. */
 static void
 crm_begin_record(MatchScratch *s, bool want_record, bool want_keys)
 {
@@ -1375,38 +1372,61 @@ crm_begin_record(MatchScratch *s, bool want_record, bool want_keys)
 	s->nkeys = 0;
 	s->want_record = want_record;
 	s->want_keys = want_keys;
+	s->read = OUTLINE_NONE;
 	for (int i = 0; i < MATCH_NITEMS; i++)
 		s->head.item_bits[i] = item_default_bits[i] * MATCH_BITS_SCALE;
+}
+
+/* Reads of the row what an outline has and the one before had not. */
+static void
+crm_read_values(MatchScratch *s, const MatchValue values[MATCH_NROLES], MatchOutline outline)
+{
+	bool has_company = values[MATCH_COMPANY].data != NULL;
+
+	if (s->read > OUTLINE_ID)
+	{
+		crm_town(s, values);
+		crm_identifiers(s, values);
+	}
+	if (s->read > OUTLINE_NAME && outline <= OUTLINE_NAME && has_company)
+		crm_company(s, &values[MATCH_COMPANY]);
+	if (s->read > OUTLINE_WHOLE && outline == OUTLINE_WHOLE)
+	{
+		crm_address(s, values);
+		crm_person(s, values, has_company);
+	}
+	s->read = outline;
+}
+
+void
+crm_match_begin(MatchScratch *s)
+{
+	crm_begin_record(s, true, false);
+}
+
+MatchRecord *
+crm_match_more(const MatchValue values[MATCH_NROLES], MatchScratch *s, MatchOutline outline)
+{
+	Assert(outline < s->read);
+	crm_read_values(s, values, outline);
+	return crm_pack(s);
 }
 
 MatchRecord *
 crm_match_outline(const MatchValue values[MATCH_NROLES], MatchScratch *s, MatchOutline outline)
 {
-	crm_begin_record(s, true, false);
-	if (values[MATCH_CITY].data != NULL)
-		crm_place(s, ITEM_CITY, &values[MATCH_CITY]);
-	crm_postcode(s, &values[MATCH_POSTCODE]);
-	if (outline == OUTLINE_NAME && values[MATCH_COMPANY].data != NULL)
-		crm_company(s, &values[MATCH_COMPANY]);
-	crm_identifiers(s, values);
-	return crm_pack(s);
+	crm_match_begin(s);
+	return crm_match_more(values, s, outline);
 }
 
+/* All of the row, and its keys by hash ascending. */
 static void
-crm_read_values(MatchScratch *s, const MatchValue values[MATCH_NROLES])
+crm_read_keys(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 {
-	bool has_company = values[MATCH_COMPANY].data != NULL;
 	int n = 0;
 
-	crm_address(s, values);
-	if (has_company)
-		crm_company(s, &values[MATCH_COMPANY]);
-	crm_person(s, values, has_company);
-	crm_identifiers(s, values);
-	if (!s->want_keys)
-		return;
-
-	crm_index_keys(s, has_company);
+	crm_read_values(s, values, OUTLINE_WHOLE);
+	crm_index_keys(s, values[MATCH_COMPANY].data != NULL);
 	crm_sort_match_keys(s->key, s->nkeys);
 	for (int i = 0; i < s->nkeys; i++)
 		if (n == 0 || s->key[n - 1].hash != s->key[i].hash)
@@ -1418,13 +1438,12 @@ MatchRecord *
 crm_match_record(const MatchValue values[MATCH_NROLES], MatchScratch *s, const MatchKey **keys,
 				 int *nkeys)
 {
-	crm_begin_record(s, true, keys != NULL);
-	crm_read_values(s, values);
-	if (keys != NULL)
-	{
-		*keys = s->key;
-		*nkeys = s->nkeys;
-	}
+	if (keys == NULL)
+		return crm_match_outline(values, s, OUTLINE_WHOLE);
+	crm_begin_record(s, true, true);
+	crm_read_keys(s, values);
+	*keys = s->key;
+	*nkeys = s->nkeys;
 	return crm_pack(s);
 }
 
@@ -1432,7 +1451,7 @@ const MatchKey *
 crm_match_record_keys(const MatchValue values[MATCH_NROLES], MatchScratch *s, int *nkeys)
 {
 	crm_begin_record(s, false, true);
-	crm_read_values(s, values);
+	crm_read_keys(s, values);
 	*nkeys = s->nkeys;
 	return s->key;
 }

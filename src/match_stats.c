@@ -295,7 +295,8 @@ crm_weigh_prefetch(const MatchRecord *record, const MatchCounts *counts)
 	for (int step = 0; step < 2; step++)
 	{
 		for (int i = 0; i < MATCH_NITEMS; i++)
-			crm_counts_prefetch(counts, record->item[i], step);
+			if (record->item[i] != 0)
+				crm_counts_prefetch(counts, record->item[i], step);
 		for (int i = 0; i < record->nname + record->nstreet; i++)
 			crm_counts_prefetch(counts, gram[i], step);
 	}
