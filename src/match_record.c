@@ -529,7 +529,9 @@ crm_mark_city(MatchScratch *s, CrmName *name)
 static bool
 crm_token_is(const CrmNameToken *token, const char *text)
 {
-	return token->len == strlen(text) && memcmp(token->text, text, token->len) == 0;
+	/* Nearly always the first letter tells. */
+	return token->len > 0 && token->text[0] == text[0] && token->len == strlen(text) &&
+		   memcmp(token->text, text, token->len) == 0;
 }
 
 /*
