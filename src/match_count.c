@@ -219,14 +219,15 @@ crm_counts_places(uint32 n)
 void
 crm_counts_place(const MatchCount *list, uint32 n, uint32 *start)
 {
+	Size places = crm_counts_places(n);
 	int shift = 32 - crm_counts_bits(n);
 	uint32 next = 0;
 
 	/* First how many there are for each place, then how many before it. */
-	memset(start, 0, sizeof(uint32) * crm_counts_places(n));
+	memset(start, 0, sizeof(uint32) * places);
 	for (uint32 i = 0; i < n; i++)
 		start[list[i].hash >> shift]++;
-	for (Size i = 0; i < crm_counts_places(n); i++)
+	for (Size i = 0; i < places; i++)
 	{
 		uint32 here = start[i];
 

@@ -610,7 +610,7 @@ crm_business(const CrmName *name)
 	{
 		const CrmNameToken *token = &name->tokens[i];
 
-		if (crm_is_venue(token))
+		if (token->script != CRM_SCRIPT_HAN && crm_is_venue(token))
 		{
 			result |= UINT64CONST(1)
 					  << (crm_hash(KEY_NAME_WIDE, token->text, Min(token->len, BUSINESS_LETTERS)) &
