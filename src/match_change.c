@@ -501,34 +501,34 @@ crm_change_fetch_row(ChangeFetch *fetch, uint64 code, int64 *id, MatchValue valu
 	return true;
 }
 
-/*
- * May the row of these values mean the same as one of n changed records?  Most
- * do not, and that shows from little.
- */
-static bool
-crm_change_may(ChangeMatch *match, const Candidate *candidate, uint32 n, int64 id,
-			   const MatchValue values[MATCH_NROLES], MatchOutline kind)
+/* Reads of a row what an outline has; before: the outline read before, or NULL. */
+static MatchRecord *
+crm_change_read(ChangeMatch *match, const MatchValue values[MATCH_NROLES], MatchOutline outline,
+				const MatchRecord *before)
 {
-	MatchScan *scan = match->scan;
-	MatchRecord *outline;
-	bool may = false;
+	MatchRecord *record = crm_match_more(values, match->scratch, outline);
 
-	if (!crm_match_tells(crm_scan_record(scan, (uint32) candidate->number), kind))
-		return true;
-	outline = crm_match_more(values, match->scratch, kind);
-	crm_match_weigh_counts(outline, scan->shared->rows, match->counts);
-	for (uint32 i = 0; i < n && !may; i++)
+	crm_match_weigh_more(record, before, match->scan->shared->rows, match->counts);
+	return record;
+}
+
+/* May the row of an outline mean the same as one of n changed records? */
+static bool
+crm_change_may(const MatchScan *scan, const Candidate *candidate, uint32 n, int64 id,
+			   const MatchRecord *outline, MatchOutline kind)
+{
+	for (uint32 i = 0; i < n; i++)
 	{
 		int64 other = scan->id[candidate[i].number];
 		const MatchRecord *whole = crm_scan_record(scan, (uint32) candidate[i].number);
 		bool first = other < id;
 
-		may = other != id &&
-			  crm_match_may(&scan->scorer, first ? whole : outline, first ? outline : whole, whole,
-							kind, scan->shared->threshold);
+		if (other != id &&
+			crm_match_may(&scan->scorer, first ? whole : outline, first ? outline : whole, whole,
+						  kind, scan->shared->threshold))
+			return true;
 	}
-	pfree(outline);
-	return may;
+	return false;
 }
 
 /* Compares a row with the n changed records for which it is a candidate. */
@@ -538,7 +538,7 @@ crm_change_match(ChangeMatch *match, const Candidate *candidate, uint32 n)
 	MatchScan *scan = match->scan;
 	float threshold = scan->shared->threshold;
 	MatchValue values[MATCH_NROLES];
-	MatchRecord *record;
+	MatchRecord *record = NULL;
 	uint32 kept = SCAN_NO_RECORD;
 	int64 id;
 
@@ -547,12 +547,17 @@ crm_change_match(ChangeMatch *match, const Candidate *candidate, uint32 n)
 		(scan->shared->nslices > 0 && crm_scan_slice(scan->shared, id) < scan->shared->slice) ||
 		(n == 1 && scan->id[candidate->number] == id))
 		return;
+	/* Most rows mean something else, and that shows from little. */
 	crm_match_begin(match->scratch);
-	if (!crm_change_may(match, candidate, n, id, values, OUTLINE_ID) ||
-		!crm_change_may(match, candidate, n, id, values, OUTLINE_NAME))
-		return;
-	record = crm_match_more(values, match->scratch, OUTLINE_WHOLE);
-	crm_match_weigh_counts(record, scan->shared->rows, match->counts);
+	for (MatchOutline kind = OUTLINE_ID; kind > OUTLINE_WHOLE; kind--)
+	{
+		if (!crm_match_tells(crm_scan_record(scan, (uint32) candidate->number), kind))
+			continue;
+		record = crm_change_read(match, values, kind, record);
+		if (!crm_change_may(scan, candidate, n, id, record, kind))
+			return;
+	}
+	record = crm_change_read(match, values, OUTLINE_WHOLE, record);
 	for (uint32 i = 0; i < n; i++)
 	{
 		uint32 number = (uint32) candidate[i].number;

@@ -46,6 +46,9 @@ extern void crm_counts_prefetch(const MatchCounts *counts, uint32 hash, int step
 /* Rarity in bits of what occurs count times in rows rows. */
 extern double crm_match_rarity_of(double rows, double count, uint8 default_bits);
 extern void crm_match_weigh_counts(MatchRecord *record, double rows, const MatchCounts *counts);
+/* The same after an outline of the same row (or NULL), whose weights are taken over. */
+extern void crm_match_weigh_more(MatchRecord *record, const MatchRecord *before, double rows,
+								 const MatchCounts *counts);
 extern void crm_match_count_record(MatchCounts *counts, const MatchRecord *record,
 								   const MatchKey *keys, int nkeys);
 

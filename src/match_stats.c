@@ -286,51 +286,79 @@ crm_weigh_one(double rows, const MatchCounts *counts, uint32 hash, uint8 default
 	return result;
 }
 
+/* Items and grams of the name that a record of the same row has, which was weighed before. */
+static inline bool
+crm_item_weighed(const MatchRecord *record, const MatchRecord *before, int item)
+{
+	return before != NULL && before->item[item] == record->item[item];
+}
+
+static inline bool
+crm_name_weighed(const MatchRecord *before)
+{
+	return before != NULL && before->nname > 0;
+}
+
 /* Most of the time goes by waiting for memory, so all of it is asked for first. */
 static void
-crm_weigh_prefetch(const MatchRecord *record, const MatchCounts *counts)
+crm_weigh_prefetch(const MatchRecord *record, const MatchRecord *before, const MatchCounts *counts)
 {
 	const uint32 *gram = MATCH_NAME_GRAMS(record); /* those of the street follow */
+	int first = crm_name_weighed(before) ? record->nname : 0;
 
 	for (int step = 0; step < 2; step++)
 	{
 		for (int i = 0; i < MATCH_NITEMS; i++)
-			if (record->item[i] != 0)
+			if (record->item[i] != 0 && !crm_item_weighed(record, before, i))
 				crm_counts_prefetch(counts, record->item[i], step);
-		for (int i = 0; i < record->nname + record->nstreet; i++)
+		for (int i = first; i < record->nname + record->nstreet; i++)
 			crm_counts_prefetch(counts, gram[i], step);
 	}
 }
 
-void
-crm_match_weigh_counts(MatchRecord *record, double rows, const MatchCounts *counts)
+static uint16
+crm_weigh_grams(const uint32 *gram, uint8 *bits, int n, double rows, const MatchCounts *counts)
 {
-	uint32 *gram;
-	uint8 *bits;
 	uint32 sum = 0;
 
+	for (int i = 0; i < n; i++)
+		sum += bits[i] = crm_weigh_one(rows, counts, gram[i], bits[i]);
+	return (uint16) Min(sum, PG_UINT16_MAX);
+}
+
+void
+crm_match_weigh_more(MatchRecord *record, const MatchRecord *before, double rows,
+					 const MatchCounts *counts)
+{
 	if (counts != NULL)
-		crm_weigh_prefetch(record, counts);
+		crm_weigh_prefetch(record, before, counts);
 	if (rows != rarity.rows)
 	{
 		memset(rarity.known, 0, sizeof(rarity.known));
 		rarity.rows = rows;
 	}
 	for (int i = 0; i < MATCH_NITEMS; i++)
-		if (record->item[i] != 0)
+		if (crm_item_weighed(record, before, i))
+			record->item_bits[i] = before->item_bits[i];
+		else if (record->item[i] != 0)
 			record->item_bits[i] =
 				crm_weigh_one(rows, counts, record->item[i], record->item_bits[i]);
-	gram = MATCH_NAME_GRAMS(record);
-	bits = MATCH_NAME_GRAM_BITS(record);
-	for (int i = 0; i < record->nname; i++)
-		sum += bits[i] = crm_weigh_one(rows, counts, gram[i], bits[i]);
-	record->name_bits = (uint16) Min(sum, PG_UINT16_MAX);
-	sum = 0;
-	gram = MATCH_STREET_GRAMS(record);
-	bits = MATCH_STREET_GRAM_BITS(record);
-	for (int i = 0; i < record->nstreet; i++)
-		sum += bits[i] = crm_weigh_one(rows, counts, gram[i], bits[i]);
-	record->street_bits = (uint16) Min(sum, PG_UINT16_MAX);
+	if (crm_name_weighed(before))
+	{
+		memcpy(MATCH_NAME_GRAM_BITS(record), MATCH_NAME_GRAM_BITS(before), record->nname);
+		record->name_bits = before->name_bits;
+	}
+	else
+		record->name_bits = crm_weigh_grams(MATCH_NAME_GRAMS(record), MATCH_NAME_GRAM_BITS(record),
+											record->nname, rows, counts);
+	record->street_bits = crm_weigh_grams(
+		MATCH_STREET_GRAMS(record), MATCH_STREET_GRAM_BITS(record), record->nstreet, rows, counts);
+}
+
+void
+crm_match_weigh_counts(MatchRecord *record, double rows, const MatchCounts *counts)
+{
+	crm_match_weigh_more(record, NULL, rows, counts);
 }
 
 /* Counts everything of a record that has a frequency. */
