@@ -86,6 +86,16 @@ SELECT * FROM pg_temp.findings;
 ROLLBACK;
 -- indexes
 BEGIN;
+INSERT INTO account (name) SELECT 'Firm ' || i FROM generate_series(1, 100) AS i;
+SELECT crm.analyze_matching('account');
+UPDATE account SET city = 'Bonn' WHERE id <= (SELECT min(id) + 49 FROM account);
+SELECT * FROM pg_temp.findings;
+UPDATE account SET city = 'Berlin' WHERE id = (SELECT min(id) FROM account);
+SELECT severity, "check", regexp_replace(detail, ' on [-0-9]+ ', ' on ... ') AS detail, hint FROM pg_temp.findings;
+SELECT crm.analyze_matching('account');
+SELECT * FROM pg_temp.findings;
+ROLLBACK;
+BEGIN;
 DROP INDEX account_match;
 SELECT * FROM pg_temp.findings;
 ROLLBACK;

@@ -161,6 +161,21 @@ SELECT array_agg(record_id ORDER BY record_id) AS records FROM regress_match_sca
 
 -- the threshold is a probability
 SELECT regress_match_scan.scan_duplicates('account', 0.999999) < (SELECT count(*) FROM before);
+-- of a table filled anew with as many other rows the statistics are learned anew
+SELECT max(version) AS version FROM regress_match_scan.match_statistics WHERE relation = 'account' \gset
+SELECT count(*) AS rows FROM regress_match_scan.account \gset
+SET client_min_messages = warning;
+TRUNCATE regress_match_scan.account CASCADE;
+INSERT INTO regress_match_scan.account (id, name, city) SELECT 10000 + i, md5((i % 20)::text) || ' ' || md5((i * 11)::text), 'Village ' || i % 3 FROM generate_series(1, :rows) AS i;
+SELECT regress_match_scan.scan_duplicates('account') >= 0 AS scanned;
+SELECT max(version) - :version AS learned FROM regress_match_scan.match_statistics WHERE relation = 'account';
+SELECT regress_match_scan.scan_duplicates('account', whole => true) >= 0 AS scanned;
+SELECT max(version) - :version AS learned FROM regress_match_scan.match_statistics WHERE relation = 'account';
+TRUNCATE regress_match_scan.account CASCADE;
+RESET client_min_messages;
+INSERT INTO regress_match_scan.account (id, name, city) SELECT 20000 + i, md5((i * 5)::text), 'Hamlet ' || i % 5 FROM generate_series(1, :rows) AS i;
+SELECT regress_match_scan.scan_duplicates('account') >= 0 AS scanned;
+SELECT max(version) - :version AS learned FROM regress_match_scan.match_statistics WHERE relation = 'account';
 -- fails: wrong arguments
 SELECT regress_match_scan.scan_duplicates('account', 0);
 SELECT regress_match_scan.scan_duplicates('account', 1.5);

@@ -69,8 +69,9 @@ typedef struct ScanTask
 	uint64 seen;	  /* transactions before this one need not be looked at again */
 	int64 statistics; /* version */
 	double statistics_rows;
-	bool outgrown; /* the statistics are, by a key that is a crowd now */
-	bool passes;   /* it does not fit into memory at once */
+	double statistics_changes; /* rows written since */
+	bool outgrown;			   /* the statistics are, by a key that is a crowd now or other rows */
+	bool passes;			   /* it does not fit into memory at once */
 	bytea *counts;
 	MemoryContext context;
 
@@ -144,27 +145,31 @@ crm_last_scan(ScanTask *task, LastScan *last)
 static void
 crm_read_statistics(ScanTask *task, bool counts)
 {
-	Oid types[1] = {TEXTOID};
-	Datum args[1] = {CStringGetTextDatum(RelationGetRelationName(task->rel))};
+	Oid types[2] = {TEXTOID, REGCLASSOID};
+	Datum args[2] = {CStringGetTextDatum(RelationGetRelationName(task->rel)),
+					 ObjectIdGetDatum(RelationGetRelid(task->rel))};
 	MemoryContext old;
 	bool null;
 
 	task->statistics = 0;
-	task->statistics_rows = 0;
+	task->statistics_rows = task->statistics_changes = 0;
 	if (SPI_execute_with_args(
-			psprintf("SELECT s.version, s.rows%s FROM %s.match_statistics AS s "
+			psprintf("SELECT s.version, s.rows, "
+					 "crm._rows_changed($2) OPERATOR(pg_catalog.-) s.changes%s "
+					 "FROM %s.match_statistics AS s "
 					 "WHERE s.relation OPERATOR(pg_catalog.=) $1 ORDER BY s.version DESC LIMIT 1",
 					 counts ? ", s.keys" : "", quote_identifier(task->schema)),
-			1, types, args, NULL, true, 1) != SPI_OK_SELECT)
+			2, types, args, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read matching statistics");
 	if (SPI_processed == 0)
 		return;
 	task->statistics = DatumGetInt64(crm_task_value(0, 1, &null));
 	task->statistics_rows = (double) DatumGetInt64(crm_task_value(0, 2, &null));
+	task->statistics_changes = (double) DatumGetInt64(crm_task_value(0, 3, &null));
 	if (counts)
 	{
 		old = MemoryContextSwitchTo(task->context);
-		task->counts = DatumGetByteaPCopy(crm_task_value(0, 3, &null));
+		task->counts = DatumGetByteaPCopy(crm_task_value(0, 4, &null));
 		MemoryContextSwitchTo(old);
 	}
 }
@@ -173,10 +178,10 @@ crm_read_statistics(ScanTask *task, bool counts)
 static void
 crm_store_statistics(ScanTask *task, MatchScan *scan)
 {
-	Oid types[4] = {TEXTOID, INT8OID, INT8OID, BYTEAOID};
+	Oid types[5] = {TEXTOID, INT8OID, INT8OID, BYTEAOID, REGCLASSOID};
 	Size size = sizeof(MatchCount) * (Size) scan->shared->ncounts;
 	bytea *packed;
-	Datum args[4];
+	Datum args[5];
 
 	if (size > MaxAllocSize - VARHDRSZ)
 		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -188,10 +193,11 @@ crm_store_statistics(ScanTask *task, MatchScan *scan)
 	args[1] = Int64GetDatum(++task->statistics);
 	args[2] = Int64GetDatum((int64) scan->shared->nrows);
 	args[3] = PointerGetDatum(packed);
+	args[4] = ObjectIdGetDatum(RelationGetRelid(task->rel));
 	if (SPI_execute_with_args(crm_task_sql(task, "INSERT INTO %s.match_statistics "
-												 "(relation, version, rows, keys) "
-												 "VALUES ($1, $2, $3, $4)"),
-							  4, types, args, NULL, false, 0) != SPI_OK_INSERT)
+												 "(relation, version, rows, keys, changes) "
+												 "VALUES ($1, $2, $3, $4, crm._rows_changed($5))"),
+							  5, types, args, NULL, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not write matching statistics");
 	/* The version before stays, so that scores given with it can be understood. */
 	args[1] = Int64GetDatum(task->statistics - 1);
@@ -588,7 +594,10 @@ crm_task_changed(ScanTask *task, const LastScan *last)
 	crm_scan_index(scan);
 	task->rows = shared->nrows;
 	nchanged = pg_atomic_read_u32(&shared->next);
-	if (nchanged > shared->pieces || crm_task_learns(task, task->rows) ||
+	/* What was learned of other rows does not fit these, however many they are. */
+	if (nchanged > shared->pieces)
+		task->outgrown = true;
+	if (crm_task_learns(task, task->rows) ||
 		pg_atomic_read_u64(&shared->used) + nchanged * CHANGE_NEEDS > shared->limit)
 	{
 		crm_scan_end(scan);
@@ -790,6 +799,10 @@ crm_scan_duplicates(PG_FUNCTION_ARGS)
 	{
 		int tries = 0;
 
+		/* Where the result rests on other things anyway, the statistics may as well be new. */
+		if ((!last.found || last.basis != basis) &&
+			task.statistics_changes > MOST_CHANGED * task.statistics_rows)
+			task.outgrown = true;
 		/* Statistics may have to be learned, passes to be taken, and both. */
 		while (!crm_task_try(&task, NULL))
 			if (++tries == 4)

@@ -174,6 +174,12 @@ WHERE c.oid IN (SELECT t.tgrelid FROM pg_trigger AS t WHERE t.tgfoid = 'crm.chec
                   JOIN pg_opclass AS o ON o.oid = i.indclass[0]
                   WHERE i.indrelid = c.oid AND i.indisvalid AND o.opcname = 'match_ops' AND o.opcnamespace = 'crm'::regnamespace)
 UNION ALL
+SELECT 'warning', 'old matching statistics',
+       format('how common names and numbers in table %s are was learned on %s of %s rows, of which as many as half have changed since: scores rest on what is no more',
+              s.rel, s.analyzed_at::date, s.rows),
+       format('Run SELECT crm.analyze_matching(%L), or scan for duplicates.', s.rel::text)
+FROM crm._old_statistics(workspace::regnamespace) AS s
+UNION ALL
 SELECT 'error', 'owner',
        format('%s not to the owner of the workspace, %s: what the database does there itself fails or has other rights',
               CASE WHEN count(*) = 1 THEN format('%s belongs to %s,', min(o.name), o.owner)

@@ -138,6 +138,15 @@ LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'crm_match_statistics_loads';
 COMMENT ON FUNCTION crm._match_statistics_loads() IS
 'How often this session has loaded matching statistics.';
 
+CREATE FUNCTION crm._rows_changed(relation regclass) RETURNS bigint
+LANGUAGE sql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+RETURN pg_stat_get_tuples_inserted(relation) + pg_stat_get_tuples_updated(relation) + pg_stat_get_tuples_deleted(relation)
+       + pg_stat_get_xact_tuples_inserted(relation) + pg_stat_get_xact_tuples_updated(relation) + pg_stat_get_xact_tuples_deleted(relation);
+
+COMMENT ON FUNCTION crm._rows_changed(regclass) IS
+'Rows of a table that were inserted, updated and deleted so far, as the server counts them (track_counts); it starts from 0 again after a crash and pg_stat_reset().';
+
 CREATE FUNCTION crm._create_match_statistics(schema name) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
@@ -151,6 +160,7 @@ BEGIN
             version bigint NOT NULL,
             rows bigint NOT NULL,
             keys bytea NOT NULL,
+            changes bigint NOT NULL DEFAULT 0,
             analyzed_at timestamptz NOT NULL DEFAULT now(),
             UNIQUE (relation, version)
         );
@@ -160,6 +170,7 @@ BEGIN
         COMMENT ON COLUMN %1$I.match_statistics.version IS 'Counts up with each analysis; the highest is used.';
         COMMENT ON COLUMN %1$I.match_statistics.rows IS 'Rows that were read.';
         COMMENT ON COLUMN %1$I.match_statistics.keys IS 'Keys that occur more than once, ascending, each with its count: four bytes each.';
+        COMMENT ON COLUMN %1$I.match_statistics.changes IS 'Rows that had been inserted, updated and deleted by then, as the server counted: crm.doctor() tells when half as many again have changed since.';
         COMMENT ON COLUMN %1$I.match_statistics.analyzed_at IS 'When the table was read.';
         ALTER TABLE %1$I.match_statistics ALTER COLUMN keys SET STORAGE EXTERNAL;
         CREATE OR REPLACE TRIGGER match_statistics_changed AFTER INSERT OR UPDATE OR DELETE ON %1$I.match_statistics
@@ -170,6 +181,25 @@ $$;
 
 COMMENT ON FUNCTION crm._create_match_statistics(name) IS
 'Creates the table match_statistics in a schema unless it has one.';
+
+CREATE FUNCTION crm._old_statistics(schema regnamespace, OUT rel regclass, OUT rows bigint, OUT analyzed_at timestamptz)
+RETURNS SETOF record LANGUAGE plpgsql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF has_table_privilege(to_regclass(format('%s.match_statistics', schema)), 'SELECT') THEN
+        RETURN QUERY EXECUTE format(
+            'SELECT s.rel, s.rows, s.analyzed_at
+             FROM (SELECT DISTINCT ON (c.oid) c.oid::regclass AS rel, s.rows, s.analyzed_at, s.changes
+                   FROM %s.match_statistics AS s JOIN pg_class AS c ON c.relname = s.relation AND c.relnamespace = $1
+                   ORDER BY c.oid, s.version DESC) AS s
+             WHERE crm._rows_changed(s.rel) - s.changes > s.rows / 2', schema) USING schema::oid;
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION crm._old_statistics(regnamespace) IS
+'Tables of a schema of which as many rows as half of those that matching statistics were learned from have changed since.';
 
 CREATE FUNCTION crm.analyze_matching(relation regclass) RETURNS bigint
 LANGUAGE plpgsql VOLATILE STRICT
@@ -192,7 +222,7 @@ BEGIN
     PERFORM pg_advisory_xact_lock('crm.analyze_matching(regclass)'::regprocedure::oid::integer, relation::oid::integer);
     EXECUTE format('SELECT coalesce(max(s.version), 0) FROM %I.match_statistics AS s WHERE s.relation = $1', schema)
         INTO current USING relname;
-    EXECUTE format('INSERT INTO %I.match_statistics (relation, version, rows, keys) SELECT $1, $2, a.rows, a.keys FROM crm._analyze_matching($3) AS a', schema)
+    EXECUTE format('INSERT INTO %I.match_statistics (relation, version, rows, keys, changes) SELECT $1, $2, a.rows, a.keys, crm._rows_changed($3) FROM crm._analyze_matching($3) AS a', schema)
         USING relname, current + 1, relation;
     -- The version before stays, so that scores given with it can be understood.
     EXECUTE format('DELETE FROM %I.match_statistics AS s WHERE s.relation = $1 AND s.version < $2', schema)
