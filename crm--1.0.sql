@@ -5464,6 +5464,11 @@ LANGUAGE C STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_is_administrat
 COMMENT ON FUNCTION crm.is_administrator(regnamespace) IS
 'May the session''s member do everything in the workspace? Those with access all.';
 
+CREATE FUNCTION crm._record_tables_read() RETURNS bigint
+LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'crm_record_tables_read';
+COMMENT ON FUNCTION crm._record_tables_read() IS
+'How often this session looked up in the catalogs which table has the records of a kind: tests watch it.';
+
 CREATE FUNCTION crm._record_in_reach(workspace regnamespace, kind text, id bigint, level text) RETURNS boolean
 LANGUAGE C STABLE STRICT PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'crm_record_in_reach';
 COMMENT ON FUNCTION crm._record_in_reach(regnamespace, text, bigint, text) IS

@@ -188,6 +188,20 @@ END $$;
 SELECT pg_temp.plan_lines('SELECT * FROM regress_review.duplicate_review ORDER BY score DESC LIMIT 50', 'SubPlan [0-9]+$') < 3 AS few_subplans,
        pg_temp.plan_lines('SELECT * FROM regress_review.stage_history', 'SubPlan [0-9]+$') AS subplans;
 
+-- which table has the records of a kind is looked up once a session, and again when the table changes
+RESET SESSION AUTHORIZATION;
+GRANT EXECUTE ON FUNCTION crm._record_tables_read() TO regress_review_rep;
+SET SESSION AUTHORIZATION regress_review_rep;
+SELECT count(*) > 0 AS seen FROM regress_review.duplicate_pair WHERE kind = 'account';
+SELECT crm._record_tables_read() AS read \gset
+SELECT count(*) > 0 AS seen FROM regress_review.duplicate_pair WHERE kind = 'account';
+SELECT crm._record_tables_read() - :read AS read;
+SET SESSION AUTHORIZATION regress_review_owner;
+ALTER TABLE regress_review.account RENAME owner_id TO belongs_to;
+SELECT crm.protect('regress_review.account', 'account', 'belongs_to');
+SET SESSION AUTHORIZATION regress_review_rep;
+SELECT count(*) > 0 AS seen FROM regress_review.duplicate_pair WHERE kind = 'account';
+SELECT crm._record_tables_read() - :read AS read;
 -- a kind whose table was renamed or dropped takes nobody's pairs away but its own
 SELECT count(*) AS accounts FROM regress_review.duplicate_pair WHERE kind = 'account' \gset
 SELECT count(*) > 0 AS suppliers FROM regress_review.duplicate_pair WHERE kind = 'supplier';

@@ -10,6 +10,8 @@
  *
  * The answer is what a query of the table gives the caller, under its row-level
  * security.  Call sites keep one plan for each kind they met, as long as the query runs.
+ * Which table has the records of a kind is looked up in the catalogs, which takes most
+ * of a millisecond, so a session remembers it until something about the table changes.
  */
 #include "postgres.h"
 
@@ -25,6 +27,7 @@
 
 #include "compat.h"
 #include "crm.h"
+#include "invalidation.h"
 
 typedef struct CrmReachKind
 {
@@ -56,6 +59,38 @@ crm_reach_end(void *arg)
 	}
 }
 
+/* Where the records of a kind are. */
+typedef struct CrmRecordTable
+{
+	slist_node node;
+	bool valid;
+	Oid workspace;
+	char *kind;
+	Oid rel;
+	char owner_column[NAMEDATALEN];
+	char id_column[NAMEDATALEN];
+} CrmRecordTable;
+
+static slist_head tables = SLIST_STATIC_INIT(tables);
+static MemoryContext tables_context = NULL;
+static uint64 changes_heard = 0;
+static int64 tables_read = 0; /* read by a test */
+
+static void
+crm_record_table_changed(Datum arg, Oid relid)
+{
+	slist_iter iter;
+
+	changes_heard++;
+	slist_foreach(iter, &tables)
+	{
+		CrmRecordTable *table = slist_container(CrmRecordTable, node, iter.cur);
+
+		if (relid == InvalidOid || relid == table->rel)
+			table->valid = false;
+	}
+}
+
 static SPIPlanPtr
 crm_reach_prepare(const char *query, int nargs, Oid *types)
 {
@@ -66,20 +101,18 @@ crm_reach_prepare(const char *query, int nargs, Oid *types)
 	return plan;
 }
 
-/* The plan that looks for a record of a kind; connected to SPI. */
-static SPIPlanPtr
-crm_reach_plan(Oid workspace, const char *kind, const char *level)
+/* Reads from the catalogs which table it is; false if there is none.  Connected to SPI. */
+static bool
+crm_read_record_table(CrmRecordTable *table)
 {
 	Oid types[2] = {REGNAMESPACEOID, TEXTOID};
-	Datum values[2] = {ObjectIdGetDatum(workspace), CStringGetTextDatum(kind)};
-	StringInfoData query;
+	Datum values[2] = {ObjectIdGetDatum(table->workspace), CStringGetTextDatum(table->kind)};
 	HeapTuple row;
 	TupleDesc desc;
 	bool isnull;
-	Oid rel;
-	const char *id;
 	SPIPlanPtr plan;
 
+	tables_read++;
 	/* Records in tables of the workspace: everybody who may read the one may read the others. */
 	plan = crm_reach_prepare(
 		"SELECT t.rel::pg_catalog.oid, t.owner_column, t.id_column FROM crm._record_tables($1) AS t"
@@ -88,28 +121,94 @@ crm_reach_plan(Oid workspace, const char *kind, const char *level)
 		" WHERE t.kind OPERATOR(pg_catalog.=) $2",
 		2, types);
 	if (SPI_execute_plan(plan, values, NULL, true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not look up the table of records of kind \"%s\"", kind);
+		elog(ERROR, "could not look up the table of records of kind \"%s\"", table->kind);
 	if (SPI_processed == 0)
-		return NULL;
+		return false;
 	row = SPI_tuptable->vals[0];
 	desc = SPI_tuptable->tupdesc;
-	rel = DatumGetObjectId(SPI_getbinval(row, desc, 1, &isnull));
-	if (pg_class_aclcheck(rel, GetUserId(), ACL_SELECT) != ACLCHECK_OK &&
-		pg_attribute_aclcheck_all(rel, GetUserId(), ACL_SELECT, ACLMASK_ANY) != ACLCHECK_OK)
+	table->rel = DatumGetObjectId(SPI_getbinval(row, desc, 1, &isnull));
+	strlcpy(table->owner_column, SPI_getvalue(row, desc, 2), NAMEDATALEN);
+	strlcpy(table->id_column, SPI_getvalue(row, desc, 3), NAMEDATALEN);
+	return true;
+}
+
+/*
+ * NULL if no table of the workspace has records of the kind, which is not remembered:
+ * any text may be a kind.
+ */
+static CrmRecordTable *
+crm_record_table(Oid workspace, char *kind)
+{
+	CrmRecordTable *table = NULL, read = {.workspace = workspace, .kind = kind};
+	uint64 heard;
+	slist_iter iter;
+
+	if (tables_context == NULL)
+	{
+		crm_register_relcache_callback(crm_record_table_changed, (Datum) 0);
+		tables_context =
+			AllocSetContextCreate(CacheMemoryContext, "crm record tables", ALLOCSET_SMALL_SIZES);
+	}
+	slist_foreach(iter, &tables)
+	{
+		table = slist_container(CrmRecordTable, node, iter.cur);
+		if (table->workspace == workspace && strcmp(table->kind, kind) == 0)
+			break;
+		table = NULL;
+	}
+	if (table != NULL && table->valid)
+		return table;
+	heard = changes_heard;
+	if (!crm_read_record_table(&read))
 		return NULL;
-	id = quote_identifier(SPI_getvalue(row, desc, 3));
+	if (table == NULL)
+	{
+		table = MemoryContextAllocZero(tables_context, sizeof(CrmRecordTable));
+		table->workspace = workspace;
+		table->kind = MemoryContextStrdup(tables_context, kind);
+		slist_push_head(&tables, &table->node);
+	}
+	table->rel = read.rel;
+	strlcpy(table->owner_column, read.owner_column, NAMEDATALEN);
+	strlcpy(table->id_column, read.id_column, NAMEDATALEN);
+	/* Something that changed meanwhile may have been this. */
+	table->valid = heard == changes_heard;
+	return table;
+}
+
+/* The plan that looks for a record of a kind; connected to SPI. */
+static SPIPlanPtr
+crm_reach_plan(Oid workspace, char *kind, const char *level)
+{
+	Oid types[1] = {INT8OID};
+	CrmRecordTable *table = crm_record_table(workspace, kind);
+	const char *name, *id;
+	StringInfoData query;
+	SPIPlanPtr plan;
+
+	if (table == NULL || (name = get_rel_name(table->rel)) == NULL)
+		return NULL;
+	if (pg_class_aclcheck(table->rel, GetUserId(), ACL_SELECT) != ACLCHECK_OK &&
+		pg_attribute_aclcheck_all(table->rel, GetUserId(), ACL_SELECT, ACLMASK_ANY) != ACLCHECK_OK)
+		return NULL;
+	id = quote_identifier(table->id_column);
 	initStringInfo(&query);
 	appendStringInfo(&query, "SELECT FROM %s AS r WHERE r.%s OPERATOR(pg_catalog.=) $1",
-					 quote_qualified_identifier(get_namespace_name(workspace), get_rel_name(rel)),
-					 id);
+					 quote_qualified_identifier(get_namespace_name(workspace), name), id);
 	if (strcmp(level, "edit") == 0)
 		appendStringInfo(&query, " AND crm.can_edit(%u::pg_catalog.regnamespace, %s, r.%s, r.%s)",
-						 workspace, quote_literal_cstr(kind),
-						 quote_identifier(SPI_getvalue(row, desc, 2)), id);
-	types[0] = INT8OID;
+						 workspace, quote_literal_cstr(kind), quote_identifier(table->owner_column),
+						 id);
 	plan = crm_reach_prepare(query.data, 1, types);
 	SPI_keepplan(plan);
 	return plan;
+}
+
+PG_FUNCTION_INFO_V1(crm_record_tables_read);
+Datum
+crm_record_tables_read(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(tables_read);
 }
 
 /* (workspace, kind, id, level), of which workspace and level are the same for a call site */
