@@ -223,4 +223,10 @@ crm_get_shared(const char *name, Size size, void (*init)(void *))
 #define CRM_MODULE_MAGIC PG_MODULE_MAGIC
 #endif
 
+#if PG_VERSION_NUM >= 180000
+#define CRM_PRIMARY_KEY_INDEX(rel) RelationGetPrimaryKeyIndex(rel, true)
+#else
+#define CRM_PRIMARY_KEY_INDEX(rel) RelationGetPrimaryKeyIndex(rel)
+#endif
+
 #endif /* CRM_COMPAT_H */

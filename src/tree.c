@@ -102,7 +102,7 @@ crm_tree_step(Relation rel, Oid index, CrmTreeColumn key, CrmTreeColumn up, Snap
 static bool
 crm_tree_leads_back(Relation rel, CrmTreeColumn key, CrmTreeColumn up, int64 id, int64 above)
 {
-	Oid index = RelationGetPrimaryKeyIndex(rel);
+	Oid index = CRM_PRIMARY_KEY_INDEX(rel);
 	Bitmapset *columns = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_PRIMARY_KEY);
 	int member;
 	Snapshot snapshot;
