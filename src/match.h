@@ -115,6 +115,7 @@ typedef enum MatchText
 #define MATCH_HAN_COMPANY	 0x20 /* the name ends in Han */
 #define MATCH_HAS_HAN		 0x40 /* the name has Han characters */
 #define MATCH_ENDS_AS_BRANCH 0x10 /* the last word of the name marks a branch */
+#define MATCH_OUTLINE		 0x80 /* of a part of the values, to be held against a whole record */
 
 /*
  * The features of a record, in one piece of memory so that arrays of them can

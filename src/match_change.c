@@ -20,7 +20,6 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/sysattr.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/transam.h"
@@ -780,8 +779,7 @@ crm_scan_changed(MatchScan *scan)
 				bits = 0;
 			}
 			bits |= UINT64CONST(1) << (id & 63);
-			if (!crm_scan_is_new(shared, DatumGetTransactionId(slot_getsysattr(
-											 slot, MinTransactionIdAttributeNumber, &null))))
+			if (!crm_scan_is_new(shared, crm_slot_xmin(slot)))
 				continue;
 			/* Too many, or too much of them: a scan of the whole table it will be. */
 			if (list.nkeys > MOST_KEYS - MATCH_MAX_KEYS ||

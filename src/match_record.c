@@ -1409,9 +1409,14 @@ crm_match_begin(MatchScratch *s)
 MatchRecord *
 crm_match_more(const MatchValue values[MATCH_NROLES], MatchScratch *s, MatchOutline outline)
 {
+	MatchRecord *record;
+
 	Assert(outline < s->read);
 	crm_read_values(s, values, outline);
-	return crm_pack(s);
+	record = crm_pack(s);
+	if (outline == OUTLINE_ID || outline == OUTLINE_NAME)
+		record->flags |= MATCH_OUTLINE;
+	return record;
 }
 
 MatchRecord *

@@ -13,6 +13,8 @@
 #ifndef CRM_MATCH_SCAN_H
 #define CRM_MATCH_SCAN_H
 
+#include "access/htup_details.h"
+#include "access/sysattr.h"
 #include "access/tableam.h"
 #include "port/atomics.h"
 #include "storage/barrier.h"
@@ -318,6 +320,17 @@ crm_scan_record(const MatchScan *scan, uint32 number)
 	uint32 place = scan->record[number];
 
 	return (MatchRecord *) (scan->chunk[place >> 17] + (Size) (place & 0x1FFFF) * 8);
+}
+
+/* The transaction that wrote the row in a slot. */
+static inline TransactionId
+crm_slot_xmin(TupleTableSlot *slot)
+{
+	bool null;
+
+	if (TTS_IS_BUFFERTUPLE(slot))
+		return HeapTupleHeaderGetRawXmin(((HeapTupleTableSlot *) slot)->tuple->t_data);
+	return DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &null));
 }
 
 /* match_change.c */

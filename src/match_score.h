@@ -10,7 +10,8 @@
 static inline double
 crm_item_bits(const MatchRecord *a, const MatchRecord *b, MatchItem item)
 {
-	/* Both carry the rarity of the same value, unless one was weighed with older statistics. */
+	/* Both carry the rarity of the same value, but for outlines and what older statistics weighed.
+	 */
 	return (double) Min(a->item_bits[item], b->item_bits[item]) / MATCH_BITS_SCALE;
 }
 

@@ -286,11 +286,24 @@ crm_weigh_one(double rows, const MatchCounts *counts, uint32 hash, uint8 default
 	return result;
 }
 
-/* Items and grams of the name that a record of the same row has, which was weighed before. */
+/*
+ * Is the rarity of an item to be looked up?  Of an outline only where it counts
+ * when the other record has another value; where both have the same, the other one
+ * has its rarity.
+ */
+static inline bool
+crm_item_weighs(const MatchRecord *record, int item)
+{
+	return record->item[item] != 0 &&
+		   ((record->flags & MATCH_OUTLINE) == 0 || item == ITEM_CITY || item == ITEM_CORE);
+}
+
+/* Items and grams of the name that an outline of the same row has, which was weighed before. */
 static inline bool
 crm_item_weighed(const MatchRecord *record, const MatchRecord *before, int item)
 {
-	return before != NULL && before->item[item] == record->item[item];
+	return before != NULL && before->item[item] == record->item[item] &&
+		   crm_item_weighs(before, item);
 }
 
 static inline bool
@@ -309,7 +322,7 @@ crm_weigh_prefetch(const MatchRecord *record, const MatchRecord *before, const M
 	for (int step = 0; step < 2; step++)
 	{
 		for (int i = 0; i < MATCH_NITEMS; i++)
-			if (record->item[i] != 0 && !crm_item_weighed(record, before, i))
+			if (crm_item_weighs(record, i) && !crm_item_weighed(record, before, i))
 				crm_counts_prefetch(counts, record->item[i], step);
 		for (int i = first; i < record->nname + record->nstreet; i++)
 			crm_counts_prefetch(counts, gram[i], step);
@@ -340,9 +353,11 @@ crm_match_weigh_more(MatchRecord *record, const MatchRecord *before, double rows
 	for (int i = 0; i < MATCH_NITEMS; i++)
 		if (crm_item_weighed(record, before, i))
 			record->item_bits[i] = before->item_bits[i];
-		else if (record->item[i] != 0)
+		else if (crm_item_weighs(record, i))
 			record->item_bits[i] =
 				crm_weigh_one(rows, counts, record->item[i], record->item_bits[i]);
+		else if (record->item[i] != 0)
+			record->item_bits[i] = PG_UINT8_MAX;
 	if (crm_name_weighed(before))
 	{
 		memcpy(MATCH_NAME_GRAM_BITS(record), MATCH_NAME_GRAM_BITS(before), record->nname);

@@ -12,7 +12,6 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/transam.h"
-#include "access/sysattr.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -159,7 +158,6 @@ crm_known_pairs(MatchScan *scan, Oid table, const char *kind, KnownResult *known
 	AttrNumber last = Max(Max(Max(id, kind_column), Max(left, right)), Max(score, state));
 	Size len = strlen(kind);
 	uint32 size = crm_rows_expected(rel);
-	bool null;
 
 	known->pair = palloc_extended(sizeof(KnownPair) * (Size) size, MCXT_ALLOC_HUGE);
 
@@ -179,7 +177,7 @@ crm_known_pairs(MatchScan *scan, Oid table, const char *kind, KnownResult *known
 		pair->right = DatumGetInt64(value[right]);
 		pair->score = DatumGetFloat4(value[score]);
 		pair->state = crm_pair_state(value[state]);
-		xmin = DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &null));
+		xmin = crm_slot_xmin(slot);
 		pair->changed = TransactionIdIsNormal(xmin) &&
 						!TransactionIdPrecedes(xmin, scan->shared->since) &&
 						xmin != scan->shared->last_writer;
