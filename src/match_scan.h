@@ -6,7 +6,8 @@
  * participants.  They do one job after the other together: match_parallel.c
  * tells them which, and gives them memory they share.  match_read.c turns rows
  * into features, match_block.c finds and compares records that share keys,
- * match_change.c does both for what changed since the last scan,
+ * match_change.c and match_meet.c do both for what changed since the last scan,
+ * match_touch.c tells what of the known pairs that concerns,
  * match_pass.c reads a table too large for memory part by part, match_cluster.c makes
  * groups of pairs, match_write.c writes them.
  */
@@ -96,6 +97,10 @@ typedef struct ChangedRecord
 	uint32 first_key;
 	uint32 nkeys;
 } ChangedRecord;
+
+/* Its keys are noted in the lists of their partitions by participant and place. */
+#define KEY_PLACE_BITS 27
+#define MOST_KEYS	   (1u << KEY_PLACE_BITS)
 
 /* A key of it, and the rows that the index has for it. */
 typedef struct ChangedKey
@@ -349,11 +354,21 @@ crm_scan_slice(const ScanShared *shared, int64 id)
 	return (uint32) (((uint64) crm_hash64((uint64) id) * shared->nslices) >> 32);
 }
 
+typedef void (*RowTaker)(void *arg, int64 id, const MatchValue values[MATCH_NROLES]);
+
 extern void crm_scan_changed(MatchScan *scan);
+/* Reads rows by their ids, and hands on what is compared of them; by who was asked. */
+extern void crm_rows_by_id(MatchScan *scan, Datum *ids, uint32 n, RowTaker take, void *arg);
+
+/* match_meet.c */
 extern void crm_scan_look_up(MatchScan *scan);
 extern uint32 crm_change_pieces(const MatchScan *scan); /* of the job SCAN_MEET */
 extern void crm_scan_meet(MatchScan *scan);
 extern void crm_scan_match(MatchScan *scan);
+/* Keys of changed records that too many rows have: added up; identifiers and pieces of names. */
+extern void crm_change_add_crowded(MatchScan *scan, MatchCounts *crowds);
+extern void crm_change_crowded(const MatchCounts *crowds, uint64 crowded[2]);
+extern uint32 crm_change_drop_apart(const MatchScan *scan, MatchEdge *edge, uint32 nedges);
 
 /* match_cluster.c */
 #define CANNOT_LINK_BITS (-1e30f) /* nothing outweighs it */
@@ -434,12 +449,8 @@ extern void crm_write_pairs(MatchScan *scan, ScanResult *result, const KnownResu
 extern uint64 crm_write_clusters(MatchScan *scan, ScanResult *result, const KnownResult *known,
 								 const uint32 *cluster);
 
-/* match_change.c, for who was asked */
+/* match_touch.c, for who was asked */
 extern void crm_change_again(MatchScan *scan, const KnownResult *known);
-/* Keys of changed records that too many rows have: added up; identifiers and pieces of names. */
-extern void crm_change_add_crowded(MatchScan *scan, MatchCounts *crowds);
-extern void crm_change_crowded(const MatchCounts *crowds, uint64 crowded[2]);
-extern uint32 crm_change_drop_apart(const MatchScan *scan, MatchEdge *edge, uint32 nedges);
 extern ChangeSet *crm_change_begin(MatchScan *scan, KnownResult *known, uint64 *nchanged);
 extern void crm_change_unify(MatchScan *scan, ChangeSet *set, MatchEdge *edge, uint32 nedges);
 extern void crm_change_touch(MatchScan *scan, ChangeSet *set, KnownResult *known,
