@@ -96,7 +96,7 @@ sub changes
 		"UPDATE sales.duplicate_pair SET state = 'duplicate' WHERE $some;\n",
 		"UPDATE sales.duplicate_pair SET state = 'open' WHERE kind = '$kind';\n");
 	$sql .= "COMMIT;\n";
-	$sql .= pick('', '', "VACUUM sales.$kind;\n", "VACUUM FREEZE sales.$kind;\n", "UPDATE sales.$kind SET region = 'x' WHERE id % 30 = 3;\n");
+	$sql .= pick('', '', "VACUUM sales.$kind;\n", "VACUUM FREEZE sales.$kind;\n", "VACUUM FULL sales.$kind;\n", "UPDATE sales.$kind SET region = 'x' WHERE id % 30 = 3;\n");
 	return $sql;
 }
 
@@ -192,6 +192,24 @@ $node->safe_psql('postgres', q{
 });
 is($node->safe_psql('postgres', 'SELECT whole, (SELECT score FROM sales.duplicate_pair WHERE (left_id, right_id) = (470, 480)) FROM sales.duplicate_scan ORDER BY id DESC LIMIT 1'), 'f|0', 'a decision that was turned round: the score of now');
 is(difference(q{'account', NULL}, ''), '', 'the same as a whole scan');
+
+# What a transaction did that was open while a scan ran, the next one finds.
+my $open = $node->background_psql('postgres');
+$open->query_safe(q{
+	BEGIN;
+	UPDATE sales.account SET name = 'Zenith Orion Ltd', phone = '030 901821' WHERE id IN (481, 482);
+	DELETE FROM sales.account WHERE id = 200;
+	UPDATE sales.duplicate_pair SET state = 'not_duplicate' WHERE (left_id, right_id) = (20, 21);
+});
+$node->safe_psql('postgres', q{UPDATE sales.account SET name = 'Zenith Orion' WHERE id = 483; SELECT sales.scan_duplicates('account')});
+$groups = q{SELECT string_agg(format('%s-%s: %s', first, last, n), ', ' ORDER BY first) FROM (SELECT min(record_id) AS first, max(record_id) AS last, count(*) AS n FROM sales.duplicate_cluster WHERE record_id < 400 OR record_id > 480 GROUP BY cluster_id) AS c};
+is($node->safe_psql('postgres', $groups), '1-349: 349, 350-399: 50', 'a transaction is open: what it did is not seen');
+$open->query_safe('COMMIT');
+$open->quit;
+$node->safe_psql('postgres', q{SELECT sales.scan_duplicates('account')});
+is($node->safe_psql('postgres', 'SELECT whole FROM sales.duplicate_scan ORDER BY id DESC LIMIT 1'), 'f', 'it has ended: a scan of what changed');
+is($node->safe_psql('postgres', $groups), '1-20: 20, 21-199: 179, 201-399: 199, 481-483: 3', '... finds what it did');
+is(difference(q{'account', NULL}, ''), '', '... the same as a whole scan');
 
 # What does not fit into memory is scanned in passes over parts of it, with the same result.
 $node->safe_psql('postgres', q{
