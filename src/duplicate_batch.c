@@ -13,9 +13,17 @@
  *
  * No row can be written while there are workers.  Whatever depends on the answers,
  * the writer does afterwards.  What a matching index has put off (match_index.c) it
- * enters while workers make the keys of rows; they wait for it before they look.  So that a
- *statement of nothing but duplicates is not looked up to its end, no chunk is begun once many pairs
- *have been found: what was not looked up comes with the next batch.
+ * enters while workers make the keys of rows; they wait for it before they look.
+ * That much may be written in parallel mode: it takes no transaction or command
+ * number, the rows have theirs already; pages of an index are locked by buffer, as
+ * between strangers, and its extension excludes the members of a group as well;
+ * predicate locks know of parallel mode.  PostgreSQL's own builds of btrees with
+ * workers do the same.  Whoever waits looks at interrupts, so an error of the writer
+ * ends its workers.
+ *
+ * So that a statement of nothing but duplicates is not looked up to its end, no chunk
+ * is begun once many pairs have been found: what was not looked up comes with the
+ * next batch.
  *
  * Memory: all of it in the context in which the batch was made.
  */

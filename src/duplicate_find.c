@@ -23,7 +23,6 @@
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "catalog/pg_type.h"
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -35,21 +34,26 @@
 #define KEYS_SAY   0.65
 #define PIECES_SAY 1.0 /* the same where pieces of names say some of it, beside one key or none */
 
-#define PIECES_ASKED  8					 /* the rarest pieces of a record's names */
-#define PIECE_SAYS	  0.6				 /* of a piece's rarity: pieces overlap */
-#define CROWD_ROWS	  300				 /* a key that more rows have is crowded */
-#define CROWD_SEEN	  20				 /* rows of it that are looked at */
-#define MAX_SCORED	  200				 /* rows scored for one record */
-#define MAX_FOUND	  50				 /* of those that mean the same */
-#define OTHERS_MEMORY (16 * 1024 * 1024) /* of rows kept for the next records */
-#define CERTAIN_BITS  25				 /* from which a probability is 1 as a real */
+#define SEARCH_STEPS 8	   /* a row looked for in a list costs as much as so many rows of it */
+#define ROUNDED		 0.001 /* bits: a sum may come out larger by rounding */
+
+#define PIECES_ASKED 8	  /* the rarest pieces of a record's names */
+#define PIECE_SAYS	 0.6  /* of a piece's rarity: pieces overlap */
+#define CROWD_ROWS	 300  /* a key that more rows have is crowded */
+#define CROWD_SEEN	 20	  /* rows of it that are looked at */
+#define MAX_SCORED	 200  /* rows scored for one record */
+#define MAX_FOUND	 50	  /* of those that mean the same */
+#define OTHERS		 1024 /* rows looked at that are kept for the next records; a power of 2 */
+#define CERTAIN_BITS 25	  /* from which a probability is 1 as a real */
 
 typedef struct SearchRecord
 {
 	int64 id;
-	float least;		 /* log-odds from which another counts */
-	bool company;		 /* what it is taken for */
-	MatchRecord *record; /* NULL = most never need it */
+	float least;		  /* log-odds from which another counts */
+	bool company;		  /* what it is taken for */
+	bool unnamed;		  /* a company of which no person is named */
+	MatchRecord *numbers; /* in outline; NULL = not needed so far */
+	MatchRecord *record;  /* the same whole */
 	MatchValue values[MATCH_NROLES];
 	uint32 first; /* of its keys */
 	uint32 nkeys;
@@ -81,15 +85,16 @@ typedef struct SearchList
 {
 	ItemPointer row; /* NULL = not read */
 	int n;
+	bool ascending;
 } SearchList;
 
 /* A row that was looked at. */
 typedef struct SearchOther
 {
-	uint64 tid; /* hash key */
+	uint64 tid; /* 0 = none */
 	int64 id;
-	bool seen;							 /* the snapshot sees it */
-	MatchRecord *record[OUTLINE_ID + 1]; /* by how much of it was read; NULL = not so far */
+	bool seen;								  /* the snapshot sees it */
+	MatchRecord *record[OUTLINE_NUMBERS + 1]; /* by how much of it was read; NULL = not so far */
 } SearchOther;
 
 struct DuplicateSearch
@@ -116,14 +121,14 @@ struct DuplicateSearch
 	uint32 mask;
 	uint32 *place; /* of those that are not free */
 	uint32 sharers;
-	Sharer *taken; /* those that share enough */
-	float most;	   /* bits of one of them */
+	uint32 *playing; /* the places of those that can still share enough */
+	Sharer *taken;	 /* those that share enough */
 	SearchList *reading;
 	int left; /* rows of it still to be read */
 	bool seen_only;
 	/* rows looked at, which many records share keys with */
-	MemoryContext other_context;
-	HTAB *others;
+	SearchOther *other; /* by hash of their places */
+	uint32 other_mask;
 	IndexFetchTableData *fetch;
 	TupleTableSlot *slot;
 	uint64 slot_tid; /* of the row in the slot that was looked at; 0 = none */
@@ -241,7 +246,9 @@ crm_duplicate_search_add(DuplicateSearch *search, const MatchValue values[MATCH_
 	r->least = threshold < 1 ? (float) -log2(1.0 / threshold - 1.0) : CERTAIN_BITS;
 	r->company = values[MATCH_COMPANY].data != NULL &&
 				 !crm_match_is_placeholder(values[MATCH_COMPANY].data, values[MATCH_COMPANY].len);
-	r->record = NULL;
+	r->unnamed = r->company && values[MATCH_PERSON].data == NULL &&
+				 values[MATCH_GIVEN_NAME].data == NULL && values[MATCH_FAMILY_NAME].data == NULL;
+	r->numbers = r->record = NULL;
 	memcpy(r->values, values, sizeof(r->values));
 	keys = crm_match_record_keys(values, search->scratch, &nkeys);
 	r->found = NULL;
@@ -319,10 +326,18 @@ crm_search_keep(void *arg, ItemPointer items, int nitems)
 	DuplicateSearch *search = arg;
 	SearchList *list = search->reading;
 
+	if (!search->seen_only)
+	{
+		nitems = Min(nitems, search->left);
+		memcpy(&list->row[list->n], items, sizeof(ItemPointerData) * nitems);
+		list->n += nitems;
+		search->left -= nitems;
+		return search->left > 0;
+	}
 	for (int i = 0; i < nitems && search->left > 0; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (search->seen_only && !crm_search_fetch(search, items[i]))
+		if (!crm_search_fetch(search, items[i]))
 			continue;
 		list->row[list->n++] = items[i];
 		search->left--;
@@ -339,6 +354,7 @@ crm_search_list(DuplicateSearch *search, const SearchKey *key)
 	if (list->row == NULL)
 	{
 		search->reading = list;
+		list->ascending = posting->npending == 0;
 		search->left = crm_search_seen(posting);
 		/* A few of a crowd must not be those that a failed load left behind. */
 		search->seen_only = key->whole && posting->rows > CROWD_ROWS;
@@ -357,34 +373,108 @@ crm_search_tid(const ItemPointerData *row)
 		   ItemPointerGetOffsetNumberNoCheck(row);
 }
 
-/* Adds what a key says to rows that have it; rows that share no key so far only if they may enter.
- */
+static inline void
+crm_sharer_add(Sharer *sharer, const SearchKey *key)
+{
+	sharer->bits += key->bits;
+	if (key->whole)
+		sharer->wholes++;
+	else
+		sharer->pieces++;
+}
+
+#define CRM_TID_HASH(tid) ((uint32) (((tid) *UINT64CONST(0x9E3779B97F4A7C15)) >> 32))
+
+/* Where a row is among the sharers, or would be. */
+static inline uint32
+crm_sharer_place(const DuplicateSearch *search, uint64 tid)
+{
+	uint32 i = CRM_TID_HASH(tid) & search->mask;
+
+	while (search->sharer[i].tid != 0 && search->sharer[i].tid != tid)
+		i = (i + 1) & search->mask;
+	return i;
+}
+
+/* Adds what a key says to all rows that have it, but for the record's own. */
 static void
-crm_search_share(DuplicateSearch *search, const SearchKey *key, uint64 own, bool enter)
+crm_search_share(DuplicateSearch *search, const SearchKey *key, uint64 own)
 {
 	const SearchList *list = crm_search_list(search, key);
 
 	for (int r = 0; r < list->n; r++)
 	{
 		uint64 tid = crm_search_tid(&list->row[r]);
-		uint32 i = (uint32) ((tid * UINT64CONST(0x9E3779B97F4A7C15)) >> 32) & search->mask;
-		Sharer *sharer;
+		uint32 place = crm_sharer_place(search, tid);
+		Sharer *sharer = &search->sharer[place];
 
-		while (search->sharer[i].tid != 0 && search->sharer[i].tid != tid)
-			i = (i + 1) & search->mask;
-		sharer = &search->sharer[i];
-		if (tid == own || (sharer->tid == 0 && !enter))
+		if (tid == own)
 			continue;
 		if (sharer->tid == 0)
-			search->place[search->sharers++] = i;
+			search->place[search->sharers++] = place;
 		sharer->tid = tid;
-		sharer->bits += key->bits;
-		search->most = Max(search->most, sharer->bits);
-		if (key->whole)
-			sharer->wholes++;
-		else
-			sharer->pieces++;
+		crm_sharer_add(sharer, key);
 	}
+}
+
+static bool
+crm_list_has(const SearchList *list, uint64 tid)
+{
+	int low = 0, high = list->n;
+
+	while (low < high)
+	{
+		int mid = (low + high) / 2;
+		uint64 there = crm_search_tid(&list->row[mid]);
+
+		if (there == tid)
+			return true;
+		if (there < tid)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return false;
+}
+
+/* The same to those that are among the sharers; at least to those in play. */
+static void
+crm_search_share_more(DuplicateSearch *search, const SearchKey *key, uint32 playing)
+{
+	const SearchList *list = crm_search_list(search, key);
+
+	if (list->ascending && playing < (uint32) list->n / SEARCH_STEPS)
+	{
+		for (uint32 i = 0; i < playing; i++)
+			if (crm_list_has(list, search->sharer[search->playing[i]].tid))
+				crm_sharer_add(&search->sharer[search->playing[i]], key);
+		return;
+	}
+	for (int r = 0; r < list->n; r++)
+	{
+		Sharer *sharer = &search->sharer[crm_sharer_place(search, crm_search_tid(&list->row[r]))];
+
+		if (sharer->tid != 0)
+			crm_sharer_add(sharer, key);
+	}
+}
+
+/* Leaves those in play that can reach what is needed, with so many bits more; returns their number.
+ */
+static uint32
+crm_search_playing(DuplicateSearch *search, const uint32 *from, uint32 n, double needed,
+				   double left)
+{
+	uint32 playing = 0;
+
+	for (uint32 i = 0; i < n; i++)
+	{
+		const Sharer *sharer = &search->sharer[from[i]];
+
+		if (sharer->bits + left + ROUNDED >= (sharer->wholes > 0 ? KEYS_SAY : PIECES_SAY) * needed)
+			search->playing[playing++] = from[i];
+	}
+	return playing;
 }
 
 static int
@@ -453,27 +543,30 @@ crm_search_room(DuplicateSearch *search, uint32 mask)
 	{
 		pfree(search->sharer);
 		pfree(search->place);
+		pfree(search->playing);
 		pfree(search->taken);
 	}
 	search->sharers_allocated = mask + 1;
 	search->sharer = MemoryContextAllocZero(search->context, sizeof(Sharer) * n);
 	search->place = MemoryContextAlloc(search->context, sizeof(uint32) * n);
+	search->playing = MemoryContextAlloc(search->context, sizeof(uint32) * n);
 	search->taken = MemoryContextAlloc(search->context, sizeof(Sharer) * n);
 }
 
 /*
  * The rows that share enough with a record, those that share most first; returns their
  * number.  A row that has none of the keys before can enter only while what is left says
- * enough, and nothing is read any more once nobody can reach what is needed.
+ * enough; the rest, which have the most rows, are searched for those that can reach what
+ * is needed, mostly a few or none.
  */
 static uint32
 crm_search_sharers(DuplicateSearch *search, const SearchRecord *r)
 {
 	const SearchKey *shared[MATCH_MAX_KEYS];
-	bool enter[MATCH_MAX_KEYS];
 	uint64 own;
 	int nshared = crm_search_shared(search, r, shared, &own);
-	uint32 total = 0, mask = 15, n = 0;
+	int entering = 0; /* keys whose rows enter */
+	uint32 total = 0, mask = 15, playing, n = 0;
 	double prior = r->company ? search->scorer.prior_company : search->scorer.prior_person;
 	double needed = r->least - prior;
 	double left = 0;
@@ -481,35 +574,38 @@ crm_search_sharers(DuplicateSearch *search, const SearchRecord *r)
 	for (int k = nshared - 1; k >= 0; k--)
 	{
 		left += shared[k]->bits;
-		enter[k] = left >= (shared[k]->whole ? KEYS_SAY : PIECES_SAY) * needed;
-		if (enter[k])
-			total += crm_search_seen(crm_search_posting(search, shared[k]));
+		if (left >= (shared[k]->whole ? KEYS_SAY : PIECES_SAY) * needed)
+			entering = Max(entering, k + 1);
 	}
+	for (int k = 0; k < entering; k++)
+		total += crm_search_seen(crm_search_posting(search, shared[k]));
 	if (total == 0)
 		return 0;
 	while (mask < 2 * total)
 		mask = 2 * mask + 1;
 	crm_search_room(search, mask);
 	search->sharers = 0;
-	search->most = 0;
-	for (int k = 0; k < nshared; k++)
+	for (int k = 0; k < entering; k++)
 	{
-		if (!enter[k] && (search->sharers == 0 || search->most + left < KEYS_SAY * needed))
-			break;
-		crm_search_share(search, shared[k], own, enter[k]);
+		crm_search_share(search, shared[k], own);
 		left -= shared[k]->bits;
 	}
-
-	for (uint32 i = 0; i < search->sharers; i++)
+	playing = crm_search_playing(search, search->place, search->sharers, needed, left);
+	for (int k = entering; k < nshared && playing > 0; k++)
 	{
-		Sharer *sharer = &search->sharer[search->place[i]];
+		crm_search_share_more(search, shared[k], playing);
+		left -= shared[k]->bits;
+		playing = crm_search_playing(search, search->playing, playing, needed, left);
+	}
+	for (uint32 i = 0; i < playing; i++)
+	{
+		const Sharer *sharer = &search->sharer[search->playing[i]];
 
 		if (sharer->bits >= crm_sharer_least(sharer) * needed)
 			search->taken[n++] = *sharer;
-		sharer->tid = 0;
-		sharer->bits = 0;
-		sharer->wholes = sharer->pieces = 0;
 	}
+	for (uint32 i = 0; i < search->sharers; i++)
+		memset(&search->sharer[search->place[i]], 0, sizeof(Sharer));
 	if (n > 1)
 		qsort(search->taken, n, sizeof(Sharer), crm_cmp_sharer);
 	return n;
@@ -525,20 +621,6 @@ crm_cmp_found(const void *a, const void *b)
 	return x->id < y->id ? -1 : x->id > y->id;
 }
 
-static void
-crm_search_others(DuplicateSearch *search)
-{
-	HASHCTL ctl = {0};
-
-	search->other_context =
-		AllocSetContextCreate(search->context, "crm duplicate candidates", ALLOCSET_DEFAULT_SIZES);
-	ctl.keysize = sizeof(uint64);
-	ctl.entrysize = sizeof(SearchOther);
-	ctl.hcxt = search->other_context;
-	search->others =
-		hash_create("crm duplicate candidates", 16, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-}
-
 /* Fetches a row that shares keys, unless it is in the slot; false if it is not to be seen. */
 static bool
 crm_search_see(DuplicateSearch *search, uint64 tid)
@@ -552,47 +634,73 @@ crm_search_see(DuplicateSearch *search, uint64 tid)
 	return search->slot_tid != 0;
 }
 
-/* A row that shares keys, kept for all records that it shares them with. */
+/* A row that shares keys; of those that many records share keys with most are known. */
 static SearchOther *
 crm_search_other(DuplicateSearch *search, uint64 tid)
 {
-	SearchOther *other;
-	bool isnull, found;
+	SearchOther *other = &search->other[CRM_TID_HASH(tid) & search->other_mask];
+	bool isnull;
 
-	if (MemoryContextMemAllocated(search->other_context, true) > OTHERS_MEMORY)
-	{
-		MemoryContextDelete(search->other_context);
-		crm_search_others(search);
-	}
-	other = hash_search(search->others, &tid, HASH_ENTER, &found);
-	if (found)
+	if (other->tid == tid)
 		return other;
-	memset(other->record, 0, sizeof(other->record));
+	for (int i = 0; i < (int) lengthof(other->record); i++)
+		if (other->record[i] != NULL)
+			pfree(other->record[i]);
+	memset(other, 0, sizeof(SearchOther));
 	other->seen = crm_search_see(search, tid);
 	if (other->seen)
 		other->id = crm_duplicate_id(slot_getattr(search->slot, search->rules->id_att, &isnull),
 									 search->rules->id_type);
+	other->tid = tid;
 	return other;
 }
 
-/* So much of the row, read once. */
+/* So much of a record; in the search's context. */
+static MatchRecord *
+crm_search_features(DuplicateSearch *search, const MatchValue values[MATCH_NROLES],
+					MatchOutline outline)
+{
+	MemoryContext old = MemoryContextSwitchTo(search->context);
+	MatchRecord *record = outline == OUTLINE_WHOLE
+							  ? crm_match_record(values, search->scratch, NULL, NULL)
+							  : crm_match_outline(values, search->scratch, outline);
+
+	MemoryContextSwitchTo(old);
+	return record;
+}
+
+/* The same of the record itself, weighed. */
+static const MatchRecord *
+crm_search_own(DuplicateSearch *search, SearchRecord *r, MatchOutline outline)
+{
+	MatchRecord **record = outline == OUTLINE_WHOLE ? &r->record : &r->numbers;
+
+	if (*record == NULL)
+	{
+		*record = crm_search_features(search, r->values, outline);
+		crm_match_weigh(*record, search->stats);
+	}
+	return *record;
+}
+
+/* The same of another row. */
 static const MatchRecord *
 crm_search_read(DuplicateSearch *search, SearchOther *other, MatchOutline outline)
 {
 	MatchValue values[MATCH_NROLES] = {0};
-	MemoryContext old;
 	MatchRecord *record;
 
 	if (other->record[outline] != NULL)
 		return other->record[outline];
 	if (!crm_search_see(search, other->tid))
 		elog(ERROR, "a row that was seen is gone");
-	old = MemoryContextSwitchTo(search->other_context);
 	crm_match_slot_values(search->rules->columns, search->slot, values);
-	record = outline == OUTLINE_WHOLE ? crm_match_record(values, search->scratch, NULL, NULL)
-									  : crm_match_outline(values, search->scratch, outline);
-	crm_match_weigh(record, search->stats);
-	MemoryContextSwitchTo(old);
+	record = crm_search_features(search, values, outline);
+	/* Numbers count where both have the same, and how rare those are the record's own tell. */
+	if (outline == OUTLINE_NUMBERS)
+		memset(record->item_bits, PG_UINT8_MAX, sizeof(record->item_bits));
+	else
+		crm_match_weigh(record, search->stats);
 	return other->record[outline] = record;
 }
 
@@ -601,15 +709,28 @@ crm_search_read(DuplicateSearch *search, SearchOther *other, MatchOutline outlin
  * names show, so no more is read of them.
  */
 static bool
-crm_search_may(DuplicateSearch *search, const SearchRecord *r, SearchOther *other)
+crm_search_may(DuplicateSearch *search, SearchRecord *r, SearchOther *other)
 {
+	const MatchRecord *own;
+	bool numbers = r->unnamed && other->record[OUTLINE_WHOLE] == NULL;
+
+	if (numbers &&
+		!crm_match_may_numbers(&search->scorer, crm_search_own(search, r, OUTLINE_NUMBERS),
+							   crm_search_read(search, other, OUTLINE_NUMBERS), r->least))
+		return false;
+	own = crm_search_own(search, r, OUTLINE_WHOLE);
 	if (other->record[OUTLINE_WHOLE] == NULL)
 		for (MatchOutline outline = OUTLINE_ID; outline > OUTLINE_WHOLE; outline--)
-			if (crm_match_tells(r->record, outline) &&
-				!crm_match_may(&search->scorer, r->record, crm_search_read(search, other, outline),
-							   r->record, outline, r->least))
+		{
+			/* The place says nothing beside a street. */
+			if (outline == OUTLINE_ID && numbers && own->nstreet > 0)
+				continue;
+			if (crm_match_tells(own, outline) &&
+				!crm_match_may(&search->scorer, own, crm_search_read(search, other, outline), own,
+							   outline, r->least))
 				return false;
-	return crm_match_bits(&search->scorer, r->record, crm_search_read(search, other, OUTLINE_WHOLE),
+		}
+	return crm_match_bits(&search->scorer, own, crm_search_read(search, other, OUTLINE_WHOLE),
 						  r->least) >= r->least;
 }
 
@@ -620,16 +741,7 @@ crm_search_score(DuplicateSearch *search, SearchRecord *r, SearchOther *other)
 	MatchScore score;
 	MemoryContext old;
 
-	if (!other->seen || other->id == r->id)
-		return;
-	if (r->record == NULL)
-	{
-		old = MemoryContextSwitchTo(search->context);
-		r->record = crm_match_record(r->values, search->scratch, NULL, NULL);
-		crm_match_weigh(r->record, search->stats);
-		MemoryContextSwitchTo(old);
-	}
-	if (!crm_search_may(search, r, other))
+	if (!other->seen || other->id == r->id || !crm_search_may(search, r, other))
 		return;
 	crm_match_score(&search->scorer, r->record, other->record[OUTLINE_WHOLE], &score);
 	old = MemoryContextSwitchTo(search->context);
@@ -660,7 +772,9 @@ crm_duplicate_search_run(DuplicateSearch *search)
 	search->slot_tid = 0;
 	search->fetch = table_index_fetch_begin(search->rel);
 	search->postings = crm_postings_begin(index, GetActiveSnapshot());
-	crm_search_others(search);
+	/* One record has no use for them. */
+	search->other_mask = search->nrecords < OTHERS ? 0 : OTHERS - 1;
+	search->other = palloc0(sizeof(SearchOther) * (search->other_mask + 1));
 	crm_search_look_up(search);
 	for (int i = 0; i < search->nrecords; i++)
 	{
@@ -681,7 +795,6 @@ crm_duplicate_search_run(DuplicateSearch *search)
 	table_index_fetch_end(search->fetch);
 	ExecDropSingleTupleTableSlot(search->slot);
 	index_close(index, AccessShareLock);
-	MemoryContextDelete(search->other_context);
 	MemoryContextDelete(row_context);
 	MemoryContextSwitchTo(old);
 }

@@ -178,15 +178,16 @@ extern MatchRecord *crm_match_record(const MatchValue values[MATCH_NROLES], Matc
 extern const MatchKey *crm_match_record_keys(const MatchValue values[MATCH_NROLES],
 											 MatchScratch *scratch, int *nkeys);
 /*
- * Those that are read the quickest, for crm_match_may(): identifiers and the place; and of a firm
- * what its name says.
+ * Those that are read the quickest, for crm_match_may(): identifiers; with the place; and of a
+ * firm what its name says.
  */
 typedef enum MatchOutline
 {
-	OUTLINE_WHOLE, /* no outline */
-	OUTLINE_NAME,  /* without street and person */
-	OUTLINE_ID,	   /* without the name either */
-	OUTLINE_NONE   /* nothing */
+	OUTLINE_WHOLE,	 /* no outline */
+	OUTLINE_NAME,	 /* without street and person */
+	OUTLINE_ID,		 /* without the name either */
+	OUTLINE_NUMBERS, /* identifiers alone */
+	OUTLINE_NONE	 /* nothing */
 } MatchOutline;
 
 extern MatchRecord *crm_match_outline(const MatchValue values[MATCH_NROLES], MatchScratch *scratch,
@@ -331,6 +332,7 @@ typedef struct MatchScorer
 	double prior_company;
 	double prior_person;
 	double rarest;				/* of anything that can be shared, in bits */
+	double name;				/* what the names of firms weigh at most */
 	double most[MATCH_NFIELDS]; /* what a level without evidence weighs at most; not below 0 */
 	double part_weight;			/* the same for one of a person's names that is not equal, ... */
 	double part_rarity;			/* ... and of its rarity */
@@ -364,6 +366,9 @@ extern bool crm_match_tells(const MatchRecord *whole, MatchOutline outline);
  */
 extern bool crm_match_may(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
 						  const MatchRecord *whole, MatchOutline outline, double needed);
+/* The same as far as OUTLINE_NUMBERS of both tells; one is of a firm and names no person. */
+extern bool crm_match_may_numbers(const MatchScorer *scorer, const MatchRecord *a,
+								  const MatchRecord *b, double needed);
 extern double crm_match_probability(double bits);
 extern Jsonb *crm_match_reasons(const MatchScore *score, bool truncated);
 

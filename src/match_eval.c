@@ -94,6 +94,13 @@ crm_compare_records(PG_FUNCTION_ARGS)
 			may && crm_match_may(&scorer, i % 2 == 0 ? outline : record[0],
 								 i % 2 == 0 ? record[1] : outline, record[1 - i % 2], kind, needed);
 	}
+	if (crm_match_tells(record[0], OUTLINE_ID))
+		may = may &&
+			  crm_match_may_numbers(
+				  &scorer,
+				  crm_json_record(PG_GETARG_JSONB_P(1), columns, scratch, stats, OUTLINE_NUMBERS),
+				  crm_json_record(PG_GETARG_JSONB_P(2), columns, scratch, stats, OUTLINE_NUMBERS),
+				  needed);
 	crm_match_score(&scorer, record[0], record[1], &score);
 	values[0] = Float4GetDatum((float4) crm_match_probability(score.bits));
 	values[1] = JsonbPGetDatum(crm_match_reasons(&score, false));

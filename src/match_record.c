@@ -1385,11 +1385,10 @@ crm_read_values(MatchScratch *s, const MatchValue values[MATCH_NROLES], MatchOut
 {
 	bool has_company = values[MATCH_COMPANY].data != NULL;
 
-	if (s->read > OUTLINE_ID)
-	{
-		crm_town(s, values);
+	if (s->read > OUTLINE_NUMBERS)
 		crm_identifiers(s, values);
-	}
+	if (s->read > OUTLINE_ID && outline <= OUTLINE_ID)
+		crm_town(s, values);
 	if (s->read > OUTLINE_NAME && outline <= OUTLINE_NAME && has_company)
 		crm_company(s, &values[MATCH_COMPANY]);
 	if (s->read > OUTLINE_WHOLE && outline == OUTLINE_WHOLE)

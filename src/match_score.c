@@ -771,13 +771,11 @@ crm_most_name(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord
 	return most;
 }
 
-/* The same where the name of only one is known, of which the other may be no firm. */
+/* The same of names as rare as that, of which only one is known; the other may be no firm. */
 static double
-crm_most_unread_name(const MatchScorer *scorer, const MatchRecord *known)
+crm_most_unread_name(const MatchScorer *scorer, double equal)
 {
 	const MatchModel *model = &scorer->model;
-	double equal = Max(known->item_bits[ITEM_COMPANY], known->item_bits[ITEM_CORE]) /
-				   (double) MATCH_BITS_SCALE;
 	double evidence[] = {
 		[NAME_EQUAL] = equal,
 		[NAME_SOUNDS_EQUAL] = equal,
@@ -849,9 +847,12 @@ crm_most_unread_address(const MatchScorer *scorer, const MatchRecord *known)
 					 0, ADDRESS_MOST);
 }
 
+#define CRM_NAME_UNREAD(outline) ((outline) >= OUTLINE_ID)
+
 /*
  * What each field can weigh at most, as far as is told by whether values are
- * equal.  If one of the two is an outline, whole is the other.
+ * equal.  If one of the two is an outline, whole is the other; of two of numbers
+ * it is NULL.
  */
 static void
 crm_bounds(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b, bool company,
@@ -869,6 +870,7 @@ crm_bounds(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b
 				 {ITEM_EMAIL, FIELD_EMAIL, EMAIL_EQUAL}};
 	const MatchModel *model = &scorer->model;
 	double *most = score->weight;
+	bool unread = CRM_NAME_UNREAD(outline);
 
 	for (int i = 0; i < (int) lengthof(exact); i++)
 	{
@@ -892,15 +894,24 @@ crm_bounds(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b
 		most[FIELD_DOMAIN] = scorer->most[FIELD_DOMAIN];
 	if (company)
 	{
-		if (outline == OUTLINE_ID)
+		if (unread)
 		{
-			most[FIELD_NAME] = crm_most_unread_name(scorer, whole);
+			most[FIELD_NAME] =
+				whole == NULL ? scorer->name
+							  : crm_most_unread_name(scorer, Max(whole->item_bits[ITEM_COMPANY],
+																 whole->item_bits[ITEM_CORE]) /
+																 (double) MATCH_BITS_SCALE);
 			most[FIELD_BRANCH] = scorer->most[FIELD_BRANCH];
 		}
 		else
 			most[FIELD_NAME] = crm_most_name(scorer, a, b);
 		most[FIELD_BUSINESS] = scorer->most[FIELD_BUSINESS];
 		most[FIELD_LEGAL_FORM] = scorer->most[FIELD_LEGAL_FORM];
+	}
+	if (outline == OUTLINE_NUMBERS)
+	{
+		most[FIELD_ADDRESS] = ADDRESS_MOST;
+		return;
 	}
 	if (whole != NULL)
 	{
@@ -928,14 +939,15 @@ crm_bounds(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b
 /*
  * Weighs field after field, the telling and quick ones first.  With bounds it
  * stops, false, when even the most that the rest can weigh is too little.  If one
- * of the two is an outline, whole is the other, and what is not known counts with
- * the most that it can weigh.
+ * of the two is an outline, whole is the other (of two of numbers NULL), and what is
+ * not known counts with the most that it can weigh.
  */
 static inline bool
 crm_weigh_pair(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b, bool bounded,
 			   const MatchRecord *whole, MatchOutline outline, double needed, MatchScore *score)
 {
-	bool company = outline == OUTLINE_ID || crm_both(a, b, ITEM_COMPANY);
+	bool unread = CRM_NAME_UNREAD(outline);
+	bool company = unread || crm_both(a, b, ITEM_COMPANY);
 
 	memset(score, 0, sizeof(*score));
 	score->reachable = (a->item[ITEM_PHONE] | b->item[ITEM_PHONE] | a->item[ITEM_EMAIL] |
@@ -944,12 +956,12 @@ crm_weigh_pair(const MatchScorer *scorer, const MatchRecord *a, const MatchRecor
 			company ? scorer->prior_company : scorer->prior_person);
 	if (bounded)
 		crm_bounds(scorer, a, b, company, whole, outline, score);
-	if (company && outline != OUTLINE_ID)
+	if (company && !unread)
 		crm_score_branch(scorer, a, b, score);
 	else if (!company)
 		crm_score_generation(scorer, a, b, score);
 	CRM_SCORE(FIELD_TAX_ID, crm_both(a, b, ITEM_TAX_ID), crm_score_tax_id(scorer, a, b, score));
-	if (outline != OUTLINE_ID)
+	if (!unread)
 	{
 		CRM_SCORE(FIELD_NAME, company, crm_score_name(scorer, a, b, score));
 		score->weight[FIELD_LEGAL_FORM] = 0;
@@ -961,10 +973,10 @@ crm_weigh_pair(const MatchScorer *scorer, const MatchRecord *a, const MatchRecor
 	CRM_SCORE(FIELD_NATIONAL_ID, crm_both(a, b, ITEM_NATIONAL_ID),
 			  crm_score_national_id(scorer, a, b, score));
 	/* Of the address an outline has the place. */
-	if (outline == OUTLINE_WHOLE || whole->nstreet == 0)
+	if (outline == OUTLINE_WHOLE || (whole != NULL && whole->nstreet == 0))
 		CRM_SCORE(FIELD_ADDRESS, true, crm_score_address(scorer, a, b, company, score));
 	/* What the e-mail address says depends on the name. */
-	if (outline == OUTLINE_ID)
+	if (unread)
 		return true;
 	score->weight[FIELD_DOMAIN] = 0;
 	CRM_SCORE(FIELD_EMAIL, true, crm_score_email(scorer, a, b, company, score));
@@ -1007,6 +1019,15 @@ crm_match_tells(const MatchRecord *whole, MatchOutline outline)
 }
 
 bool
+crm_match_may_numbers(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
+					  double needed)
+{
+	MatchScore score;
+
+	return crm_weigh_pair(scorer, a, b, true, NULL, OUTLINE_NUMBERS, needed, &score);
+}
+
+bool
 crm_match_may(const MatchScorer *scorer, const MatchRecord *a, const MatchRecord *b,
 			  const MatchRecord *whole, MatchOutline outline, double needed)
 {
@@ -1030,6 +1051,7 @@ crm_match_scorer(MatchScorer *scorer, const MatchModel *model, double rows)
 	scorer->rarest = crm_match_rarity_of(rows, 0, MATCH_RAREST * MATCH_BITS_SCALE);
 	scorer->prior_company = prior + model->level[PRIOR_COMPANY].weight;
 	scorer->prior_person = prior + model->level[PRIOR_PERSON].weight;
+	scorer->name = crm_most_unread_name(scorer, scorer->rarest);
 	/* Levels without evidence behind them weigh the same in all pairs. */
 	for (int level = LEVEL_NONE + 1; level < MATCH_NLEVELS; level++)
 	{

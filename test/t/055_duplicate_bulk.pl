@@ -100,6 +100,39 @@ cmp_ok($cancelled, '>', 2, "$cancelled loads were cancelled");
 ok($done, 'and one was not');
 is($node->safe_psql('postgres', $workers), '0', 'no worker is left');
 
+# Cancelled while the writer enters keys, for which a worker waits.
+{
+	my $caught = '';
+	$node->safe_psql('postgres', 'TRUNCATE sales.supplier');
+	for my $attempt (1 .. 20)
+	{
+		my ($out, $err) = ('', '');
+		my $victim = start_psql(\$out, \$err, 'SET max_parallel_maintenance_workers = 8', $load);
+		# In one statement, which ends with the load at the latest.
+		$node->safe_psql('postgres', q{DO $$
+			DECLARE
+				n int := 0;
+			BEGIN
+				LOOP
+					PERFORM pg_stat_clear_snapshot();
+					IF EXISTS (SELECT FROM pg_stat_activity AS w JOIN pg_stat_activity AS l ON l.pid = w.leader_pid
+							   WHERE w.backend_type = 'parallel worker' AND w.wait_event = 'Extension' AND pg_cancel_backend(l.pid)) THEN
+						EXIT;
+					END IF;
+					EXIT WHEN n > 0 AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE usename = 'rep' AND backend_type = 'client backend') OR clock_timestamp() > now() + interval '1 minute';
+					n := n + (SELECT count(*) FROM pg_stat_activity WHERE usename = 'rep' AND backend_type = 'client backend');
+				END LOOP;
+			END $$});
+		$victim->finish;
+		$caught = $err;
+		last if $err ne '';
+		$node->safe_psql('postgres', 'TRUNCATE sales.supplier');
+	}
+	like($caught, qr/canceling statement due to user request/, 'cancelled while a worker waits for keys');
+	is($node->safe_psql('postgres', $nothing), '0', 'nothing is there');
+	is($node->safe_psql('postgres', $workers), '0', 'and no worker is left');
+}
+
 # COPY is helped like the rest; what it refuses is told by the numbers of its lines.
 my $file = $node->basedir . '/bulk.tsv';
 $node->safe_psql('postgres', qq{TRUNCATE sales.supplier;
