@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "match.h"
+#include "match_order.h"
 #include "match_text.h"
 #include "name.h"
 
@@ -442,38 +443,11 @@ crm_name_keys(MatchScratch *s, const CrmName *name)
 					MATCH_KEY_PIECE);
 }
 
-#define ST_SORT			 crm_sort_uint64
-#define ST_ELEMENT_TYPE	 uint64
-#define ST_COMPARE(a, b) (*(a) < *(b) ? -1 : *(a) > *(b))
-#define ST_SCOPE		 static
-#define ST_DEFINE
-#include "lib/sort_template.h"
-
-#define ST_SORT			 crm_sort_match_keys
-#define ST_ELEMENT_TYPE	 MatchKey
-#define ST_COMPARE(a, b) ((a)->hash < (b)->hash ? -1 : (a)->hash > (b)->hash)
-#define ST_SCOPE		 static
-#define ST_DEFINE
-#include "lib/sort_template.h"
-
 /* Orders grams by hash and drops repeated ones. */
 static void
 crm_sort_grams(GramSink *sink)
 {
-	uint64 both[MATCH_MAX_GRAMS];
-	int n = 0;
-
-	for (int i = 0; i < sink->n; i++)
-		both[i] = ((uint64) sink->gram[i] << 8) | sink->bits[i];
-	crm_sort_uint64(both, sink->n);
-	for (int i = 0; i < sink->n; i++)
-	{
-		if (n > 0 && sink->gram[n - 1] == (uint32) (both[i] >> 8))
-			continue;
-		sink->gram[n] = (uint32) (both[i] >> 8);
-		sink->bits[n++] = (uint8) both[i];
-	}
-	sink->n = n;
+	sink->n = crm_order_grams(sink->gram, sink->bits, sink->n);
 }
 
 /* Tokens joined by spaces; digits of a number in Han are as good as Latin ones. */
@@ -1429,15 +1403,9 @@ crm_match_outline(const MatchValue values[MATCH_NROLES], MatchScratch *s, MatchO
 static void
 crm_read_keys(MatchScratch *s, const MatchValue values[MATCH_NROLES])
 {
-	int n = 0;
-
 	crm_read_values(s, values, OUTLINE_WHOLE);
 	crm_index_keys(s, values[MATCH_COMPANY].data != NULL);
-	crm_sort_match_keys(s->key, s->nkeys);
-	for (int i = 0; i < s->nkeys; i++)
-		if (n == 0 || s->key[n - 1].hash != s->key[i].hash)
-			s->key[n++] = s->key[i];
-	s->nkeys = n;
+	s->nkeys = crm_order_keys(s->key, s->nkeys);
 }
 
 MatchRecord *

@@ -340,7 +340,7 @@ crm_match_is_placeholder(const char *data, size_t len)
 										"\xE6\x97\xA0",				 /* 无 */
 										"\xE6\x9A\x82\xE6\x97\xA0",	 /* 暂无 */
 										"\xE6\x9C\xAA\xE7\x9F\xA5"}; /* 未知 */
-	char folded[16];
+	char folded[sizeof("unknown")];									 /* the longest of them */
 
 	while (len > 0 && (data[0] == ' ' || data[0] == '\t'))
 		data++, len--;
