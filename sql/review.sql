@@ -188,6 +188,42 @@ END $$;
 SELECT pg_temp.plan_lines('SELECT * FROM regress_review.duplicate_review ORDER BY score DESC LIMIT 50', 'SubPlan [0-9]+$') < 3 AS few_subplans,
        pg_temp.plan_lines('SELECT * FROM regress_review.stage_history', 'SubPlan [0-9]+$') AS subplans;
 
+-- and a page of a long queue is read in its order
+SET enable_sort = off;
+SELECT pg_temp.plan_lines('SELECT * FROM regress_review.duplicate_review WHERE kind = ''account'' ORDER BY score DESC LIMIT 50', 'Index Scan Backward using duplicate_pair_score_idx') AS in_order;
+RESET enable_sort;
+
+-- many pairs: the records in reach are read at once, and anew for whom the session acts for next
+RESET SESSION AUTHORIZATION;
+CREATE ROLE regress_review_gate LOGIN;
+SELECT crm.grant_access('regress_review', 'regress_review_gate', 'gateway');
+INSERT INTO regress_review.account (id, name, owner_id) SELECT 1000 + i, 'Firm ' || i, 2 + i / 2 % 2 FROM generate_series(0, 399) AS i;
+INSERT INTO regress_review.duplicate_pair (kind, left_id, right_id, score) SELECT 'account', 1000 + i, 1001 + i, 0.9 FROM generate_series(0, 398) AS i;
+SET SESSION AUTHORIZATION regress_review_gate;
+DO $$
+DECLARE
+    c refcursor; pair record; seen bigint[]; met bigint;
+BEGIN
+    PERFORM set_config('crm.member', 'regress_review/2', true);
+    OPEN c FOR SELECT p.left_id, p.right_id FROM regress_review.duplicate_pair AS p WHERE p.left_id >= 1000;
+    FOR i IN 1..20 LOOP
+        FETCH c INTO pair;
+        seen := seen || pair.left_id || pair.right_id;
+    END LOOP;
+    PERFORM set_config('crm.member', 'regress_review/3', true);
+    FETCH c INTO pair;
+    WHILE FOUND LOOP
+        met := pair.left_id;
+        IF pair.left_id / 2 % 2 = 0 OR pair.right_id / 2 % 2 = 0 THEN RAISE EXCEPTION 'the peer was shown the rep''s %', pair; END IF;
+        FETCH c INTO pair;
+    END LOOP;
+    RAISE WARNING '% records of the rep, then those of the peer up to %', cardinality(seen), met;
+END $$;
+SET crm.member = 'regress_review/2';
+SELECT count(*) FROM regress_review.duplicate_pair WHERE left_id >= 1000;
+RESET SESSION AUTHORIZATION;
+DELETE FROM regress_review.duplicate_pair WHERE left_id >= 1000;
+
 -- which table has the records of a kind is looked up once a session, and again when the table changes
 RESET SESSION AUTHORIZATION;
 GRANT EXECUTE ON FUNCTION crm._record_tables_read() TO regress_review_rep;
@@ -219,5 +255,7 @@ RESET SESSION AUTHORIZATION;
 
 RESET ROLE;
 DROP SCHEMA regress_review CASCADE;
+DROP OWNED BY regress_review_gate;
+DROP ROLE regress_review_gate;
 DROP OWNED BY regress_review_owner, regress_review_rep, regress_review_peer, regress_review_bi;
 DROP ROLE regress_review_owner, regress_review_rep, regress_review_peer, regress_review_bi;

@@ -12,28 +12,45 @@
  * security.  Call sites keep one plan for each kind they met, as long as the query runs.
  * Which table has the records of a kind is looked up in the catalogs, which takes most
  * of a millisecond, so a session remembers it until something about the table changes.
+ *
+ * A look-up takes microseconds, reading all ids that the caller may see a fraction of one
+ * for each.  So when as much time has gone into look-ups of a kind as reading all would
+ * take, all are read, if they have room in what a hash table may take.
  */
 #include "postgres.h"
 
+#include "access/relation.h"
 #include "catalog/pg_type.h"
+#include "executor/nodeHash.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "lib/ilist.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 
+#include "access_scope.h"
 #include "compat.h"
 #include "crm.h"
 #include "invalidation.h"
+
+#define LOOKUP_COST 16 /* times what reading a row with all others takes */
 
 typedef struct CrmReachKind
 {
 	slist_node node;
 	char *kind;
 	SPIPlanPtr plan; /* NULL: no table of the workspace has such records, or none to be read */
+	SPIPlanPtr plan_all;
+	uint64 lookups;
+	uint64 enough; /* look-ups after which all are read */
+	CrmIdSet all;  /* good while the epoch stays the same */
+	uint64 epoch;  /* 0: not read */
+	MemoryContext context;
 } CrmReachKind;
 
 /* A call site's state, in fn_extra. */
@@ -55,7 +72,10 @@ crm_reach_end(void *arg)
 		CrmReachKind *entry = slist_container(CrmReachKind, node, iter.cur);
 
 		if (entry->plan)
+		{
 			SPI_freeplan(entry->plan);
+			SPI_freeplan(entry->plan_all);
+		}
 	}
 }
 
@@ -176,32 +196,70 @@ crm_record_table(Oid workspace, char *kind)
 	return table;
 }
 
-/* The plan that looks for a record of a kind; connected to SPI. */
-static SPIPlanPtr
-crm_reach_plan(Oid workspace, char *kind, const char *level)
+/* The plans that look for a record of a kind, and for all; connected to SPI. */
+static void
+crm_reach_plan(CrmReachKind *entry, Oid workspace, const char *level)
 {
 	Oid types[1] = {INT8OID};
-	CrmRecordTable *table = crm_record_table(workspace, kind);
-	const char *name, *id;
-	StringInfoData query;
-	SPIPlanPtr plan;
+	CrmRecordTable *table = crm_record_table(workspace, entry->kind);
+	const char *name, *id, *rule = "true";
+	SPIPlanPtr plan, plan_all;
+	Relation rel;
+	double rows;
 
 	if (table == NULL || (name = get_rel_name(table->rel)) == NULL)
-		return NULL;
+		return;
 	if (pg_class_aclcheck(table->rel, GetUserId(), ACL_SELECT) != ACLCHECK_OK &&
 		pg_attribute_aclcheck_all(table->rel, GetUserId(), ACL_SELECT, ACLMASK_ANY) != ACLCHECK_OK)
-		return NULL;
+		return;
+	name = quote_qualified_identifier(get_namespace_name(workspace), name);
 	id = quote_identifier(table->id_column);
-	initStringInfo(&query);
-	appendStringInfo(&query, "SELECT FROM %s AS r WHERE r.%s OPERATOR(pg_catalog.=) $1",
-					 quote_qualified_identifier(get_namespace_name(workspace), name), id);
 	if (strcmp(level, "edit") == 0)
-		appendStringInfo(&query, " AND crm.can_edit(%u::pg_catalog.regnamespace, %s, r.%s, r.%s)",
-						 workspace, quote_literal_cstr(kind), quote_identifier(table->owner_column),
-						 id);
-	plan = crm_reach_prepare(query.data, 1, types);
+		rule = psprintf("crm.can_edit(%u::pg_catalog.regnamespace, %s, r.%s, r.%s)", workspace,
+						quote_literal_cstr(entry->kind), quote_identifier(table->owner_column), id);
+	rel = try_relation_open(table->rel, AccessShareLock);
+	if (rel == NULL)
+		return;
+	rows = Max(rel->rd_rel->reltuples, 100);
+	relation_close(rel, NoLock);
+	entry->enough = rows * sizeof(int64) < (double) get_hash_memory_limit()
+						? (uint64) (rows / LOOKUP_COST)
+						: PG_UINT64_MAX;
+	plan = crm_reach_prepare(
+		psprintf("SELECT FROM %s AS r WHERE r.%s OPERATOR(pg_catalog.=) $1 AND %s", name, id, rule),
+		1, types);
+	plan_all = crm_reach_prepare(
+		psprintf("SELECT ARRAY(SELECT r.%s::pg_catalog.int8 FROM %s AS r WHERE %s ORDER BY 1)", id,
+				 name, rule),
+		0, NULL);
 	SPI_keepplan(plan);
-	return plan;
+	entry->plan = plan;
+	SPI_keepplan(plan_all);
+	entry->plan_all = plan_all;
+}
+
+/* Reads the ids of all records of a kind in reach; connected to SPI. */
+static void
+crm_reach_all(CrmReachKind *entry)
+{
+	uint64 epoch = crm_access_epoch;
+	MemoryContext old;
+	ArrayType *ids;
+	bool isnull;
+
+	MemoryContextReset(entry->context);
+	/* Rights that keep changing must not have it read each time. */
+	entry->lookups = 0;
+	if (SPI_execute_plan(entry->plan_all, NULL, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the records of kind \"%s\"", entry->kind);
+	old = MemoryContextSwitchTo(entry->context);
+	ids = DatumGetArrayTypePCopy(
+		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	crm_id_set_fill(&entry->all, (int64 *) ARR_DATA_PTR(ids),
+					ARR_NDIM(ids) == 0 ? 0 : ARR_DIMS(ids)[0]);
+	MemoryContextSwitchTo(old);
+	/* Rights that changed meanwhile make it worthless. */
+	entry->epoch = epoch;
 }
 
 PG_FUNCTION_INFO_V1(crm_record_tables_read);
@@ -218,7 +276,6 @@ crm_record_in_reach(PG_FUNCTION_ARGS)
 {
 	CrmReach *reach = fcinfo->flinfo->fn_extra;
 	text *kind = PG_GETARG_TEXT_PP(1);
-	Datum id = PG_GETARG_DATUM(2);
 	CrmReachKind *entry = NULL;
 	slist_iter iter;
 	bool result = false;
@@ -241,21 +298,31 @@ crm_record_in_reach(PG_FUNCTION_ARGS)
 	}
 	if (entry != NULL && entry->plan == NULL)
 		PG_RETURN_BOOL(false);
+	if (entry != NULL && entry->epoch == crm_access_epoch)
+		PG_RETURN_BOOL(crm_id_set_contains(&entry->all, PG_GETARG_INT64(2)));
 
 	SPI_connect();
 	if (entry == NULL)
 	{
-		char *name = text_to_cstring(kind);
-		SPIPlanPtr plan =
-			crm_reach_plan(PG_GETARG_OID(0), name, text_to_cstring(PG_GETARG_TEXT_PP(3)));
+		MemoryContext context = fcinfo->flinfo->fn_mcxt;
 
-		entry = MemoryContextAlloc(fcinfo->flinfo->fn_mcxt, sizeof(CrmReachKind));
-		entry->kind = MemoryContextStrdup(fcinfo->flinfo->fn_mcxt, name);
-		entry->plan = plan;
+		entry = MemoryContextAllocZero(context, sizeof(CrmReachKind));
+		entry->kind = MemoryContextAllocZero(context, VARSIZE_ANY_EXHDR(kind) + 1);
+		memcpy(entry->kind, VARDATA_ANY(kind), VARSIZE_ANY_EXHDR(kind));
+		entry->context =
+			AllocSetContextCreate(context, "crm records in reach", ALLOCSET_SMALL_SIZES);
 		slist_push_head(&reach->kinds, &entry->node);
+		crm_reach_plan(entry, PG_GETARG_OID(0), text_to_cstring(PG_GETARG_TEXT_PP(3)));
 	}
-	if (entry->plan != NULL)
+	if (entry->plan != NULL && entry->lookups++ >= entry->enough)
 	{
+		crm_reach_all(entry);
+		result = crm_id_set_contains(&entry->all, PG_GETARG_INT64(2));
+	}
+	else if (entry->plan != NULL)
+	{
+		Datum id = PG_GETARG_DATUM(2);
+
 		if (SPI_execute_plan(entry->plan, &id, NULL, true, 1) != SPI_OK_SELECT)
 			elog(ERROR, "could not look for a record of kind \"%s\"", entry->kind);
 		result = SPI_processed > 0;

@@ -468,12 +468,12 @@ crm_id_set_search(const CrmIdSet *set, int64 id)
 }
 
 /*
- * Makes a set of sorted, distinct ids, allocated in the scope's context.  The
+ * Makes a set of sorted, distinct ids, allocated in the current context.  The
  * bitmap may take as much again as the ids times eight: identity columns are
  * dense, so it is there in practice, and ids out of the ordinary cost a
  * logarithm instead of memory.
  */
-static void
+void
 crm_id_set_fill(CrmIdSet *set, int64 *ids, int n)
 {
 	uint64 range;

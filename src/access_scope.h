@@ -89,6 +89,7 @@ crm_scope_all(const CrmScope *scope, CrmLevel level)
 }
 
 extern bool crm_id_set_search(const CrmIdSet *set, int64 id);
+extern void crm_id_set_fill(CrmIdSet *set, int64 *ids, int n);
 
 static inline bool
 crm_id_set_contains(const CrmIdSet *set, int64 id)

@@ -29,6 +29,8 @@ CREATE TABLE @workspace@.duplicate_pair (
     UNIQUE (left_id, right_id, kind)
 );
 CREATE INDEX ON @workspace@.duplicate_pair (right_id, kind);
+-- The queue, best first: a page of it ends long before the pairs do.
+CREATE INDEX ON @workspace@.duplicate_pair (score) WHERE state = 'open';
 CREATE INDEX ON @workspace@.duplicate_pair (decided_by) WHERE decided_by IS NOT NULL;
 COMMENT ON TABLE @workspace@.duplicate_pair IS 'Two records of a kind that may mean the same, and what was decided about them.';
 COMMENT ON COLUMN @workspace@.duplicate_pair.id IS 'Identifier.';
