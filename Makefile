@@ -19,8 +19,8 @@ REGRESS_OPTS = --encoding=UTF8 --load-extension=pg_trgm --load-extension=btree_g
 
 # One topic a file, in the order they must be read.
 EXTENSION_TOPICS = crm email phone uscc amount name canonical workspace access audit stage \
-                   match match_model duplicate_rule merge merge_approval review calendar recurrence icalendar reminder escalation sla attention delegation record import report doctor grant
-WORKSPACE_TOPICS = workspace access stage record canonical audit match match_model duplicate_rule merge merge_approval review calendar reminder escalation sla attention delegation agenda event icalendar import report
+                   match match_model duplicate_rule merge merge_approval review calendar recurrence icalendar reminder escalation sla attention delegation record import undelete report doctor grant
+WORKSPACE_TOPICS = workspace access stage record canonical audit match match_model duplicate_rule merge merge_approval review calendar reminder escalation sla attention delegation agenda event icalendar import undelete report
 
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)

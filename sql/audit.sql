@@ -28,7 +28,7 @@ COPY account (id, name) FROM stdin;
 DO $$ BEGIN UPDATE regress_audit.account SET website = 'https://beta.example' WHERE id = 2; END $$;
 WITH gone AS (DELETE FROM account WHERE id = 1 RETURNING *) SELECT id FROM gone;
 SELECT statement, operation, kind, record_id, member_id, role, application,
-       old - 'created_at' AS old, new - 'created_at' AS new
+       old - '{created_at,updated_at}'::text[] AS old, new - 'created_at' AS new
 FROM audit_log WHERE kind = 'account' ORDER BY id;
 SELECT bool_and(l.login_role = session_user) AS login, bool_and(l.clock_at >= l.changed_at) AS clock,
        bool_and(l.table_name = 'regress_audit.account') AS "table", count(DISTINCT session) AS sessions

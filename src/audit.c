@@ -42,6 +42,7 @@
 #include "compat.h"
 #include "crm.h"
 #include "invalidation.h"
+#include "undelete.h"
 #include "workspace.h"
 
 /* What is fixed about one trigger, in a memory context of its own. */
@@ -417,7 +418,7 @@ crm_audit_describe(AuditTarget *target, TriggerData *trigdata, Datum *values, bo
 		operation = "TRUNCATE";
 	else if (TRIGGER_FIRED_BY_INSERT(event))
 	{
-		operation = "INSERT";
+		operation = crm_is_undeleted() ? "UNDELETE" : "INSERT";
 		new = crm_audit_deform(trigdata->tg_trigtuple, desc);
 	}
 	else if (TRIGGER_FIRED_BY_DELETE(event))
@@ -441,12 +442,12 @@ crm_audit_describe(AuditTarget *target, TriggerData *trigdata, Datum *values, bo
 	crm_audit_circumstances(target, operation, values, nulls);
 	if (old.values != NULL)
 	{
-		values[AUDIT_OLD] = crm_audit_object(&target->row, old, changed);
+		values[AUDIT_OLD] = crm_audit_object(&target->row, old, changed, new.values == NULL);
 		nulls[AUDIT_OLD] = false;
 	}
 	if (new.values != NULL)
 	{
-		values[AUDIT_NEW] = crm_audit_object(&target->row, new, changed);
+		values[AUDIT_NEW] = crm_audit_object(&target->row, new, changed, false);
 		nulls[AUDIT_NEW] = false;
 	}
 	if (old.values != NULL || new.values != NULL)

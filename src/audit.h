@@ -46,6 +46,7 @@ typedef struct AuditColumn
 	Oid type; /* base type of a domain */
 	int16 len;
 	bool byval;
+	bool stored;   /* not generated */
 	bool compared; /* false: kept by crm.touch() or generated */
 	bool masked;
 	bool key;		   /* of the primary key */
@@ -72,7 +73,7 @@ extern void crm_audit_load_row(AuditRow *row, Relation rel, Trigger *trigger);
 extern char *crm_audit_option(const char *argument, const char *name);
 extern AuditValues crm_audit_deform(HeapTuple tuple, TupleDesc desc);
 extern bool crm_audit_compare(const AuditRow *row, AuditValues old, AuditValues new, bool *changed);
-extern Datum crm_audit_object(AuditRow *row, AuditValues tuple, const bool *changed);
+extern Datum crm_audit_object(AuditRow *row, AuditValues tuple, const bool *changed, bool whole);
 extern void crm_audit_key(AuditRow *row, AuditValues tuple, Datum *values, bool *nulls);
 
 /* How rows get into one log. */

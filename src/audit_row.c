@@ -105,7 +105,8 @@ crm_audit_load_row(AuditRow *row, Relation rel, Trigger *trigger)
 		column->type = getBaseType(att->atttypid);
 		column->len = att->attlen;
 		column->byval = att->attbyval;
-		column->compared = !att->attgenerated && !crm_audit_touched(rel, column->name);
+		column->stored = !att->attgenerated;
+		column->compared = column->stored && !crm_audit_touched(rel, column->name);
 		for (int j = 1; j < trigger->tgnargs; j++)
 		{
 			char *mask = crm_audit_option(trigger->tgargs[j], "mask");
@@ -404,9 +405,12 @@ crm_audit_chosen(AuditRow *row, AuditValues tuple, const bool *chosen, int n)
 	return JsonbPGetDatum(result);
 }
 
-/* The row's columns that are not NULL, or for an update those that changed. */
+/*
+ * The row's columns that are not NULL, or for an update those that changed.  What
+ * crm.touch() keeps is only of interest where the whole row is gone.
+ */
 Datum
-crm_audit_object(AuditRow *row, AuditValues tuple, const bool *changed)
+crm_audit_object(AuditRow *row, AuditValues tuple, const bool *changed, bool whole)
 {
 	bool *chosen = palloc(sizeof(bool) * (row->ncolumns + 1));
 	int n = 0;
@@ -415,7 +419,9 @@ crm_audit_object(AuditRow *row, AuditValues tuple, const bool *changed)
 	{
 		AuditColumn *column = &row->columns[i];
 
-		chosen[i] = changed ? changed[i] : column->compared && !tuple.nulls[column->attnum - 1];
+		chosen[i] = changed ? changed[i]
+							: (whole ? column->stored : column->compared) &&
+								  !tuple.nulls[column->attnum - 1];
 		n += chosen[i];
 	}
 	return crm_audit_chosen(row, tuple, chosen, n);

@@ -48,6 +48,7 @@
 #include "crm.h"
 #include "duplicate_rule.h"
 #include "match_index.h"
+#include "undelete.h"
 #include "workspace.h"
 
 #define MAX_REASON	  1000
@@ -56,6 +57,7 @@
 #define DEFAULT_CHECK 0.9  /* probability that crm.check_duplicate() reports from without rules */
 
 DuplicateWriter crm_duplicate_writer = DUPLICATE_BY_CLIENT;
+Oid crm_duplicate_person = InvalidOid;
 
 static char *crm_duplicate_override = NULL;
 static bool crm_duplicate_import = false;
@@ -160,11 +162,15 @@ crm_check_visible(const DuplicateRules *rules, Relation rel, Datum *ids, Duplica
 	Datum values[1] = {crm_check_array(ids, n)};
 	Oid relid = RelationGetRelid(rel);
 	char *id = unconstify(char *, quote_identifier(rules->id_name));
+	Oid person = OidIsValid(crm_duplicate_person) ? crm_duplicate_person : GetUserId();
+	DuplicateRole saved;
 
-	if (pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) != ACLCHECK_OK &&
-		pg_attribute_aclcheck(relid, rules->id_att, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+	if (pg_class_aclcheck(relid, person, ACL_SELECT) != ACLCHECK_OK &&
+		pg_attribute_aclcheck(relid, rules->id_att, person, ACL_SELECT) != ACLCHECK_OK)
 		return;
 	SPI_connect();
+	GetUserIdAndSecContext(&saved.user, &saved.context);
+	SetUserIdAndSecContext(person, saved.context | SECURITY_LOCAL_USERID_CHANGE);
 	crm_duplicate_query(
 		psprintf("SELECT o.n, t.xmin FROM pg_catalog.unnest($1) WITH ORDINALITY AS o (id, n) "
 				 "JOIN ONLY %s AS t ON t.%s OPERATOR(pg_catalog.=) o.id",
@@ -172,6 +178,7 @@ crm_check_visible(const DuplicateRules *rules, Relation rel, Datum *ids, Duplica
 											RelationGetRelationName(rel)),
 				 id),
 		1, types, values, NULL, true, SPI_OK_SELECT);
+	crm_duplicate_return(&saved);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		bool isnull;
@@ -752,7 +759,7 @@ crm_check_statement(CheckState *state)
 static int
 crm_check_event(TriggerData *trigdata)
 {
-	if (crm_duplicate_writer == DUPLICATE_BY_UNMERGE)
+	if (crm_duplicate_writer == DUPLICATE_BY_UNMERGE || crm_is_undeleted())
 		return DUPLICATE_ON_UNDELETE;
 	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 		return DUPLICATE_ON_UPDATE;

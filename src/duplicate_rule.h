@@ -210,5 +210,7 @@ typedef enum DuplicateWriter
 } DuplicateWriter;
 
 extern DuplicateWriter crm_duplicate_writer;
+/* Who is told, where rows are written as the owner of their table; invalid: the current user. */
+extern Oid crm_duplicate_person;
 
 #endif /* CRM_DUPLICATE_RULE_H */

@@ -698,9 +698,12 @@ crm_merge_set(MergeContext *mc, MergeTable *t, MergeRows rows)
  * Entry
  * --------------------------------------------------------------------- */
 
-/* The table of a kind: one of the workspace by its name, any other by its qualified name. */
+/*
+ * The table of a kind: one of the workspace by its name, any other by its qualified name.
+ * The action is what cannot be done with its records if it is not suitable.
+ */
 MergeTable *
-crm_merge_kind_table(MergeContext *mc, const char *kind)
+crm_merge_kind_table(MergeContext *mc, const char *kind, const char *action)
 {
 	Oid relid = get_relname_relid(kind, mc->workspace);
 	MergeTable *t;
@@ -717,11 +720,11 @@ crm_merge_kind_table(MergeContext *mc, const char *kind)
 				 "another table.")));
 	if (get_rel_relispartition(relid))
 		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("\"%s\" is a partition", kind),
-						errhint("Merge records of the partitioned table.")));
+						errhint("Name the partitioned table.")));
 	t = crm_merge_table(mc, relid);
 	if (t->nkey != 1)
 		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("records of \"%s\" cannot be merged", kind),
+						errmsg("records of \"%s\" cannot be %s", kind, action),
 						errdetail("The table has no primary key of one column.")));
 	return t;
 }
@@ -970,7 +973,7 @@ crm_preview_after(MergeContext *mc, MergeTable *t, char *id, Jsonb *fields)
 static int64
 crm_merge(MergeContext *mc, const char *kind, const char *survivor, Datum losers, int64 run_id)
 {
-	MergeTable *t = crm_merge_kind_table(mc, kind);
+	MergeTable *t = crm_merge_kind_table(mc, kind, "merged");
 	MergeRows loaded = crm_load(mc, t, survivor, losers);
 	MergeRows rows;
 	MergeParams p = {0};

@@ -144,6 +144,7 @@ extern MergeTable *crm_merge_table(MergeContext *mc, Oid relid);
 extern int crm_merge_column(MergeTable *t, const char *name);
 extern char *crm_merge_kind(MergeContext *mc, MergeTable *t);
 extern char *crm_merge_equality(Oid type);
+extern char *crm_merge_operator(Oid operator);
 
 extern void crm_merge_become(MergeRole *saved, Oid user, const char *schema);
 extern void crm_merge_return(MergeRole *saved);
@@ -151,6 +152,8 @@ extern void crm_merge_return(MergeRole *saved);
 extern int crm_merge_param(MergeParams *p, Oid type, Datum value, bool isnull);
 extern int crm_merge_param_text(MergeParams *p, const char *value);
 
+extern MergeRows crm_merge_run_as(MergeContext *mc, Oid user, const char *schema, const char *sql,
+								  MergeParams *p, MergeInput *input, bool fire_triggers);
 extern MergeRows crm_merge_run(MergeContext *mc, MergeTable *t, const char *sql, MergeParams *p,
 							   MergeInput *input);
 extern MergeRows crm_merge_run_log(MergeContext *mc, const char *sql, MergeParams *p,
@@ -228,7 +231,7 @@ extern Jsonb *crm_merge_set(MergeContext *mc, MergeTable *t, MergeRows rows);
 extern Datum crm_merge_records(PG_FUNCTION_ARGS);
 extern Datum crm_merge_preview(PG_FUNCTION_ARGS);
 extern Datum crm_preview_record(PG_FUNCTION_ARGS);
-extern MergeTable *crm_merge_kind_table(MergeContext *mc, const char *kind);
+extern MergeTable *crm_merge_kind_table(MergeContext *mc, const char *kind, const char *action);
 extern char *crm_merge_id(MergeTable *t, const char *id);
 extern char *crm_merge_lock(MergeTable *t, char **ids, int n);
 CRM_NORETURN extern void crm_merge_missing(MergeContext *mc, MergeTable *t, const char *id);

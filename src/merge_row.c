@@ -164,15 +164,21 @@ char *
 crm_merge_equality(Oid type)
 {
 	TypeCacheEntry *entry = lookup_type_cache(type, TYPECACHE_EQ_OPR);
+
+	return OidIsValid(entry->eq_opr) ? crm_merge_operator(entry->eq_opr) : NULL;
+}
+
+/* An operator, for SQL. */
+char *
+crm_merge_operator(Oid operator)
+{
 	HeapTuple tup;
 	Form_pg_operator op;
 	char *result;
 
-	if (!OidIsValid(entry->eq_opr))
-		return NULL;
-	tup = SearchSysCache1(OPEROID, ObjectIdGetDatum(entry->eq_opr));
+	tup = SearchSysCache1(OPEROID, ObjectIdGetDatum(operator));
 	if (!HeapTupleIsValid(tup))
-		elog(ERROR, "cache lookup failed for operator %u", entry->eq_opr);
+		elog(ERROR, "cache lookup failed for operator %u", operator);
 	op = (Form_pg_operator) GETSTRUCT(tup);
 	result = psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(op->oprnamespace)),
 					  NameStr(op->oprname));
@@ -243,7 +249,9 @@ crm_merge_param_text(MergeParams *p, const char *value)
 						   value == NULL);
 }
 
-static MergeRows
+/* Runs a statement as a role; its own triggers wait for the end of a batch unless they are to fire.
+ */
+MergeRows
 crm_merge_run_as(MergeContext *mc, Oid user, const char *schema, const char *sql, MergeParams *p,
 				 MergeInput *input, bool fire_triggers)
 {

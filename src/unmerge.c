@@ -945,6 +945,7 @@ crm_unmerge(PG_FUNCTION_ARGS)
 				 errdetail("The record it made is gone, or you may not see and change it.")));
 	}
 	crm_duplicate_writer = DUPLICATE_BY_UNMERGE;
+	crm_duplicate_person = GetUserId();
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	PG_TRY();
@@ -954,6 +955,7 @@ crm_unmerge(PG_FUNCTION_ARGS)
 	PG_FINALLY();
 	{
 		crm_duplicate_writer = DUPLICATE_BY_CLIENT;
+		crm_duplicate_person = InvalidOid;
 	}
 	PG_END_TRY();
 	error_context_stack = callback.previous;

@@ -266,6 +266,16 @@ $$;
 COMMENT ON FUNCTION crm._protect(regclass, text, name, name, regnamespace) IS
 'What crm.protect() does to the table itself. Errors: 42622 if the kind is longer than 512 bytes.';
 
+CREATE FUNCTION crm._trigger_arguments(tgargs bytea) RETURNS text[]
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+-- Each ends in a zero byte.
+RETURN (SELECT array_agg(convert_from(decode(replace(w.arg, ' ', ''), 'hex'), 'UTF8') ORDER BY w.position)
+        FROM unnest(string_to_array(regexp_replace(encode(tgargs, 'hex'), '(..)', '\1 ', 'g'), '00 ')) WITH ORDINALITY AS w (arg, position)
+        WHERE w.arg <> '');
+COMMENT ON FUNCTION crm._trigger_arguments(bytea) IS
+'The arguments of a trigger, from pg_trigger.tgargs.';
+
 -- The table a kind of record is in: the one that protect() was given.  Found by the
 -- trigger and by the policies' dependency on the workspace, so that nothing is
 -- stored that a rename would make wrong.
@@ -275,9 +285,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 SELECT a.args[1], t.tgrelid, a.args[2], a.args[3]
 FROM pg_trigger AS t
--- Arguments end in a zero byte.
-CROSS JOIN LATERAL (SELECT array_agg(convert_from(decode(replace(w.arg, ' ', ''), 'hex'), 'UTF8') ORDER BY w.position)
-                    FROM unnest(string_to_array(regexp_replace(encode(t.tgargs, 'hex'), '(..)', '\1 ', 'g'), '00 ')) WITH ORDINALITY AS w (arg, position)) AS a (args)
+CROSS JOIN LATERAL crm._trigger_arguments(t.tgargs) AS a (args)
 WHERE t.tgfoid = 'crm.refuse_transfer()'::regprocedure
   AND NOT t.tgisinternal
   AND EXISTS (SELECT FROM pg_policy AS p
@@ -510,13 +518,19 @@ COMMENT ON FUNCTION crm.refuse_cycle() IS
 -- member may do.
 
 -- Who calls a SECURITY DEFINER function is whom SET ROLE named, or who logged in.
+CREATE FUNCTION crm._caller() RETURNS oid
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+RETURN (SELECT r.oid FROM pg_roles AS r WHERE r.rolname = CASE current_setting('role') WHEN 'none' THEN session_user::text ELSE current_setting('role') END);
+COMMENT ON FUNCTION crm._caller() IS
+'The role of the session as seen from outside SECURITY DEFINER functions.';
+
 CREATE FUNCTION crm._called_by_owner(workspace regnamespace) RETURNS boolean
 LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
 SELECT crm.member_id(workspace) IS NULL
-       AND coalesce((SELECT pg_has_role(CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role') END,
-                                        n.nspowner, 'USAGE')
+       AND coalesce((SELECT pg_has_role(crm._caller(), n.nspowner, 'USAGE')
                      FROM pg_namespace AS n WHERE n.oid = workspace), false)
 $$;
 COMMENT ON FUNCTION crm._called_by_owner(regnamespace) IS

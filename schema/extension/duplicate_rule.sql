@@ -37,10 +37,7 @@ AS $$
 SELECT DISTINCT a.args[1], t.tgrelid::regclass
 FROM pg_trigger AS t
 JOIN pg_class AS c ON c.oid = t.tgrelid
--- Arguments end in a zero byte.
-CROSS JOIN LATERAL (SELECT array_agg(convert_from(decode(replace(w.arg, ' ', ''), 'hex'), 'UTF8') ORDER BY w.position)
-                    FROM unnest(string_to_array(regexp_replace(encode(t.tgargs, 'hex'), '(..)', '\1 ', 'g'), '00 ')) WITH ORDINALITY AS w (arg, position)
-                    WHERE w.arg <> '') AS a (args)
+CROSS JOIN LATERAL crm._trigger_arguments(t.tgargs) AS a (args)
 WHERE t.tgfoid = 'crm.check_duplicates()'::regprocedure
   AND coalesce((SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = a.args[2]), c.relnamespace) = workspace
 $$;

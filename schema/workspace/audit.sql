@@ -21,7 +21,7 @@ CREATE TABLE @workspace@.audit_log (
     new jsonb
 );
 CREATE INDEX ON @workspace@.audit_log (record_id, kind);
-CREATE INDEX ON @workspace@.audit_log USING brin (changed_at);
+CREATE INDEX ON @workspace@.audit_log USING brin (changed_at) WITH (pages_per_range = 32, autosummarize = on);
 COMMENT ON TABLE @workspace@.audit_log IS 'Who changed what, when and through which client. Written by the trigger crm.audit() alone, and append-only.';
 COMMENT ON COLUMN @workspace@.audit_log.id IS 'Order of writing.';
 COMMENT ON COLUMN @workspace@.audit_log.changed_at IS 'Start of the transaction, as in the record''s updated_at.';
@@ -34,7 +34,7 @@ COMMENT ON COLUMN @workspace@.audit_log.application IS 'The client''s applicatio
 COMMENT ON COLUMN @workspace@.audit_log.client IS 'The client''s IP address; NULL: a unix socket or a background process.';
 COMMENT ON COLUMN @workspace@.audit_log.session IS 'The session, as %c in the server log.';
 COMMENT ON COLUMN @workspace@.audit_log.statement IS 'Command of the client''s statement: UPDATE, COPY, MERGE, SELECT for a function call, and so on.';
-COMMENT ON COLUMN @workspace@.audit_log.operation IS 'INSERT, UPDATE, DELETE or TRUNCATE.';
+COMMENT ON COLUMN @workspace@.audit_log.operation IS 'INSERT, UPDATE, DELETE, TRUNCATE, or UNDELETE for a row that undelete() brought back.';
 COMMENT ON COLUMN @workspace@.audit_log.kind IS 'Kind of record.';
 COMMENT ON COLUMN @workspace@.audit_log.table_name IS 'The table at that time, with its schema.';
 COMMENT ON COLUMN @workspace@.audit_log.record_id IS 'The record, where its primary key is one integer.';

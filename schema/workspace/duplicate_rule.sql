@@ -22,7 +22,7 @@ COMMENT ON COLUMN @workspace@.duplicate_rule.kind IS 'Kind of record: account, c
 COMMENT ON COLUMN @workspace@.duplicate_rule.name IS 'Name of the rule, as messages give it.';
 COMMENT ON COLUMN @workspace@.duplicate_rule.action IS 'block refuses the row (SQLSTATE RMD01), record writes a row of duplicate_pair for later review, warn does so and raises a warning (RMD02). All active rules are applied.';
 COMMENT ON COLUMN @workspace@.duplicate_rule.threshold IS 'Probability, above 0 and up to 1, from which two records are taken for the same.';
-COMMENT ON COLUMN @workspace@.duplicate_rule.events IS 'When the rule is applied: insert, update, import (rows that COPY brings or a session inserts under crm.import), undelete (rows that come back: unmerge() brings them, or an update makes the condition true that was not, whichever columns it changes).';
+COMMENT ON COLUMN @workspace@.duplicate_rule.events IS 'When the rule is applied: insert, update, import (rows that COPY brings or a session inserts under crm.import), undelete (rows that come back: undelete() or unmerge() brings them, or an update makes the condition true that was not, whichever columns it changes).';
 COMMENT ON COLUMN @workspace@.duplicate_rule.update_fields IS 'Columns whose change makes an update count; NULL: those that are compared.';
 COMMENT ON COLUMN @workspace@.duplicate_rule.condition IS 'Boolean SQL expression over old and new (all NULL on insert) that must be true for the rule to be applied, written as in the WHEN clause of a trigger; a bare column means the new row. NULL: always.';
 COMMENT ON COLUMN @workspace@.duplicate_rule.scope IS 'all: compare with every record; visible: only with those that the person who writes can see.';
