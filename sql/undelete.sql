@@ -96,6 +96,13 @@ SELECT count(*) FROM deleted_record WHERE kind = 'account';
 SELECT * FROM undelete('contact', 5);
 SELECT account_id FROM contact WHERE id = 5;
 
+-- a name too long for the log
+INSERT INTO lead (id, company, full_name, owner_id) VALUES (1, 'Long', repeat('x', 70000), 2);
+DELETE FROM lead;
+SELECT name FROM deleted_record WHERE kind = 'lead';
+SELECT * FROM undelete('lead', 1);
+SELECT company, full_name FROM lead;
+
 -- fails: what it refers to is gone as well
 INSERT INTO account (id, name, owner_id) VALUES (6, 'Delta', 2);
 INSERT INTO contact (id, account_id, full_name, owner_id) VALUES (6, 6, 'Hal', 2);

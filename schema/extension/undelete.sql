@@ -158,7 +158,7 @@ BEGIN
     level_records := ARRAY[jsonb_build_object(id_column, CASE WHEN integer_id THEN to_jsonb(id::bigint) ELSE to_jsonb(id) END)];
     level_images := ARRAY[deletion.old];
     WHILE cardinality(level_rels) > 0 LOOP
-        FOR rel IN SELECT DISTINCT u FROM unnest(level_rels) AS u LOOP
+        FOR rel IN SELECT DISTINCT u FROM unnest(level_rels) AS u ORDER BY u LOOP
             operation := 'note'; as_owner := NULL; record := NULL; image := NULL; was := NULL;
             note := 'the column is gone since';
             FOR columns IN

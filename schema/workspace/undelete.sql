@@ -31,7 +31,10 @@ COMMENT ON FUNCTION @workspace@.deleted_with(text, bigint) IS
 -- Who may see which row is decided before anything that a query adds; how many
 -- records would come back is computed above, for the rows that are shown.
 CREATE OR REPLACE VIEW @workspace@.deletion WITH (security_barrier = true) AS
-SELECT l.kind, l.record_id AS id, crm._record_name(l.old) AS name, (l.old ->> t.owner_column)::bigint AS owner_id,
+SELECT l.kind, l.record_id AS id,
+       -- What the log does not hold is an object there.
+       (SELECT crm._record_name(jsonb_object_agg(e.key, e.value)) FROM jsonb_each(l.old) AS e WHERE jsonb_typeof(e.value) = 'string') AS name,
+       (l.old ->> t.owner_column)::bigint AS owner_id,
        l.changed_at AS deleted_at, l.member_id AS deleted_by, m.name AS deleted_by_name
 FROM @workspace@.audit_log AS l
 JOIN crm._record_tables(@workspace_literal@::regnamespace) AS t ON t.kind = l.kind
