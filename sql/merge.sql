@@ -39,7 +39,7 @@ INSERT INTO regress_merge.account (id, name, parent_id, phone, street, city, own
     (3, 'ACME GmbH', 2, '+493087654321', NULL, 'Bonn', NULL, '2024-01-03', '2024-01-03'),
     (4, 'Acme Bonn', 3, NULL, NULL, NULL, NULL, '2024-01-04', '2024-01-04');
 INSERT INTO regress_merge.contact (id, account_id, full_name) VALUES (1, 2, 'Eve'), (2, 3, 'Fay'), (3, 1, 'Gus');
-INSERT INTO regress_merge.opportunity (id, account_id, name, amount, currency) VALUES (1, 2, 'big', 1000, 'EUR'), (2, 3, 'small', 10.50, 'EUR');
+INSERT INTO regress_merge.opportunity (id, account_id, name, amount, currency) VALUES (1, 2, 'big', 1000, 'EUR'), (2, 3, 'small', 10.50, 'EUR'), (3, 3, 'abroad', 7, 'USD'), (4, 2, 'somewhere', 1, NULL);
 INSERT INTO regress_merge.activity (id, subject, account_id, contact_id) VALUES (1, 'call', 3, 2);
 INSERT INTO regress_merge.lead (id, company, converted_account_id) VALUES (1, 'Acme', 2);
 INSERT INTO regress_merge.external_reference (kind, record_id, system, external_id) VALUES ('account', 2, 'sap', 'A-2'), ('contact', 2, 'sap', 'C-2');

@@ -825,37 +825,120 @@ crm_merge_resolve_conflicts(MergeContext *mc, MergeChild *child)
  * Re-pointing
  * --------------------------------------------------------------------- */
 
+/* Sums of a table's numeric columns; where it has a column "currency", those of one currency. */
+typedef struct MergeTotals
+{
+	char *currency;
+	Datum *sums; /* for each column; 0: none */
+} MergeTotals;
+
+static Datum *
+crm_totals_in(List **totals, MergeTable *t, char *currency)
+{
+	MergeTotals *m;
+	ListCell *lc;
+
+	foreach (lc, *totals)
+	{
+		m = lfirst(lc);
+		if (strcmp(m->currency, currency) == 0)
+			return m->sums;
+	}
+	m = palloc(sizeof(MergeTotals));
+	m->currency = pstrdup(currency);
+	m->sums = palloc0(t->ncols * sizeof(Datum));
+	*totals = lappend(*totals, m);
+	return m->sums;
+}
+
+static void
+crm_totals_add(MergeTable *t, MergeChild *child, MergeRows *rows, uint64 row, List **totals)
+{
+	int currency = crm_merge_column(t, "currency");
+	Datum *sums = NULL;
+
+	for (int c = 0; c < t->ncols; c++)
+	{
+		bool isnull;
+		Datum value;
+
+		if (t->coltype[c] != NUMERICOID || child->replacement[c])
+			continue;
+		value = crm_merge_value(rows, row, c, &isnull);
+		if (isnull)
+			continue;
+		if (sums == NULL)
+		{
+			char *name = currency < 0 ? NULL : crm_merge_text(t, rows, row, currency);
+
+			sums = crm_totals_in(totals, t, name ? name : "");
+		}
+		sums[c] = sums[c] == (Datum) 0 ? PointerGetDatum(PG_DETOAST_DATUM_COPY(value))
+									   : DirectFunctionCall2(numeric_add, sums[c], value);
+	}
+}
+
+static void
+crm_push_sum(JsonbParseState **state, char *key, Datum sum)
+{
+	JsonbValue v;
+
+	v.type = jbvString;
+	v.val.string.val = key;
+	v.val.string.len = strlen(key);
+	pushJsonbValue(state, WJB_KEY, &v);
+	v.type = jbvNumeric;
+	v.val.numeric = DatumGetNumeric(sum);
+	pushJsonbValue(state, WJB_VALUE, &v);
+}
+
+/* {"pieces": 3}, or {"amount": {"EUR": 10, "USD": 5}}: amounts of two currencies have no sum. */
 static Jsonb *
-crm_totals_json(MergeTable *t, Datum *totals)
+crm_totals_json(MergeTable *t, List *totals)
 {
 	JsonbParseState *state = NULL;
-	JsonbValue v;
-	bool any = false;
+	bool by_currency = crm_merge_column(t, "currency") >= 0;
 
+	if (totals == NIL)
+		return NULL;
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	for (int c = 0; c < t->ncols; c++)
 	{
-		if (totals[c] == (Datum) 0)
-			continue;
-		any = true;
-		v.type = jbvString;
-		v.val.string.val = t->colname[c];
-		v.val.string.len = strlen(t->colname[c]);
-		pushJsonbValue(&state, WJB_KEY, &v);
-		v.type = jbvNumeric;
-		v.val.numeric = DatumGetNumeric(totals[c]);
-		pushJsonbValue(&state, WJB_VALUE, &v);
+		bool any = false;
+		ListCell *lc;
+
+		foreach (lc, totals)
+		{
+			MergeTotals *m = lfirst(lc);
+
+			if (m->sums[c] == (Datum) 0)
+				continue;
+			if (by_currency && !any)
+			{
+				JsonbValue v;
+
+				v.type = jbvString;
+				v.val.string.val = t->colname[c];
+				v.val.string.len = strlen(t->colname[c]);
+				pushJsonbValue(&state, WJB_KEY, &v);
+				pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+			}
+			any = true;
+			crm_push_sum(&state, by_currency ? m->currency : t->colname[c], m->sums[c]);
+		}
+		if (by_currency && any)
+			pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 	}
-	v = *pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-	return any ? JsonbValueToJsonb(&v) : NULL;
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 
 /* Counts the references a batch moved, and sums the amounts that went with them. */
 static int64
-crm_count_moved(MergeChild *child, MergeRows *before, MergeRows *after, Datum *totals)
+crm_count_moved(MergeChild *child, MergeRows *before, MergeRows *after, List **totals,
+				MemoryContext cxt)
 {
 	MergeTable *t = child->t;
-	MemoryContext cxt = GetMemoryChunkContext(totals);
+	MemoryContext old;
 	int64 moved = 0;
 
 	for (uint64 i = 0; i < after->count; i++)
@@ -876,21 +959,9 @@ crm_count_moved(MergeChild *child, MergeRows *before, MergeRows *after, Datum *t
 					break;
 				}
 		}
-		for (int c = 0; c < t->ncols; c++)
-		{
-			Datum value;
-			MemoryContext old;
-
-			if (t->coltype[c] != NUMERICOID || child->replacement[c])
-				continue;
-			value = crm_merge_value(before, ord, c, &isnull);
-			if (isnull)
-				continue;
-			old = MemoryContextSwitchTo(cxt);
-			totals[c] = totals[c] == (Datum) 0 ? PointerGetDatum(PG_DETOAST_DATUM_COPY(value))
-											   : DirectFunctionCall2(numeric_add, totals[c], value);
-			MemoryContextSwitchTo(old);
-		}
+		old = MemoryContextSwitchTo(cxt);
+		crm_totals_add(t, child, before, ord, totals);
+		MemoryContextSwitchTo(old);
 	}
 	return moved;
 }
@@ -1132,7 +1203,7 @@ void
 crm_merge_move(MergeContext *mc, MergeSet *s, MergeChild *child)
 {
 	MergeTable *t = child->t;
-	Datum *totals = palloc0(t->ncols * sizeof(Datum));
+	List *totals = NIL;
 	MemoryContext batch =
 		AllocSetContextCreate(CurrentMemoryContext, "crm merge batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(batch);
@@ -1180,7 +1251,7 @@ crm_merge_move(MergeContext *mc, MergeSet *s, MergeChild *child)
 					 errdetail("A trigger of the table suppressed the change of " UINT64_FORMAT
 							   " rows.",
 							   before.count - after.count)));
-		if (crm_count_moved(child, &before, &after, totals) == 0)
+		if (crm_count_moved(child, &before, &after, &totals, old) == 0)
 			ereport(ERROR, (errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 							errmsg("rows of \"%s\" could not be re-pointed", t->name),
 							errdetail("A trigger of the table put the old values back.")));
