@@ -147,6 +147,9 @@ ANALYZE regress_match.crowd;
 SELECT crm.analyze_matching('regress_match.crowd');
 SELECT count(*), bool_and(reasons @> '[{"field": "search", "level": "truncated"}]') AS truncated
 FROM crm.find_matches('regress_match.crowd', '{"name": "Jo Public", "phone": "020 7946 0018"}');
+-- nothing found is not the whole answer either
+SELECT * FROM crm.find_matches('regress_match.crowd', '{"name": "Quite Another", "phone": "020 7946 0018"}');
+SELECT * FROM crm.find_matches('regress_match.crowd', '{"name": "Quite Another"}');
 -- one of them is not lost in the crowd
 UPDATE regress_match.crowd SET name = 'Jo Publicly Special Ltd' WHERE id = 5;
 SELECT id FROM crm.find_matches('regress_match.crowd', '{"name": "Jo Publicly Special", "phone": "020 7946 0018"}', 1);

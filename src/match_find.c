@@ -401,6 +401,13 @@ crm_find_matches(PG_FUNCTION_ARGS)
 	/* Privileges are checked even if nothing is found. */
 	crm_find_visible(plan, NULL, 0, NULL);
 	hits = crm_search(search, &query, crm_find_visible, plan, &nhits, &truncated);
+	/* There is no row to say so in its reasons. */
+	if (nhits == 0 && truncated)
+		ereport(NOTICE,
+				(errmsg("not all records that share something with this one were looked at"),
+				 errdetail("What it has in common with them is too common to be looked up by "
+						   "itself, and none of those that were looked at is likely the same."),
+				 errhint("Say more of the record.")));
 	getTypeOutputInfo(TupleDescAttr(RelationGetDescr(rel), plan->key - 1)->atttypid, &function,
 					  &varlena);
 	fmgr_info(function, &output);
