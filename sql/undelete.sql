@@ -265,6 +265,24 @@ TRUNCATE invoice;
 -- fails
 SELECT * FROM regress_undelete.undelete('regress_undelete_own.invoice', 'i9'::text);
 
+-- values of every sort, whatever the settings when they were deleted
+SET SESSION AUTHORIZATION DEFAULT;
+CREATE EXTENSION hstore SCHEMA regress_undelete_own;
+SET ROLE regress_undelete_owner;
+CREATE TYPE place AS (street text, no integer);
+CREATE TABLE value (id bigint PRIMARY KEY, at place, ats place[], h hstore, j jsonb, n numeric, f float8, i interval, ts timestamp, tz timestamptz, c char(5), b bit(3), tv tsvector, p point, mr int4multirange, matrix text[], ip inet, phone crm.phone, amount crm.amount);
+SELECT crm.enable_audit('value', audit_log => 'regress_undelete.audit_log');
+INSERT INTO value VALUES (1, ROW('x, "y"', 3), ARRAY[ROW('a', 1), NULL]::place[], E'k=>v, z=>NULL, "q\\"\\\\x"=>"l\n"', '{"x": [1, {"y": null}]}', 'Infinity', 'NaN', '1 mon 2 days 03:00:00.5', 'infinity',
+    '-infinity', 'ab', B'101', 'fat:1A cat:2', '(1.5,2)', '{[1,3),[5,7)}', '{{a,b},{c,NULL}}', '10.0.0.1/8', '+49 30 901820', '10.50 EUR');
+SELECT v::text AS before FROM value AS v \gset
+SET intervalstyle = iso_8601;
+SET datestyle = 'German';
+DELETE FROM value;
+RESET intervalstyle;
+SELECT * FROM regress_undelete.undelete('regress_undelete_own.value', 1);
+RESET datestyle;
+SELECT v::text = :'before' AS same FROM value AS v;
+
 -- a table with protect() is in the list under its kind
 CREATE TABLE project (id bigint PRIMARY KEY, name text, owner_id bigint);
 SELECT crm.protect('project', 'project', workspace => 'regress_undelete');

@@ -47,14 +47,21 @@ DECLARE
     writable name[];
     required name[];   -- of these: those that must have a value
     touched boolean;
+    cast_ jsonb;       -- column -> its type, of types that have a cast to JSON of their own, which the log used
     reference record;
     survivor record;
     missing text;
+    item text;
 BEGIN
     SELECT array_agg(a.attname ORDER BY a.attnum), coalesce(array_agg(a.attname) FILTER (WHERE a.attnotnull), '{}')
     INTO writable, required
     FROM pg_attribute AS a
     WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '';
+    SELECT coalesce(jsonb_object_agg(a.attname, t.typname), '{}') INTO cast_
+    FROM pg_attribute AS a
+    JOIN pg_type AS t ON t.oid = a.atttypid
+    WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped AND t.oid >= 16384
+      AND EXISTS (SELECT FROM pg_cast AS c WHERE c.castsource = t.oid AND c.casttarget = 'json'::regtype AND c.castmethod = 'f');
     touched := EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgrelid = rel AND t.tgfoid = 'crm.touch()'::regprocedure);
 
     -- What refers to a record that was merged since refers to the one it went into.
@@ -81,7 +88,7 @@ BEGIN
         -- A value that the log does not hold stands there as an object of its own.
         lost := ARRAY(SELECT e.key FROM jsonb_each(image) AS e
                       WHERE jsonb_typeof(e.value) = 'object'
-                        AND (e.value = '{"masked": true}' OR e.value ?& '{bytes,sha256}' AND e.value - '{bytes,sha256}'::text[] = '{}')
+                        AND (coalesce(cast_ ->> e.key <> 'hstore', false) OR e.value = '{"masked": true}' OR e.value ?& '{bytes,sha256}' AND e.value - '{bytes,sha256}'::text[] = '{}')
                       ORDER BY e.key);
         SELECT l INTO missing FROM unnest(lost) AS l WHERE l = ANY (required);
         IF FOUND THEN
@@ -90,6 +97,11 @@ BEGIN
                       DETAIL = format('Column "%s" must have a value, and the audit log does not hold it.', missing);
         END IF;
         image := image - lost;
+        FOR item IN SELECT e.key FROM jsonb_each_text(cast_) AS e WHERE e.value = 'hstore' AND jsonb_typeof(image -> e.key) = 'object' LOOP
+            image := image || jsonb_build_object(item,
+                (SELECT coalesce(string_agg('"' || regexp_replace(h.key, '(["\\])', '\\\1', 'g') || '"=>' || coalesce('"' || regexp_replace(h.value, '(["\\])', '\\\1', 'g') || '"', 'NULL'), ','), '')
+                 FROM jsonb_each_text(image -> item) AS h));
+        END LOOP;
         IF touched THEN
             image := image || jsonb_strip_nulls(jsonb_build_object(
                 'updated_at', CASE WHEN 'updated_at' = ANY (writable) THEN now() END,
