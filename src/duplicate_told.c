@@ -28,6 +28,7 @@
 #include "clock.h"
 #include "compat.h"
 #include "crm.h"
+#include "duplicate_budget.h"
 #include "duplicate_rule.h"
 
 #define MAX_WARNINGS 20 /* of one statement */
@@ -70,20 +71,6 @@ crm_duplicate_query(const char *sql, int nargs, Oid *types, Datum *values, const
  * ---------------------------------------------------------------------
  */
 
-typedef struct CheckBudget
-{
-	struct
-	{
-		Oid workspace;
-		Oid role; /* of a session that is nobody */
-		int64 member;
-	} key;
-	double left;
-	TimestampTz at;
-} CheckBudget;
-
-static HTAB *check_budgets = NULL;
-
 /* Setting duplicate_checks_per_minute of the workspace; -1 if there is no limit. */
 static int
 crm_told_limit(const DuplicateRules *rules)
@@ -108,47 +95,14 @@ crm_told_limit(const DuplicateRules *rules)
 	return limit;
 }
 
-/*
- * Takes one answer about hidden records from the person's budget.  It is kept in
- * the session, so that it does not come back when the transaction is rolled back.
- */
+/* Takes one answer about hidden records from the person's budget. */
 static bool
 crm_told_take(const DuplicateRules *rules)
 {
-	CheckBudget lookup;
-	CheckBudget *budget;
 	int limit = crm_told_limit(rules);
-	TimestampTz now = crm_now();
-	bool found;
 
-	if (limit < 0)
-		return true;
-	if (check_budgets == NULL)
-	{
-		HASHCTL ctl = {0};
-
-		ctl.keysize = sizeof(lookup.key);
-		ctl.entrysize = sizeof(CheckBudget);
-		ctl.hcxt =
-			AllocSetContextCreate(TopMemoryContext, "crm check budgets", ALLOCSET_SMALL_SIZES);
-		check_budgets =
-			hash_create("crm check budgets", 16, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	}
-	memset(&lookup, 0, sizeof(lookup));
-	lookup.key.workspace = rules->workspace;
-	lookup.key.member = crm_member_id(rules->workspace);
-	lookup.key.role = lookup.key.member == 0 ? GetSessionUserId() : InvalidOid;
-	budget = hash_search(check_budgets, &lookup.key, HASH_ENTER, &found);
-	if (!found)
-		budget->left = limit;
-	else if (now > budget->at)
-		budget->left = Min(
-			limit, budget->left + limit * ((double) (now - budget->at) / (60.0 * USECS_PER_SEC)));
-	budget->at = now;
-	if (budget->left < 1)
-		return false;
-	budget->left -= 1;
-	return true;
+	return limit < 0 ||
+		   crm_budget_take(rules->workspace, crm_member_id(rules->workspace), limit, crm_now());
 }
 
 /* Checks of the same person in the last minute, of all sessions, that were committed. */

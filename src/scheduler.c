@@ -26,6 +26,7 @@
 #include "clock.h"
 #include "compat.h"
 #include "crm.h"
+#include "duplicate_budget.h"
 #include "scheduler.h"
 
 /* Databases a scheduler started without a restart can serve: it lives in what core leaves spare. */
@@ -83,7 +84,7 @@ crm_shmem_request(void)
 {
 	if (crm_prev_shmem_request)
 		crm_prev_shmem_request();
-	RequestAddinShmemSpace(crm_scheduler_size(crm_max_databases));
+	RequestAddinShmemSpace(add_size(crm_scheduler_size(crm_max_databases), crm_budgets_size()));
 }
 
 static void
