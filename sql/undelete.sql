@@ -283,6 +283,32 @@ SELECT * FROM regress_undelete.undelete('regress_undelete_own.value', 1);
 RESET datestyle;
 SELECT v::text = :'before' AS same FROM value AS v;
 
+-- a partition's BEFORE trigger changes nothing; rows that refer to each other; equal rows without a key
+CREATE TABLE stamped (id bigint GENERATED ALWAYS AS IDENTITY, n integer, note text, PRIMARY KEY (id)) PARTITION BY HASH (id);
+CREATE TABLE stamped_0 PARTITION OF stamped FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN new.note := concat(new.note, '*'); RETURN new; END $$;
+CREATE TRIGGER stamp BEFORE INSERT OR UPDATE ON stamped FOR EACH ROW EXECUTE FUNCTION stamp();
+CREATE TABLE this (id bigint PRIMARY KEY, that bigint);
+CREATE TABLE that (id bigint PRIMARY KEY, this bigint REFERENCES this ON DELETE CASCADE);
+ALTER TABLE this ADD FOREIGN KEY (that) REFERENCES that ON DELETE CASCADE;
+CREATE TABLE mark (that bigint REFERENCES that ON DELETE CASCADE, word text);
+SELECT crm.enable_audit(t, audit_log => 'regress_undelete.audit_log') FROM unnest('{stamped,this,that,mark}'::regclass[]) AS t;
+INSERT INTO stamped (n, note) VALUES (1, 'a');
+DELETE FROM stamped;
+ALTER TABLE stamped ADD COLUMN kind text NOT NULL DEFAULT 'old';
+SELECT * FROM regress_undelete.undelete('regress_undelete_own.stamped', 1);
+SELECT * FROM stamped;
+INSERT INTO this VALUES (1, NULL);
+INSERT INTO that VALUES (1, 1);
+UPDATE this SET that = 1;
+INSERT INTO this VALUES (2, 1);
+INSERT INTO mark VALUES (1, 'same'), (1, 'same'), (1, 'other');
+DELETE FROM this WHERE id = 1;
+SELECT count(*) FROM this;
+SELECT * FROM regress_undelete.undelete('regress_undelete_own.this', 1);
+SELECT * FROM this ORDER BY id;
+SELECT * FROM mark ORDER BY word;
+
 -- a table with protect() is in the list under its kind
 CREATE TABLE project (id bigint PRIMARY KEY, name text, owner_id bigint);
 SELECT crm.protect('project', 'project', workspace => 'regress_undelete');

@@ -14,6 +14,7 @@
 #include "access/relation.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -30,6 +31,7 @@
 #include "utils/rel.h"
 #include "utils/resowner.h"
 #include "utils/tuplestore.h"
+#include "utils/varlena.h"
 
 #include "compat.h"
 #include "crm.h"
@@ -134,6 +136,80 @@ crm_undelete_plan(UndeleteContext *uc)
 	crm_merge_free(&rows);
 }
 
+/* That "t" and "r" are the same row, by the primary key. */
+static char *
+crm_same_key(MergeTable *t)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	for (int k = 0; k < t->nkey; k++)
+	{
+		char *name = pstrdup(quote_identifier(t->colname[t->key[k]]));
+
+		appendStringInfo(&sql, "%st.%s %s r.%s", k ? " AND " : "", name,
+						 crm_merge_equality(getBaseType(t->coltype[t->key[k]])), name);
+	}
+	return sql.data;
+}
+
+static bool
+crm_is_listed(const char *name, List *names)
+{
+	ListCell *lc;
+
+	foreach (lc, names)
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	return false;
+}
+
+static bool
+crm_is_key(MergeTable *t, int column)
+{
+	for (int k = 0; k < t->nkey; k++)
+		if (t->key[k] == column)
+			return true;
+	return false;
+}
+
+/*
+ * BEFORE triggers of partitions are found while rows are inserted, too late to switch
+ * them off: puts right what they made of the values.
+ */
+static void
+crm_undelete_settle(UndeleteContext *uc, MergeTable *t, const char *columns, MergeInput *input)
+{
+	List *written;
+	StringInfoData set;
+	StringInfoData differs;
+
+	if (!SplitIdentifierString(pstrdup(columns), ',', &written))
+		elog(ERROR, "unexpected list of columns: %s", columns);
+	initStringInfo(&set);
+	initStringInfo(&differs);
+	for (int c = 0; c < t->ncols; c++)
+	{
+		char *name = pstrdup(quote_identifier(t->colname[c]));
+
+		if (!crm_is_listed(t->colname[c], written) || crm_is_key(t, c))
+			continue;
+		appendStringInfo(&set, "%s%s = r.%s", set.len ? ", " : "", name, name);
+		appendStringInfo(&differs,
+						 "%spg_catalog.to_jsonb(t.%s) IS DISTINCT FROM pg_catalog.to_jsonb(r.%s)",
+						 differs.len ? " OR " : "", name, name);
+	}
+	if (set.len == 0)
+		return;
+	(void) crm_merge_run_quietly(
+		uc->mc, t,
+		psprintf("UPDATE %s AS t SET %s FROM crm_rows AS n,"
+				 " LATERAL pg_catalog.jsonb_populate_record(NULL::%s, n.before) AS r"
+				 " WHERE %s AND (%s)",
+				 t->qualified, set.data, t->qualified, crm_same_key(t), differs.data),
+		input, true, false);
+}
+
 /* Inserts the rows from "first" to before "last", which are of one table and have the same columns.
  */
 static void
@@ -160,6 +236,8 @@ crm_undelete_insert(UndeleteContext *uc, int first, int last)
 		ereport(ERROR, (errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 						errmsg("rows of \"%s\" could not be brought back", t->name),
 						errdetail("A trigger of the table suppressed it.")));
+	if (get_rel_relkind(t->relid) == RELKIND_PARTITIONED_TABLE && t->nkey > 0)
+		crm_undelete_settle(uc, t, uc->row[first].columns, input);
 	crm_merge_input_end(input);
 }
 
@@ -174,7 +252,6 @@ crm_undelete_update(UndeleteContext *uc, int first, int last)
 	MergeInput *input = crm_merge_log_input();
 	StringInfoData sql;
 	StringInfoData set;
-	StringInfoData same;
 	MergeRows rows;
 	bool *seen;
 
@@ -186,7 +263,6 @@ crm_undelete_update(UndeleteContext *uc, int first, int last)
 			uc->row[i].image, uc->row[i].was);
 	initStringInfo(&sql);
 	initStringInfo(&set);
-	initStringInfo(&same);
 	for (int c = 0; c < t->ncols; c++)
 	{
 		char *name = pstrdup(quote_identifier(t->colname[c]));
@@ -200,19 +276,12 @@ crm_undelete_update(UndeleteContext *uc, int first, int last)
 						 " (n.after OPERATOR(pg_catalog.->) %s)",
 						 name, quote_literal_cstr(t->colname[c]));
 	}
-	for (int k = 0; k < t->nkey; k++)
-	{
-		char *name = pstrdup(quote_identifier(t->colname[t->key[k]]));
-
-		appendStringInfo(&same, " AND t.%s %s r.%s", name,
-						 crm_merge_equality(getBaseType(t->coltype[t->key[k]])), name);
-	}
 	rows = crm_merge_run_as(uc->mc, uc->row[first].as_owner ? t->owner : GetUserId(), t->schema,
 							psprintf("UPDATE %s AS t SET %s FROM crm_rows AS n,"
 									 " LATERAL pg_catalog.jsonb_populate_record(NULL::%s, n.key"
-									 " OPERATOR(pg_catalog.||) n.before) AS r WHERE true%s%s"
+									 " OPERATOR(pg_catalog.||) n.before) AS r WHERE %s%s"
 									 " RETURNING (n.key OPERATOR(pg_catalog.->>) 'crm_ord')::int4",
-									 t->from, set.data, t->qualified, same.data, sql.data),
+									 t->from, set.data, t->qualified, crm_same_key(t), sql.data),
 							NULL, input, true);
 	for (uint64 i = 0; i < rows.count; i++)
 	{
@@ -228,8 +297,8 @@ crm_undelete_update(UndeleteContext *uc, int first, int last)
 						 psprintf("SELECT (n.key OPERATOR(pg_catalog.->>) 'crm_ord')::int4"
 								  " FROM crm_rows AS n,"
 								  " LATERAL pg_catalog.jsonb_populate_record(NULL::%s, n.key) AS r,"
-								  " %s AS t WHERE true%s",
-								  t->qualified, t->from, same.data),
+								  " %s AS t WHERE %s",
+								  t->qualified, t->from, crm_same_key(t)),
 						 NULL, input, true);
 	seen = palloc0(last - first);
 	for (uint64 i = 0; i < rows.count; i++)

@@ -244,7 +244,7 @@ BEGIN
                           GROUP BY u.n HAVING bool_and(u.i ? p.name));
             FOR row_ IN EXECUTE format(
                 'SELECT DISTINCT ON (l.record_id, l.record_key, CASE WHEN num_nonnulls(l.record_id, l.record_key) = 0 THEN l.id END)
-                        l.id, coalesce(l.record_key, jsonb_build_object($5, l.record_id)) AS record, l.old
+                        l.id, CASE WHEN l.record_id IS NULL THEN l.record_key ELSE jsonb_build_object($5, l.record_id) END AS record, l.old
                  FROM (SELECT * FROM %s AS l WHERE l.changed_at = $1 AND l.transaction_id = $2 OFFSET 0) AS l
                  WHERE l.operation = ''DELETE'' AND l.kind = $3
                    AND jsonb_build_array(%s) IN (SELECT unnest($4)) AND l.id NOT IN (SELECT unnest($6))
@@ -278,7 +278,7 @@ BEGIN
             note := NULL;
             columns := array_to_string(reference.cleared, ', ');
             FOR record, image, was IN EXECUTE format(
-                'SELECT coalesce(l.record_key, jsonb_build_object($5, l.record_id)), jsonb_build_object(%1$s), jsonb_build_object(%2$s)
+                'SELECT CASE WHEN l.record_id IS NULL THEN l.record_key ELSE jsonb_build_object($5, l.record_id) END, jsonb_build_object(%1$s), jsonb_build_object(%2$s)
                  FROM (SELECT * FROM %3$s AS l WHERE l.changed_at = $1 AND l.transaction_id = $2 OFFSET 0) AS l
                  WHERE l.operation = ''UPDATE'' AND l.kind = $3
                    AND num_nonnulls(l.record_id, l.record_key) > 0
@@ -303,10 +303,10 @@ COMMENT ON FUNCTION crm._undelete_plan(regnamespace, regclass, text, oid) IS
 CREATE FUNCTION crm._integer_key(rel regclass) RETURNS text
 LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
-RETURN (SELECT a.attname FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-        WHERE i.indrelid = rel AND i.indisprimary);
+RETURN coalesce((SELECT a.attname FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+                 WHERE i.indrelid = rel AND i.indisprimary), 'id');
 COMMENT ON FUNCTION crm._integer_key(regclass) IS
-'The column whose value the audit log has as record_id, in a table with a primary key of one integer column.';
+'The column whose value the audit log has as record_id, in a table with a primary key of one integer column; id if it has none any more.';
 
 CREATE FUNCTION crm.undelete(workspace regnamespace, kind text, id text, dry_run boolean DEFAULT false,
     OUT table_name text, OUT record jsonb, OUT restored boolean, OUT field text, OUT note text)
