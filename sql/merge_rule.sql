@@ -73,6 +73,17 @@ SELECT f.key, f.value ->> 'refused' AS refused
 FROM regress_merge_rule.merge_log, jsonb_each(fields) AS f WHERE id = :merge_id AND f.value ? 'refused' ORDER BY 1;
 SELECT * FROM regress_merge_rule.unmerge(:merge_id);
 
+-- amounts in two currencies have no sum
+INSERT INTO regress_merge_rule.opportunity (id, name, amount, currency) VALUES (1, 'a', 100, 'EUR'), (2, 'b', 50, 'USD'), (3, 'c', 7, 'EUR');
+INSERT INTO regress_merge_rule.merge_rule (kind, field, strategy) VALUES ('opportunity', 'amount', 'sum');
+SELECT regress_merge_rule.merge_records('opportunity', 1, '{3}') AS merge_id \gset
+SELECT amount, currency FROM regress_merge_rule.opportunity WHERE id = 1;
+SELECT * FROM regress_merge_rule.unmerge(:merge_id);
+SELECT regress_merge_rule.merge_records('opportunity', 1, '{2,3}') AS merge_id \gset
+SELECT amount, currency FROM regress_merge_rule.opportunity WHERE id = 1;
+SELECT fields -> 'amount' AS amount FROM regress_merge_rule.merge_log WHERE id = :merge_id;
+SELECT * FROM regress_merge_rule.unmerge(:merge_id);
+
 -- fails: a strategy the type does not have; a rule that makes no sense
 INSERT INTO regress_merge_rule.merge_rule (kind, field, strategy) VALUES ('regress_merge_rule_user.thing', 'doc', 'sum');
 SELECT regress_merge_rule.merge_records('regress_merge_rule_user.thing', '1', '{2}');

@@ -177,6 +177,17 @@ BEGIN
                 END IF;
             END IF;
         ELSIF rule.strategy IN ('max', 'min', 'sum') THEN
+            -- An amount has the currency with which another rule makes it a block.
+            IF (SELECT count(DISTINCT images[c] ->> 'currency') FROM unnest(candidates) AS c) > 1
+               AND EXISTS (SELECT FROM jsonb_to_recordset(rules) AS a (field text, block text)
+                           JOIN jsonb_to_recordset(rules) AS b (field text, block text) USING (block)
+                           WHERE a.field = column_.name AND b.field = 'currency' AND column_.name <> 'currency') THEN
+                result_fields := result_fields || jsonb_build_object(column_.name, jsonb_build_object(
+                    'strategy', rule.strategy,
+                    'refused', format('There is no %s of values in %s.', rule.strategy,
+                                      (SELECT string_agg(DISTINCT images[c] ->> 'currency', ' and ') FROM unnest(candidates) AS c))));
+                CONTINUE;
+            END IF;
             BEGIN
                 EXECUTE format('SELECT (%s(v.v::%s))::%2$s::text FROM unnest($1) AS v (v)', rule.strategy, column_.type)
                 INTO value
