@@ -298,3 +298,24 @@ crm_is_administrator(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(crm_scope_all(crm_scope(PG_GETARG_OID(0)), CRM_LEVEL_OWN));
 }
+
+/* The arguments of a trigger, each of which ends in a zero byte in pg_trigger.tgargs. */
+PG_FUNCTION_INFO_V1(crm_trigger_arguments);
+Datum
+crm_trigger_arguments(PG_FUNCTION_ARGS)
+{
+	bytea *arguments = PG_GETARG_BYTEA_PP(0);
+	const char *at = VARDATA_ANY(arguments);
+	const char *end = at + VARSIZE_ANY_EXHDR(arguments);
+	ArrayBuildState *result = initArrayResult(TEXTOID, CurrentMemoryContext, false);
+
+	while (at < end)
+	{
+		int len = (int) strnlen(at, end - at);
+
+		accumArrayResult(result, PointerGetDatum(cstring_to_text_with_len(at, len)), false, TEXTOID,
+						 CurrentMemoryContext);
+		at += len + 1;
+	}
+	PG_RETURN_DATUM(makeArrayResult(result, CurrentMemoryContext));
+}

@@ -267,12 +267,7 @@ COMMENT ON FUNCTION crm._protect(regclass, text, name, name, regnamespace) IS
 'What crm.protect() does to the table itself. Errors: 42622 if the kind is longer than 512 bytes.';
 
 CREATE FUNCTION crm._trigger_arguments(tgargs bytea) RETURNS text[]
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
--- Each ends in a zero byte.
-RETURN (SELECT array_agg(convert_from(decode(replace(w.arg, ' ', ''), 'hex'), 'UTF8') ORDER BY w.position)
-        FROM unnest(string_to_array(regexp_replace(encode(tgargs, 'hex'), '(..)', '\1 ', 'g'), '00 ')) WITH ORDINALITY AS w (arg, position)
-        WHERE w.arg <> '');
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_trigger_arguments';
 COMMENT ON FUNCTION crm._trigger_arguments(bytea) IS
 'The arguments of a trigger, from pg_trigger.tgargs.';
 

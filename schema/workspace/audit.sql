@@ -21,6 +21,8 @@ CREATE TABLE @workspace@.audit_log (
     new jsonb
 );
 CREATE INDEX ON @workspace@.audit_log (record_id, kind);
+-- What a transaction did is looked up by its time (undelete): small ranges, and those
+-- of today as well, which only autosummarize keeps from being read as a whole.
 CREATE INDEX ON @workspace@.audit_log USING brin (changed_at) WITH (pages_per_range = 32, autosummarize = on);
 COMMENT ON TABLE @workspace@.audit_log IS 'Who changed what, when and through which client. Written by the trigger crm.audit() alone, and append-only.';
 COMMENT ON COLUMN @workspace@.audit_log.id IS 'Order of writing.';

@@ -30,7 +30,7 @@ COMMENT ON FUNCTION @workspace@.deleted_with(text, bigint) IS
 
 -- Who may see which row is decided before anything that a query adds; how many
 -- records would come back is computed above, for the rows that are shown.
-CREATE OR REPLACE VIEW @workspace@.deletion WITH (security_barrier = true) AS
+CREATE OR REPLACE VIEW @workspace@._deleted_record WITH (security_barrier = true) AS
 SELECT l.kind, l.record_id AS id,
        -- What the log does not hold is an object there.
        (SELECT crm._record_name(jsonb_object_agg(e.key, e.value)) FROM jsonb_each(l.old) AS e WHERE jsonb_typeof(e.value) = 'string') AS name,
@@ -44,19 +44,19 @@ WHERE l.operation = 'DELETE'
        OR (SELECT crm._called_by_owner(@workspace_literal@::regnamespace)))
   AND NOT EXISTS (SELECT FROM @workspace@.audit_log AS later WHERE later.record_id = l.record_id AND later.kind = l.kind AND later.id > l.id)
   AND NOT EXISTS (SELECT FROM @workspace@.merged_record AS g WHERE g.kind = l.kind AND g.record_id = l.record_id::text);
-COMMENT ON VIEW @workspace@.deletion IS 'What deleted_record shows, but for the number of records that would come back. For nobody but that view.';
+COMMENT ON VIEW @workspace@._deleted_record IS 'What deleted_record shows, but for the number of records that would come back. For nobody but that view.';
 
 CREATE OR REPLACE VIEW @workspace@.deleted_record AS
 SELECT d.kind, d.id, d.name, d.owner_id, d.deleted_at, d.deleted_by, d.deleted_by_name, @workspace@.deleted_with(d.kind, d.id) AS children
-FROM @workspace@.deletion AS d;
+FROM @workspace@._deleted_record AS d;
 COMMENT ON VIEW @workspace@.deleted_record IS 'Deleted records that undelete() can bring back, one a row, for whoever has the owner''s rights over them as they were. Of kinds of records (tables with protect()) that are audited in this workspace.';
-COMMENT ON COLUMN @workspace@.deletion.kind IS 'Kind of record.';
-COMMENT ON COLUMN @workspace@.deletion.id IS 'Its id, which it will have again.';
-COMMENT ON COLUMN @workspace@.deletion.name IS 'What people called it.';
-COMMENT ON COLUMN @workspace@.deletion.owner_id IS 'Its owner when it was deleted; NULL: nobody.';
-COMMENT ON COLUMN @workspace@.deletion.deleted_at IS 'When: the start of that transaction.';
-COMMENT ON COLUMN @workspace@.deletion.deleted_by IS 'Member who deleted it; NULL: nobody known.';
-COMMENT ON COLUMN @workspace@.deletion.deleted_by_name IS 'Name of that member.';
+COMMENT ON COLUMN @workspace@._deleted_record.kind IS 'Kind of record.';
+COMMENT ON COLUMN @workspace@._deleted_record.id IS 'Its id, which it will have again.';
+COMMENT ON COLUMN @workspace@._deleted_record.name IS 'What people called it.';
+COMMENT ON COLUMN @workspace@._deleted_record.owner_id IS 'Its owner when it was deleted; NULL: nobody.';
+COMMENT ON COLUMN @workspace@._deleted_record.deleted_at IS 'When: the start of that transaction.';
+COMMENT ON COLUMN @workspace@._deleted_record.deleted_by IS 'Member who deleted it; NULL: nobody known.';
+COMMENT ON COLUMN @workspace@._deleted_record.deleted_by_name IS 'Name of that member.';
 COMMENT ON COLUMN @workspace@.deleted_record.kind IS 'Kind of record.';
 COMMENT ON COLUMN @workspace@.deleted_record.id IS 'Its id, which it will have again.';
 COMMENT ON COLUMN @workspace@.deleted_record.name IS 'What people called it.';
