@@ -6,6 +6,8 @@
 # The same on the standard tables, whose rows hang together in every way a workspace
 # has: trees, stages, shares, reminders, external ids, escalations, decided pairs.
 #
+# And deleted records are brought back from the audit log, with what went with them.
+#
 # CRM_SEED repeats a run; CRM_ROUNDS (default 20) says how many schemas.
 use strict;
 use warnings FATAL => 'all';
@@ -28,6 +30,8 @@ $node->safe_psql('postgres', q{
 	CREATE EXTENSION IF NOT EXISTS btree_gist;
 	SELECT crm.create_workspace('sales');
 	CREATE ROLE other;
+	GRANT USAGE ON SCHEMA sales TO other;
+	GRANT INSERT ON sales.audit_log TO other;
 	CREATE DOMAIN public.code AS text CHECK (VALUE ~ '^C[0-9]+$');
 	CREATE FUNCTION public.stamp() RETURNS trigger LANGUAGE plpgsql AS $$
 	BEGIN
@@ -73,6 +77,8 @@ $node->safe_psql('postgres', q{
 		RETURN result;
 	END $$;
 });
+
+my ($undeleted, $exact) = (0, 0);
 
 sub pick { return $_[ int(rand(@_)) ]; }
 sub chance { return rand() < $_[0]; }
@@ -313,9 +319,47 @@ sub generate
 	return ($sql, @ids);
 }
 
+# Deletes each record that can be deleted, and brings it back: the state is that before,
+# but for what undelete() names, counters and stamps that triggers keep, and what JSON cannot tell.
+sub undelete_finds_again
+{
+	my ($round, @ids) = @_;
+	my $inexact = $node->safe_psql('postgres', q{
+		SELECT count(*) FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
+		WHERE c.relnamespace = 'gen'::regnamespace AND a.attnum > 0
+		  AND (a.attname IN ('row_version', 'children') OR a.atttypid IN ('json'::regtype, 'text[]'::regtype))});
+	my $ok = 1;
+
+	$node->safe_psql('postgres', q{
+		SELECT crm.enable_audit(c.oid, audit_log => 'sales.audit_log') FROM pg_class AS c
+		WHERE c.relnamespace = 'gen'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition});
+	for my $id (@ids)
+	{
+		my $before = $node->safe_psql('postgres', 'SELECT public.state()');
+		my ($rc, $out, $err) = $node->psql('postgres', 'DELETE FROM gen.target WHERE id = ' . sql_text($id));
+		next if $rc != 0;
+		my $call = "FROM sales.undelete('gen.target', " . sql_text($id) . '::text';
+		my $gone = $node->safe_psql('postgres', 'SELECT public.state()');
+		($rc, $out, $err) = $node->psql('postgres', "SELECT * $call, dry_run => true)");
+		$ok = 0, diag("round $round: dry run of undelete $id: $err") if $rc != 0;
+		$ok = 0, diag("round $round: a dry run of undelete changed something") if $gone ne $node->safe_psql('postgres', 'SELECT public.state()');
+		my $dry = $out;
+		($rc, $out, $err) = $node->psql('postgres', "SELECT * $call)");
+		$ok = 0, diag("round $round: undelete $id: $err") if $rc != 0;
+		$ok = 0, diag("round $round: undelete $id was to be\n$dry\nand was\n$out") if $out ne $dry;
+		my $after = $node->safe_psql('postgres', 'SELECT public.state()');
+		$ok = 0, diag("round $round: undelete $id left nothing out, but before\n$before\nafter\n$after\n$out")
+		  if !$inexact && $out !~ /\|f\|/ && $after ne $before;
+		$undeleted++;
+		$exact++ if $after eq $before;
+	}
+	return $ok;
+}
+
 for my $round (1 .. $rounds)
 {
 	my ($sql, @ids) = generate();
+	my @all = @ids;
 	my ($rc, $out, $err) = $node->psql('postgres', "SET client_min_messages = warning;\n$sql", on_error_stop => 1);
 	if ($rc != 0)
 	{
@@ -384,8 +428,11 @@ for my $round (1 .. $rounds)
 		my $after = $node->safe_psql('postgres', 'SELECT public.state()');
 		$ok = 0, diag("round $round: before\n$before\nafter\n$after") if $after ne $before;
 	}
+	$ok = 0 if $ok && !undelete_finds_again($round, @all);
 	ok($ok, "round $round: every state is found again") or diag($sql);
 }
+
+diag("$undeleted records were brought back, $exact of them to the last byte");
 
 # A workspace at random: which record refers to which, by key or by kind and id.
 sub generate_workspace
