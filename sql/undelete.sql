@@ -173,6 +173,24 @@ SET SESSION AUTHORIZATION regress_undelete_rui;
 -- fails: and does not say which
 SELECT * FROM unmerge(:merge_id);
 
+-- what was deleted with it by statements of their own is for whoever might have deleted that
+SET SESSION AUTHORIZATION DEFAULT;
+SET ROLE regress_undelete_owner;
+INSERT INTO account (id, name, owner_id) VALUES (20, 'Twenty', 2);
+INSERT INTO contact (id, account_id, full_name, owner_id) VALUES (20, 20, 'His', 2), (21, 20, 'Hers', 3);
+SET SESSION AUTHORIZATION regress_undelete_mia;
+BEGIN;
+DELETE FROM contact WHERE account_id = 20;
+DELETE FROM account WHERE id = 20;
+COMMIT;
+SELECT children FROM deleted_record WHERE kind = 'account' AND id = 20;
+SET SESSION AUTHORIZATION regress_undelete_rui;
+SELECT children FROM deleted_record WHERE kind = 'account' AND id = 20;
+SELECT * FROM undelete('account', 20);
+SET SESSION AUTHORIZATION regress_undelete_rosa;
+SELECT kind, id, name FROM deleted_record ORDER BY kind, id;
+SELECT * FROM undelete('contact', 21);
+
 -- tables of one's own
 SET SESSION AUTHORIZATION DEFAULT;
 SET ROLE regress_undelete_owner;

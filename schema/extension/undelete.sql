@@ -138,7 +138,7 @@ DECLARE
     next_images jsonb[];
     seen bigint[];          -- of the log: rows taken
     keys jsonb[];
-    hidden bigint;
+    hidden boolean;  -- were there rows that the role may not have back?
     told text[] := '{}';
     written jsonb := '{}';  -- log -> what the transaction did to which kinds
 BEGIN
@@ -236,7 +236,7 @@ BEGIN
             CONTINUE WHEN NOT written -> audit.log::text ? audit.kind;
             SELECT * INTO right_ FROM crm._may_undelete(workspace, rel, role);
 
-            hidden := 0;
+            hidden := false;
             keys := ARRAY(SELECT jsonb_agg(u.i -> p.name ORDER BY p.n)
                           FROM unnest(level_rels, level_images) WITH ORDINALITY AS u (r, i, n),
                                unnest(reference.parent) WITH ORDINALITY AS p (name, n)
@@ -259,12 +259,12 @@ BEGIN
                     next_records := next_records || row_.record;
                     next_images := next_images || row_.old;
                 ELSE
-                    hidden := hidden + 1;
+                    hidden := true;
                 END IF;
             END LOOP;
-            IF hidden > 0 THEN
+            IF hidden THEN
                 operation := 'note';
-                note := format('%s deleted with it, not yours to bring back', hidden);
+                note := 'others were deleted with it, and are not yours to bring back';
                 RETURN NEXT;
             END IF;
 
