@@ -1630,7 +1630,9 @@ CREATE TABLE @workspace@.audit_log (
     new jsonb
 );
 CREATE INDEX ON @workspace@.audit_log (record_id, kind);
-CREATE INDEX ON @workspace@.audit_log USING brin (changed_at);
+-- What a transaction did is looked up by its time (undelete): small ranges, and those
+-- of today as well, which only autosummarize keeps from being read as a whole.
+CREATE INDEX ON @workspace@.audit_log USING brin (changed_at) WITH (pages_per_range = 32, autosummarize = on);
 COMMENT ON TABLE @workspace@.audit_log IS 'Who changed what, when and through which client. Written by the trigger crm.audit() alone, and append-only.';
 COMMENT ON COLUMN @workspace@.audit_log.id IS 'Order of writing.';
 COMMENT ON COLUMN @workspace@.audit_log.changed_at IS 'Start of the transaction, as in the record''s updated_at.';
@@ -1643,7 +1645,7 @@ COMMENT ON COLUMN @workspace@.audit_log.application IS 'The client''s applicatio
 COMMENT ON COLUMN @workspace@.audit_log.client IS 'The client''s IP address; NULL: a unix socket or a background process.';
 COMMENT ON COLUMN @workspace@.audit_log.session IS 'The session, as %c in the server log.';
 COMMENT ON COLUMN @workspace@.audit_log.statement IS 'Command of the client''s statement: UPDATE, COPY, MERGE, SELECT for a function call, and so on.';
-COMMENT ON COLUMN @workspace@.audit_log.operation IS 'INSERT, UPDATE, DELETE or TRUNCATE.';
+COMMENT ON COLUMN @workspace@.audit_log.operation IS 'INSERT, UPDATE, DELETE, TRUNCATE, or UNDELETE for a row that undelete() brought back.';
 COMMENT ON COLUMN @workspace@.audit_log.kind IS 'Kind of record.';
 COMMENT ON COLUMN @workspace@.audit_log.table_name IS 'The table at that time, with its schema.';
 COMMENT ON COLUMN @workspace@.audit_log.record_id IS 'The record, where its primary key is one integer.';
@@ -1924,7 +1926,7 @@ COMMENT ON COLUMN @workspace@.duplicate_rule.kind IS 'Kind of record: account, c
 COMMENT ON COLUMN @workspace@.duplicate_rule.name IS 'Name of the rule, as messages give it.';
 COMMENT ON COLUMN @workspace@.duplicate_rule.action IS 'block refuses the row (SQLSTATE RMD01), record writes a row of duplicate_pair for later review, warn does so and raises a warning (RMD02). All active rules are applied.';
 COMMENT ON COLUMN @workspace@.duplicate_rule.threshold IS 'Probability, above 0 and up to 1, from which two records are taken for the same.';
-COMMENT ON COLUMN @workspace@.duplicate_rule.events IS 'When the rule is applied: insert, update, import (rows that COPY brings or a session inserts under crm.import), undelete (rows that come back: unmerge() brings them, or an update makes the condition true that was not, whichever columns it changes).';
+COMMENT ON COLUMN @workspace@.duplicate_rule.events IS 'When the rule is applied: insert, update, import (rows that COPY brings or a session inserts under crm.import), undelete (rows that come back: undelete() or unmerge() brings them, or an update makes the condition true that was not, whichever columns it changes).';
 COMMENT ON COLUMN @workspace@.duplicate_rule.update_fields IS 'Columns whose change makes an update count; NULL: those that are compared.';
 COMMENT ON COLUMN @workspace@.duplicate_rule.condition IS 'Boolean SQL expression over old and new (all NULL on insert) that must be true for the rule to be applied, written as in the WHEN clause of a trigger; a bare column means the new row. NULL: always.';
 COMMENT ON COLUMN @workspace@.duplicate_rule.scope IS 'all: compare with every record; visible: only with those that the person who writes can see.';
@@ -4780,6 +4782,76 @@ $$;
 COMMENT ON FUNCTION @workspace@.import_records(text, regclass, text, boolean) IS
 'Stores the rows of a table or view as records of a kind, in the order of its column line, which numbers them, with the caller''s rights and under all rules; its other columns have the names of the kind''s. Blanks are left to the default. Each line is stored whole or not at all and has a row in the result: outcome stored, failed (field, code, the SQLSTATE, message and detail say why) or known. With system, external_id is the record''s identifier there; a line whose record came in before is known, so that an import can be run again. dry_run: nothing is stored. Errors: 22023 for an unknown kind, 42703 for a column that is missing or unknown, 21000 if a line is there twice, 22004.';
 $_ddl_$),
+(NULL::integer, 'undelete', $_ddl_$
+
+CREATE OR REPLACE FUNCTION @workspace@.undelete(kind text, id bigint, dry_run boolean DEFAULT false,
+    OUT table_name text, OUT record jsonb, OUT restored boolean, OUT field text, OUT note text)
+RETURNS SETOF record LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT * FROM crm.undelete(@workspace_literal@::regnamespace, kind, id::text, dry_run) $$;
+COMMENT ON FUNCTION @workspace@.undelete(text, bigint, boolean) IS
+'Brings back a deleted record, with what was deleted or unlinked with it, for whoever might have deleted it. One row for each record that is back and each link set again, and with restored false for what is not. With dry_run nothing changes. Errors: P0002 for a deletion that is not in the audit log or not yours, 55000 for a record that is there or was merged, 23505 and 23503 where another record stands in the way, RMD01 by a duplicate rule.';
+
+CREATE OR REPLACE FUNCTION @workspace@.undelete(kind text, id text, dry_run boolean DEFAULT false,
+    OUT table_name text, OUT record jsonb, OUT restored boolean, OUT field text, OUT note text)
+RETURNS SETOF record LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT * FROM crm.undelete(@workspace_literal@::regnamespace, kind, id, dry_run) $$;
+COMMENT ON FUNCTION @workspace@.undelete(text, text, boolean) IS
+'undelete() for tables whose primary key is not a number: the id is given as text.';
+
+CREATE OR REPLACE FUNCTION @workspace@.deleted_with(kind text, id bigint) RETURNS bigint
+LANGUAGE sql STABLE STRICT COST 10000 SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT nullif(count(*), 0) - 1
+FROM crm._record_tables(@workspace_literal@::regnamespace) AS t
+CROSS JOIN LATERAL crm._undelete_plan(@workspace_literal@::regnamespace, t.rel, deleted_with.id::text, crm._caller()) AS p
+WHERE t.kind = deleted_with.kind AND p.operation = 'insert'
+$$;
+COMMENT ON FUNCTION @workspace@.deleted_with(text, bigint) IS
+'How many other records undelete() would bring back with one; NULL if it would not bring back that one.';
+
+-- Who may see which row is decided before anything that a query adds; how many
+-- records would come back is computed above, for the rows that are shown.
+CREATE OR REPLACE VIEW @workspace@._deleted_record WITH (security_barrier = true) AS
+SELECT l.kind, l.record_id AS id,
+       -- What the log does not hold is an object there.
+       (SELECT crm._record_name(jsonb_object_agg(e.key, e.value)) FROM jsonb_each(l.old) AS e WHERE jsonb_typeof(e.value) = 'string') AS name,
+       (l.old ->> t.owner_column)::bigint AS owner_id,
+       l.changed_at AS deleted_at, l.member_id AS deleted_by, m.name AS deleted_by_name
+FROM @workspace@.audit_log AS l
+JOIN crm._record_tables(@workspace_literal@::regnamespace) AS t ON t.kind = l.kind
+LEFT JOIN @workspace@.member AS m ON m.id = l.member_id
+WHERE l.operation = 'DELETE'
+  AND (crm.can_delete(@workspace_literal@::regnamespace, (l.old ->> t.owner_column)::bigint)
+       OR (SELECT crm._called_by_owner(@workspace_literal@::regnamespace)))
+  AND NOT EXISTS (SELECT FROM @workspace@.audit_log AS later WHERE later.record_id = l.record_id AND later.kind = l.kind AND later.id > l.id)
+  AND NOT EXISTS (SELECT FROM @workspace@.merged_record AS g WHERE g.kind = l.kind AND g.record_id = l.record_id::text);
+COMMENT ON VIEW @workspace@._deleted_record IS 'What deleted_record shows, but for the number of records that would come back. For nobody but that view.';
+
+CREATE OR REPLACE VIEW @workspace@.deleted_record AS
+SELECT d.kind, d.id, d.name, d.owner_id, d.deleted_at, d.deleted_by, d.deleted_by_name, @workspace@.deleted_with(d.kind, d.id) AS children
+FROM @workspace@._deleted_record AS d;
+COMMENT ON VIEW @workspace@.deleted_record IS 'Deleted records that undelete() can bring back, one a row, for whoever has the owner''s rights over them as they were. Of kinds of records (tables with protect()) that are audited in this workspace.';
+COMMENT ON COLUMN @workspace@._deleted_record.kind IS 'Kind of record.';
+COMMENT ON COLUMN @workspace@._deleted_record.id IS 'Its id, which it will have again.';
+COMMENT ON COLUMN @workspace@._deleted_record.name IS 'What people called it.';
+COMMENT ON COLUMN @workspace@._deleted_record.owner_id IS 'Its owner when it was deleted; NULL: nobody.';
+COMMENT ON COLUMN @workspace@._deleted_record.deleted_at IS 'When: the start of that transaction.';
+COMMENT ON COLUMN @workspace@._deleted_record.deleted_by IS 'Member who deleted it; NULL: nobody known.';
+COMMENT ON COLUMN @workspace@._deleted_record.deleted_by_name IS 'Name of that member.';
+COMMENT ON COLUMN @workspace@.deleted_record.kind IS 'Kind of record.';
+COMMENT ON COLUMN @workspace@.deleted_record.id IS 'Its id, which it will have again.';
+COMMENT ON COLUMN @workspace@.deleted_record.name IS 'What people called it.';
+COMMENT ON COLUMN @workspace@.deleted_record.owner_id IS 'Its owner when it was deleted; NULL: nobody.';
+COMMENT ON COLUMN @workspace@.deleted_record.deleted_at IS 'When: the start of that transaction.';
+COMMENT ON COLUMN @workspace@.deleted_record.deleted_by IS 'Member who deleted it; NULL: nobody known.';
+COMMENT ON COLUMN @workspace@.deleted_record.deleted_by_name IS 'Name of that member.';
+COMMENT ON COLUMN @workspace@.deleted_record.children IS 'How many other records would come back with it; computed for the rows that are shown.';
+
+REVOKE EXECUTE ON FUNCTION @workspace@.deleted_with(text, bigint) FROM PUBLIC;
+$_ddl_$),
 (1::integer, 'report', $_ddl_$
 
 CREATE TABLE @workspace@.exchange_rate (
@@ -5557,6 +5629,11 @@ $$;
 COMMENT ON FUNCTION crm._protect(regclass, text, name, name, regnamespace) IS
 'What crm.protect() does to the table itself. Errors: 42622 if the kind is longer than 512 bytes.';
 
+CREATE FUNCTION crm._trigger_arguments(tgargs bytea) RETURNS text[]
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'crm_trigger_arguments';
+COMMENT ON FUNCTION crm._trigger_arguments(bytea) IS
+'The arguments of a trigger, from pg_trigger.tgargs.';
+
 -- The table a kind of record is in: the one that protect() was given.  Found by the
 -- trigger and by the policies' dependency on the workspace, so that nothing is
 -- stored that a rename would make wrong.
@@ -5566,9 +5643,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 SELECT a.args[1], t.tgrelid, a.args[2], a.args[3]
 FROM pg_trigger AS t
--- Arguments end in a zero byte.
-CROSS JOIN LATERAL (SELECT array_agg(convert_from(decode(replace(w.arg, ' ', ''), 'hex'), 'UTF8') ORDER BY w.position)
-                    FROM unnest(string_to_array(regexp_replace(encode(t.tgargs, 'hex'), '(..)', '\1 ', 'g'), '00 ')) WITH ORDINALITY AS w (arg, position)) AS a (args)
+CROSS JOIN LATERAL crm._trigger_arguments(t.tgargs) AS a (args)
 WHERE t.tgfoid = 'crm.refuse_transfer()'::regprocedure
   AND NOT t.tgisinternal
   AND EXISTS (SELECT FROM pg_policy AS p
@@ -5801,13 +5876,19 @@ COMMENT ON FUNCTION crm.refuse_cycle() IS
 -- member may do.
 
 -- Who calls a SECURITY DEFINER function is whom SET ROLE named, or who logged in.
+CREATE FUNCTION crm._caller() RETURNS oid
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+RETURN (SELECT r.oid FROM pg_roles AS r WHERE r.rolname = CASE current_setting('role') WHEN 'none' THEN session_user::text ELSE current_setting('role') END);
+COMMENT ON FUNCTION crm._caller() IS
+'The role of the session as seen from outside SECURITY DEFINER functions.';
+
 CREATE FUNCTION crm._called_by_owner(workspace regnamespace) RETURNS boolean
 LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
 SELECT crm.member_id(workspace) IS NULL
-       AND coalesce((SELECT pg_has_role(CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role') END,
-                                        n.nspowner, 'USAGE')
+       AND coalesce((SELECT pg_has_role(crm._caller(), n.nspowner, 'USAGE')
                      FROM pg_namespace AS n WHERE n.oid = workspace), false)
 $$;
 COMMENT ON FUNCTION crm._called_by_owner(regnamespace) IS
@@ -7150,10 +7231,7 @@ AS $$
 SELECT DISTINCT a.args[1], t.tgrelid::regclass
 FROM pg_trigger AS t
 JOIN pg_class AS c ON c.oid = t.tgrelid
--- Arguments end in a zero byte.
-CROSS JOIN LATERAL (SELECT array_agg(convert_from(decode(replace(w.arg, ' ', ''), 'hex'), 'UTF8') ORDER BY w.position)
-                    FROM unnest(string_to_array(regexp_replace(encode(t.tgargs, 'hex'), '(..)', '\1 ', 'g'), '00 ')) WITH ORDINALITY AS w (arg, position)
-                    WHERE w.arg <> '') AS a (args)
+CROSS JOIN LATERAL crm._trigger_arguments(t.tgargs) AS a (args)
 WHERE t.tgfoid = 'crm.check_duplicates()'::regprocedure
   AND coalesce((SELECT n.oid FROM pg_namespace AS n WHERE n.nspname = a.args[2]), c.relnamespace) = workspace
 $$;
@@ -7511,6 +7589,17 @@ BEGIN
                 END IF;
             END IF;
         ELSIF rule.strategy IN ('max', 'min', 'sum') THEN
+            -- An amount has the currency with which another rule makes it a block.
+            IF (SELECT count(DISTINCT images[c] ->> 'currency') FROM unnest(candidates) AS c) > 1
+               AND EXISTS (SELECT FROM jsonb_to_recordset(rules) AS a (field text, block text)
+                           JOIN jsonb_to_recordset(rules) AS b (field text, block text) USING (block)
+                           WHERE a.field = column_.name AND b.field = 'currency' AND column_.name <> 'currency') THEN
+                result_fields := result_fields || jsonb_build_object(column_.name, jsonb_build_object(
+                    'strategy', rule.strategy,
+                    'refused', format('There is no %s of values in %s.', rule.strategy,
+                                      (SELECT string_agg(DISTINCT images[c] ->> 'currency', ' and ') FROM unnest(candidates) AS c))));
+                CONTINUE;
+            END IF;
             BEGIN
                 EXECUTE format('SELECT (%s(v.v::%s))::%2$s::text FROM unnest($1) AS v (v)', rule.strategy, column_.type)
                 INTO value
@@ -9770,6 +9859,339 @@ COMMENT ON FUNCTION crm._import_columns(regclass, regclass) IS
 'The columns of a table that a source of an import fills, with the expression over its row "s" for each. Errors: 42703 if the source has a column that the table has not.';
 
 ---------------------------------------------------------------------
+-- undelete
+---------------------------------------------------------------------
+
+-- Deleted records brought back from the audit log.
+
+CREATE FUNCTION crm._audit_of(rel regclass, OUT kind text, OUT log regclass)
+LANGUAGE sql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT a.args[1],
+       coalesce((SELECT to_regclass(substr(o, 5)) FROM unnest(a.args[2:]) AS o WHERE o LIKE 'log=%' LIMIT 1),
+                to_regclass(format('%I.audit_log', n.nspname)))
+FROM pg_trigger AS t
+JOIN pg_class AS c ON c.oid = t.tgrelid
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL crm._trigger_arguments(t.tgargs) AS a (args)
+-- One that fires for each deleted row.
+WHERE t.tgrelid = rel AND t.tgfoid = 'crm.audit()'::regprocedure AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 9 = 9
+LIMIT 1
+$$;
+COMMENT ON FUNCTION crm._audit_of(regclass) IS
+'The kind under which rows deleted from a table are logged, and the log; NULL if they are not.';
+
+-- Whether a role may have a row back is decided before it is there, so that no
+-- constraint it breaks tells of a row that the role may not know.
+CREATE FUNCTION crm._may_undelete(workspace regnamespace, rel regclass, role oid, OUT may text, OUT owner_column name)
+LANGUAGE sql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT CASE WHEN NOT (has_table_privilege(role, c.oid, 'INSERT') AND has_table_privilege(role, c.oid, 'DELETE')) THEN 'none'
+            WHEN NOT c.relrowsecurity OR r.rolsuper OR r.rolbypassrls
+                 OR pg_has_role(role, c.relowner, 'USAGE') AND NOT c.relforcerowsecurity THEN 'all'
+            WHEN t.owner_column IS NULL THEN 'none'
+            ELSE 'owned' END,
+       t.owner_column
+FROM pg_class AS c
+JOIN pg_roles AS r ON r.oid = role
+LEFT JOIN crm._record_tables(workspace) AS t ON t.rel = c.oid
+WHERE c.oid = _may_undelete.rel
+$$;
+COMMENT ON FUNCTION crm._may_undelete(regnamespace, regclass, oid) IS
+'Which deleted rows of a table a role may have back: none, all, or, under protect(), those of owners over whose records the session''s member has the owner''s rights (owned).';
+
+CREATE FUNCTION crm._undelete_images(workspace regnamespace, rel regclass, images jsonb[],
+    OUT columns text, OUT image jsonb, OUT lost text[], OUT ord bigint)
+RETURNS SETOF record LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    writable name[];
+    required name[];   -- of these: those that must have a value
+    touched boolean;
+    cast_ jsonb;       -- column -> its type, of types that have a cast to JSON of their own, which the log used
+    reference record;
+    survivor record;
+    missing text;
+    item text;
+BEGIN
+    SELECT array_agg(a.attname ORDER BY a.attnum), coalesce(array_agg(a.attname) FILTER (WHERE a.attnotnull), '{}')
+    INTO writable, required
+    FROM pg_attribute AS a
+    WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '';
+    SELECT coalesce(jsonb_object_agg(a.attname, t.typname), '{}') INTO cast_
+    FROM pg_attribute AS a
+    JOIN pg_type AS t ON t.oid = a.atttypid
+    WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped AND t.oid >= 16384
+      AND EXISTS (SELECT FROM pg_cast AS c WHERE c.castsource = t.oid AND c.casttarget = 'json'::regtype AND c.castmethod = 'f');
+    touched := EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgrelid = rel AND t.tgfoid = 'crm.touch()'::regprocedure);
+
+    -- What refers to a record that was merged since refers to the one it went into.
+    FOR reference IN
+        SELECT a.attname AS name,
+               CASE WHEN c.relnamespace = workspace THEN c.relname ELSE f.confrelid::regclass::text END AS kind
+        FROM pg_constraint AS f
+        JOIN pg_attribute AS a ON a.attrelid = f.conrelid AND a.attnum = f.conkey[1]
+        JOIN pg_class AS c ON c.oid = f.confrelid
+        WHERE f.conrelid = rel AND f.contype = 'f' AND f.conparentid = 0 AND cardinality(f.conkey) = 1
+    LOOP
+        FOR survivor IN EXECUTE format(
+            'SELECT m.record_id, %1$s.resolve(m.kind, m.record_id) AS id FROM %1$s.merged_record AS m
+             WHERE m.kind = $1 AND m.record_id IN (SELECT i ->> $2 FROM unnest($3) AS i)', workspace)
+            USING reference.kind, reference.name, images
+        LOOP
+            images := ARRAY(SELECT CASE WHEN i ->> reference.name = survivor.record_id
+                                        THEN i || jsonb_build_object(reference.name, survivor.id) ELSE i END
+                            FROM unnest(images) WITH ORDINALITY AS u (i, n) ORDER BY u.n);
+        END LOOP;
+    END LOOP;
+
+    FOR image, ord IN SELECT u.i, u.n FROM unnest(images) WITH ORDINALITY AS u (i, n) ORDER BY u.n LOOP
+        -- A value that the log does not hold stands there as an object of its own.
+        lost := ARRAY(SELECT e.key FROM jsonb_each(image) AS e
+                      WHERE jsonb_typeof(e.value) = 'object'
+                        AND (coalesce(cast_ ->> e.key <> 'hstore', false) OR e.value = '{"masked": true}' OR e.value ?& '{bytes,sha256}' AND e.value - '{bytes,sha256}'::text[] = '{}')
+                      ORDER BY e.key);
+        SELECT l INTO missing FROM unnest(lost) AS l WHERE l = ANY (required);
+        IF FOUND THEN
+            RAISE EXCEPTION 'a row of "%" cannot be brought back', (SELECT c.relname FROM pg_class AS c WHERE c.oid = rel)
+                USING ERRCODE = 'object_not_in_prerequisite_state',
+                      DETAIL = format('Column "%s" must have a value, and the audit log does not hold it.', missing);
+        END IF;
+        image := image - lost;
+        FOR item IN SELECT e.key FROM jsonb_each_text(cast_) AS e WHERE e.value = 'hstore' AND jsonb_typeof(image -> e.key) = 'object' LOOP
+            image := image || jsonb_build_object(item,
+                (SELECT coalesce(string_agg('"' || regexp_replace(h.key, '(["\\])', '\\\1', 'g') || '"=>' || coalesce('"' || regexp_replace(h.value, '(["\\])', '\\\1', 'g') || '"', 'NULL'), ','), '')
+                 FROM jsonb_each_text(image -> item) AS h));
+        END LOOP;
+        IF touched THEN
+            image := image || jsonb_strip_nulls(jsonb_build_object(
+                'updated_at', CASE WHEN 'updated_at' = ANY (writable) THEN now() END,
+                'row_version', CASE WHEN 'row_version' = ANY (writable) THEN (image ->> 'row_version')::bigint + 1 END));
+        END IF;
+        columns := (SELECT string_agg(quote_ident(w), ', ' ORDER BY n) FROM unnest(writable) WITH ORDINALITY AS w (w, n)
+                    WHERE image ? w OR NOT w = ANY (required));
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION crm._undelete_images(regnamespace, regclass, jsonb[]) IS
+'Rows as the audit log has them, made ready to be inserted: the columns to write, the others having their defaults; the values; the columns whose values the log does not hold. Error: 55000 if one of these must have a value.';
+
+CREATE FUNCTION crm._undelete_plan(workspace regnamespace, target regclass, id text, role oid,
+    OUT rel regclass, OUT operation text, OUT as_owner boolean, OUT record jsonb, OUT columns text, OUT image jsonb, OUT was jsonb, OUT note text)
+RETURNS SETOF record LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    id_column name;
+    integer_id boolean;
+    audit record;
+    deletion record;
+    right_ record;
+    reference record;
+    row_ record;
+    ready record;
+    level_rels oid[];       -- the rows that came last, as three lists
+    level_records jsonb[];
+    level_images jsonb[];
+    next_rels oid[];
+    next_records jsonb[];
+    next_images jsonb[];
+    seen bigint[];          -- of the log: rows taken
+    keys jsonb[];
+    hidden boolean;  -- were there rows that the role may not have back?
+    told text[] := '{}';
+    written jsonb := '{}';  -- log -> what the transaction did to which kinds
+BEGIN
+    SELECT a.attname, a.atttypid IN ('int8'::regtype, 'int4'::regtype, 'int2'::regtype) INTO id_column, integer_id
+    FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+    WHERE i.indrelid = target AND i.indisprimary;
+    SELECT * INTO audit FROM crm._audit_of(target);
+    -- A table that is audited no more may have been.
+    IF audit.log IS NULL THEN
+        SELECT c.relname::text AS kind, to_regclass(format('%s.audit_log', workspace)) AS log INTO audit FROM pg_class AS c WHERE c.oid = target;
+    END IF;
+    EXECUTE format('SELECT l.id, l.operation, l.old, l.changed_at, l.transaction_id
+                    FROM (SELECT * FROM %s AS l WHERE l.kind = $1 AND %s OFFSET 0) AS l ORDER BY l.id DESC LIMIT 1', audit.log,
+                   CASE WHEN integer_id THEN 'l.record_id = $2::bigint' ELSE 'l.record_id IS NULL AND l.record_key ->> $3 = $2' END)
+    INTO deletion USING audit.kind, id, id_column;
+    IF deletion.id IS NULL AND (SELECT a.log FROM crm._audit_of(target) AS a) IS NULL THEN
+        RAISE EXCEPTION 'deletions in "%" are not in an audit log', (SELECT c.relname FROM pg_class AS c WHERE c.oid = target)
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = format('SELECT crm.enable_audit(%L, audit_log => %L) logs them from now on.', target::text, workspace || '.audit_log');
+    END IF;
+    SELECT * INTO right_ FROM crm._may_undelete(workspace, target, role);
+    IF deletion.operation IS DISTINCT FROM 'DELETE' OR right_.may = 'none'
+       OR right_.may = 'owned' AND NOT coalesce(crm.can_delete(workspace, (deletion.old ->> right_.owner_column)::bigint), false) THEN
+        RETURN;
+    END IF;
+
+    seen := ARRAY[deletion.id];
+    level_rels := ARRAY[target::oid];
+    level_records := ARRAY[jsonb_build_object(id_column, CASE WHEN integer_id THEN to_jsonb(id::bigint) ELSE to_jsonb(id) END)];
+    level_images := ARRAY[deletion.old];
+    WHILE cardinality(level_rels) > 0 LOOP
+        FOR rel IN SELECT DISTINCT u FROM unnest(level_rels) AS u ORDER BY u LOOP
+            operation := 'note'; as_owner := NULL; record := NULL; image := NULL; was := NULL;
+            note := 'the column is gone since';
+            FOR columns IN
+                SELECT DISTINCT k FROM unnest(level_rels, level_images) AS u (r, i), jsonb_object_keys(u.i) AS k
+                WHERE u.r = rel AND NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = rel AND a.attname = k AND a.attnum > 0 AND NOT a.attisdropped)
+                  AND NOT format('%s.%s', rel::oid, k) = ANY (told)
+                ORDER BY k
+            LOOP
+                told := told || format('%s.%s', rel::oid, columns);
+                RETURN NEXT;
+            END LOOP;
+            FOR ready IN
+                SELECT i.columns, i.image, i.lost, l.record
+                FROM (SELECT array_agg(u.i ORDER BY u.n) AS images, array_agg(u.k ORDER BY u.n) AS records
+                      FROM unnest(level_rels, level_records, level_images) WITH ORDINALITY AS u (r, k, i, n) WHERE u.r = rel) AS g
+                CROSS JOIN LATERAL crm._undelete_images(workspace, rel, g.images) AS i
+                CROSS JOIN LATERAL (SELECT g.records[i.ord] AS record) AS l
+                ORDER BY i.columns, i.ord
+            LOOP
+                operation := 'insert'; record := ready.record; columns := ready.columns; image := ready.image; note := NULL;
+                RETURN NEXT;
+                operation := 'note'; image := NULL; note := 'the audit log does not hold the value';
+                FOREACH columns IN ARRAY ready.lost LOOP
+                    RETURN NEXT;
+                END LOOP;
+            END LOOP;
+        END LOOP;
+
+        -- What the same transaction took away with these rows.
+        next_rels := '{}'; next_records := '{}'; next_images := '{}';
+        FOR reference IN
+            SELECT f.conrelid::regclass AS rel, f.confrelid, f.confdeltype,
+                   f.confdeltype <> 'c' AND EXISTS (SELECT FROM pg_partitioned_table AS t WHERE t.partrelid = f.conrelid AND t.partattrs::smallint[] && f.conkey) AS moves,
+                   p.names AS parent, c.names AS child, s.names AS cleared, s.parent AS cleared_parent
+            FROM pg_constraint AS f
+            CROSS JOIN LATERAL (SELECT array_agg(a.attname ORDER BY k.n) AS names FROM unnest(f.confkey) WITH ORDINALITY AS k (num, n)
+                                JOIN pg_attribute AS a ON a.attrelid = f.confrelid AND a.attnum = k.num) AS p
+            CROSS JOIN LATERAL (SELECT array_agg(a.attname ORDER BY k.n) AS names FROM unnest(f.conkey) WITH ORDINALITY AS k (num, n)
+                                JOIN pg_attribute AS a ON a.attrelid = f.conrelid AND a.attnum = k.num) AS c
+            CROSS JOIN LATERAL (SELECT array_agg(b.c ORDER BY b.n) AS names, array_agg(b.p ORDER BY b.n) AS parent
+                                FROM unnest(c.names, p.names, f.conkey) WITH ORDINALITY AS b (c, p, num, n)
+                                WHERE cardinality(coalesce(f.confdelsetcols, '{}')) = 0 OR b.num = ANY (f.confdelsetcols)) AS s
+            WHERE f.contype = 'f' AND f.conparentid = 0 AND f.confrelid = ANY (level_rels)
+            ORDER BY f.confdeltype <> 'c', f.oid
+        LOOP
+            rel := reference.rel; record := NULL; columns := NULL; image := NULL; was := NULL; as_owner := NULL;
+            SELECT * INTO audit FROM crm._audit_of(rel);
+            IF audit.log IS NULL THEN
+                IF reference.confdeltype IN ('c', 'n', 'd') AND NOT rel::oid::text = ANY (told) THEN
+                    told := told || rel::oid::text;
+                    operation := 'note';
+                    note := 'what went or changed with it is not known: the table has no audit log';
+                    RETURN NEXT;
+                END IF;
+                CONTINUE;
+            END IF;
+            -- Most foreign keys have nothing to do with it.
+            IF NOT written ? audit.log::text THEN
+                EXECUTE format('SELECT $3 || jsonb_build_object($4, coalesce(jsonb_agg(DISTINCT l.kind), ''[]''))
+                                FROM (SELECT l.kind, l.operation FROM %s AS l WHERE l.changed_at = $1 AND l.transaction_id = $2 OFFSET 0) AS l
+                                WHERE l.operation IN (''DELETE'', ''UPDATE'')', audit.log)
+                INTO written USING deletion.changed_at, deletion.transaction_id, written, audit.log::text;
+            END IF;
+            CONTINUE WHEN NOT written -> audit.log::text ? audit.kind;
+            -- A row that moves to another partition is in the log as deleted and inserted.
+            IF reference.moves THEN
+                operation := 'note';
+                note := 'what changed with it is not known: such rows move to another partition';
+                RETURN NEXT;
+                CONTINUE;
+            END IF;
+            SELECT * INTO right_ FROM crm._may_undelete(workspace, rel, role);
+
+            hidden := false;
+            keys := ARRAY(SELECT jsonb_agg(u.i -> p.name ORDER BY p.n)
+                          FROM unnest(level_rels, level_images) WITH ORDINALITY AS u (r, i, n),
+                               unnest(reference.parent) WITH ORDINALITY AS p (name, n)
+                          WHERE u.r = reference.confrelid
+                          GROUP BY u.n HAVING bool_and(u.i ? p.name));
+            FOR row_ IN EXECUTE format(
+                'SELECT DISTINCT ON (l.record_id, l.record_key, CASE WHEN num_nonnulls(l.record_id, l.record_key) = 0 THEN l.id END)
+                        l.id, CASE WHEN l.record_id IS NULL THEN l.record_key ELSE jsonb_build_object($5, l.record_id) END AS record, l.old
+                 FROM (SELECT * FROM %s AS l WHERE l.changed_at = $1 AND l.transaction_id = $2 OFFSET 0) AS l
+                 WHERE l.operation = ''DELETE'' AND l.kind = $3
+                   AND jsonb_build_array(%s) IN (SELECT unnest($4)) AND l.id NOT IN (SELECT unnest($6))
+                 ORDER BY l.record_id, l.record_key, CASE WHEN num_nonnulls(l.record_id, l.record_key) = 0 THEN l.id END, l.id DESC',
+                audit.log, (SELECT string_agg(format('l.old -> %L', c), ', ' ORDER BY n) FROM unnest(reference.child) WITH ORDINALITY AS c (c, n)))
+                USING deletion.changed_at, deletion.transaction_id, audit.kind, keys, crm._integer_key(rel), seen
+            LOOP
+                IF reference.confdeltype = 'c' OR right_.may = 'all'
+                   OR right_.may = 'owned' AND crm.can_delete(workspace, (row_.old ->> right_.owner_column)::bigint) THEN
+                    seen := seen || row_.id;
+                    next_rels := next_rels || rel::oid;
+                    next_records := next_records || row_.record;
+                    next_images := next_images || row_.old;
+                ELSE
+                    hidden := true;
+                END IF;
+            END LOOP;
+            IF hidden THEN
+                operation := 'note';
+                note := 'others were deleted with it, and are not yours to bring back';
+                RETURN NEXT;
+            END IF;
+
+            keys := ARRAY(SELECT jsonb_agg(u.i -> p.name ORDER BY p.n)
+                          FROM unnest(level_rels, level_images) WITH ORDINALITY AS u (r, i, n),
+                               unnest(reference.cleared_parent) WITH ORDINALITY AS p (name, n)
+                          WHERE u.r = reference.confrelid
+                          GROUP BY u.n HAVING bool_and(u.i ? p.name));
+            operation := 'update';
+            as_owner := reference.confdeltype IN ('n', 'd');
+            note := NULL;
+            columns := array_to_string(reference.cleared, ', ');
+            FOR record, image, was IN EXECUTE format(
+                'SELECT CASE WHEN l.record_id IS NULL THEN l.record_key ELSE jsonb_build_object($5, l.record_id) END, jsonb_build_object(%1$s), jsonb_build_object(%2$s)
+                 FROM (SELECT * FROM %3$s AS l WHERE l.changed_at = $1 AND l.transaction_id = $2 OFFSET 0) AS l
+                 WHERE l.operation = ''UPDATE'' AND l.kind = $3
+                   AND num_nonnulls(l.record_id, l.record_key) > 0
+                   AND jsonb_build_array(%4$s) IN (SELECT unnest($4)) AND ($6 OR jsonb_build_array(%5$s) <@ ''[null]'')
+                 ORDER BY l.id', (SELECT string_agg(format('%1$L, l.old -> %1$L', c), ', ') FROM unnest(reference.cleared) AS c),
+                (SELECT string_agg(format('%1$L, l.new -> %1$L', c), ', ') FROM unnest(reference.cleared) AS c),
+                audit.log,
+                (SELECT string_agg(format('l.old -> %L', c), ', ' ORDER BY n) FROM unnest(reference.cleared) WITH ORDINALITY AS c (c, n)),
+                (SELECT string_agg(format('l.new -> %L', c), ', ') FROM unnest(reference.cleared) AS c))
+                USING deletion.changed_at, deletion.transaction_id, audit.kind, keys, crm._integer_key(rel), as_owner
+            LOOP
+                RETURN NEXT;
+            END LOOP;
+        END LOOP;
+        level_rels := next_rels; level_records := next_records; level_images := next_images;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION crm._undelete_plan(regnamespace, regclass, text, oid) IS
+'What undelete() of a record would do for a role: rows to insert, parents first, with their columns and values; rows to update, with the values to set where they still have those of was, as the owner of the table or as the role; and notes of what cannot come back. No row: no such deletion, or the role may not know of it. Run as the workspace''s owner. Error: 55000 if the table has no audit log.';
+
+CREATE FUNCTION crm._integer_key(rel regclass) RETURNS text
+LANGUAGE sql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+RETURN coalesce((SELECT a.attname FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+                 WHERE i.indrelid = rel AND i.indisprimary), 'id');
+COMMENT ON FUNCTION crm._integer_key(regclass) IS
+'The column whose value the audit log has as record_id, in a table with a primary key of one integer column; id if it has none any more.';
+
+CREATE FUNCTION crm.undelete(workspace regnamespace, kind text, id text, dry_run boolean DEFAULT false,
+    OUT table_name text, OUT record jsonb, OUT restored boolean, OUT field text, OUT note text)
+RETURNS SETOF record LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'crm_undelete'
+SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO, YMD'
+SET intervalstyle = postgres
+SET extra_float_digits = 3
+SET bytea_output = hex;
+COMMENT ON FUNCTION crm.undelete(regnamespace, text, text, boolean) IS
+'Brings back a deleted record of a kind (a table of the workspace or of protect(), or the qualified name of any audited table with a primary key of one column) from the audit log, with what the same transaction deleted or unlinked because it referred to it. id is the text of the primary key. One row for each record that is back and each link set again, and with restored false for what is not. With dry_run nothing changes. The caller needs INSERT and DELETE on the table, the owner''s rights over the record where the table has protect(), and must see and be allowed to change what came back. Errors: P0002 for a deletion that is not in the log or not for the caller, 55000 for a record that is there or was merged and for a table without audit log, 23505, 23P01 and 23503 where another record stands in the way, RMD01 by a duplicate rule on undelete, 42P01 and 0A000 for kinds that cannot be.';
+
+---------------------------------------------------------------------
 -- report
 ---------------------------------------------------------------------
 
@@ -10051,6 +10473,8 @@ FROM pg_class AS c
 CROSS JOIN (SELECT DISTINCT a.role FROM crm.access(workspace) AS a) AS a
 WHERE c.relnamespace = workspace
   AND c.relkind = 'v'
+  -- It reads the log, which they may not, through a view that says who sees which row.
+  AND c.relname <> 'deleted_record'
   AND has_table_privilege(a.role, c.oid, 'SELECT')
   AND NOT EXISTS (SELECT FROM pg_options_to_table(c.reloptions) AS o
                   WHERE o.option_name = 'security_invoker' AND o.option_value IN ('true', 'on', '1', 'yes'))
@@ -10314,6 +10738,9 @@ SELECT * FROM (VALUES
     ('toolkit', '_check_cluster_arguments', 'EXECUTE', NULL, NULL),
     ('toolkit', 'unmerge', 'EXECUTE', NULL, NULL),
     ('toolkit', 'unmerge_all', 'EXECUTE', NULL, NULL),
+    ('toolkit', 'undelete', 'EXECUTE', NULL, NULL),
+    ('toolkit', '_called_by_owner', 'EXECUTE', 'EXECUTE', NULL),
+    ('toolkit', '_caller', 'EXECUTE', 'EXECUTE', NULL),
     ('toolkit', 'preview_record', 'EXECUTE', NULL, NULL),
     ('toolkit', '_preview_record', 'EXECUTE', NULL, NULL),
     ('toolkit', '_may_approve_merge', 'EXECUTE', 'EXECUTE', NULL),
@@ -10443,6 +10870,9 @@ SELECT * FROM (VALUES
     ('function', 'merge_preview', 'EXECUTE', NULL, NULL),
     ('function', 'merge_clusters', 'EXECUTE', NULL, NULL),
     ('function', 'unmerge', 'EXECUTE', NULL, NULL),
+    ('function', 'undelete', 'EXECUTE', NULL, NULL),
+    ('function', 'deleted_with', 'EXECUTE', 'EXECUTE', NULL),
+    ('table', 'deleted_record', 'SELECT', 'SELECT', NULL),
     ('function', 'resolve', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('function', 'merged_ids', 'EXECUTE', 'EXECUTE', 'EXECUTE'),
     ('table', 'stage', 'SELECT', 'SELECT', NULL),

@@ -316,6 +316,18 @@ DELETE FROM stamped;
 ALTER TABLE stamped ADD COLUMN kind text NOT NULL DEFAULT 'old';
 SELECT * FROM regress_undelete.undelete('regress_undelete_own.stamped', 1);
 SELECT * FROM stamped;
+-- rows that move to another partition when their reference is set to NULL are not deleted
+CREATE TABLE spread (this bigint REFERENCES this ON DELETE SET NULL, n integer) PARTITION BY HASH (this);
+CREATE TABLE spread_0 PARTITION OF spread FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE spread_1 PARTITION OF spread FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+SELECT crm.enable_audit('spread', audit_log => 'regress_undelete.audit_log');
+INSERT INTO this SELECT i, NULL FROM generate_series(11, 18) AS i;
+INSERT INTO spread SELECT id, id FROM this;
+DELETE FROM this;
+SELECT count(*) FILTER (WHERE restored) AS restored, count(*) FILTER (WHERE note ~ 'partition') AS noted
+FROM generate_series(11, 18) AS i, regress_undelete.undelete('regress_undelete_own.this', i);
+SELECT count(*), count(this) FROM spread;
+DELETE FROM this;
 INSERT INTO this VALUES (1, NULL);
 INSERT INTO that VALUES (1, 1);
 UPDATE this SET that = 1;
