@@ -221,6 +221,15 @@ BEGIN
 END $$;
 SET crm.member = 'regress_review/2';
 SELECT count(*) FROM regress_review.duplicate_pair WHERE left_id >= 1000;
+-- more than a hash table may take are not
+RESET SESSION AUTHORIZATION;
+INSERT INTO regress_review.account (id, name, owner_id) SELECT 10000 + i, 'Firm', 2 FROM generate_series(1, 9000) AS i;
+SET SESSION AUTHORIZATION regress_review_gate;
+SET work_mem = '64kB';
+SET hash_mem_multiplier = 1;
+SELECT count(*) FROM regress_review.duplicate_pair WHERE left_id >= 1000;
+RESET work_mem;
+RESET hash_mem_multiplier;
 RESET SESSION AUTHORIZATION;
 DELETE FROM regress_review.duplicate_pair WHERE left_id >= 1000;
 

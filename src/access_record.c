@@ -222,44 +222,53 @@ crm_reach_plan(CrmReachKind *entry, Oid workspace, const char *level)
 		return;
 	rows = Max(rel->rd_rel->reltuples, 100);
 	relation_close(rel, NoLock);
-	entry->enough = rows * sizeof(int64) < (double) get_hash_memory_limit()
-						? (uint64) (rows / LOOKUP_COST)
-						: PG_UINT64_MAX;
+	entry->enough = (uint64) (rows / LOOKUP_COST);
 	plan = crm_reach_prepare(
 		psprintf("SELECT FROM %s AS r WHERE r.%s OPERATOR(pg_catalog.=) $1 AND %s", name, id, rule),
 		1, types);
 	plan_all = crm_reach_prepare(
-		psprintf("SELECT ARRAY(SELECT r.%s::pg_catalog.int8 FROM %s AS r WHERE %s ORDER BY 1)", id,
-				 name, rule),
-		0, NULL);
+		psprintf("SELECT ARRAY(SELECT i.id FROM (SELECT r.%s::pg_catalog.int8 AS id FROM %s AS r"
+				 " WHERE %s LIMIT $1) AS i ORDER BY 1)",
+				 id, name, rule),
+		1, types);
 	SPI_keepplan(plan);
 	entry->plan = plan;
 	SPI_keepplan(plan_all);
 	entry->plan_all = plan_all;
 }
 
-/* Reads the ids of all records of a kind in reach; connected to SPI. */
+/* Reads the ids of all records of a kind in reach, unless they are too many; connected to SPI. */
 static void
 crm_reach_all(CrmReachKind *entry)
 {
 	uint64 epoch = crm_access_epoch;
+	int64 most = (int64) (get_hash_memory_limit() / sizeof(int64));
+	Datum limit = Int64GetDatum(most + 1);
 	MemoryContext old;
 	ArrayType *ids;
+	int n;
 	bool isnull;
 
 	MemoryContextReset(entry->context);
 	/* Rights that keep changing must not have it read each time. */
 	entry->lookups = 0;
-	if (SPI_execute_plan(entry->plan_all, NULL, NULL, true, 1) != SPI_OK_SELECT)
+	if (SPI_execute_plan(entry->plan_all, &limit, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the records of kind \"%s\"", entry->kind);
 	old = MemoryContextSwitchTo(entry->context);
 	ids = DatumGetArrayTypePCopy(
 		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	crm_id_set_fill(&entry->all, (int64 *) ARR_DATA_PTR(ids),
-					ARR_NDIM(ids) == 0 ? 0 : ARR_DIMS(ids)[0]);
+	n = ARR_NDIM(ids) == 0 ? 0 : ARR_DIMS(ids)[0];
+	if (n > most)
+		entry->enough = PG_UINT64_MAX;
+	else
+	{
+		crm_id_set_fill(&entry->all, (int64 *) ARR_DATA_PTR(ids), n);
+		/* Rights that changed meanwhile make it worthless. */
+		entry->epoch = epoch;
+	}
 	MemoryContextSwitchTo(old);
-	/* Rights that changed meanwhile make it worthless. */
-	entry->epoch = epoch;
+	if (n > most)
+		MemoryContextReset(entry->context);
 }
 
 PG_FUNCTION_INFO_V1(crm_record_tables_read);
@@ -315,10 +324,9 @@ crm_record_in_reach(PG_FUNCTION_ARGS)
 		crm_reach_plan(entry, PG_GETARG_OID(0), text_to_cstring(PG_GETARG_TEXT_PP(3)));
 	}
 	if (entry->plan != NULL && entry->lookups++ >= entry->enough)
-	{
 		crm_reach_all(entry);
+	if (entry->plan != NULL && entry->epoch == crm_access_epoch)
 		result = crm_id_set_contains(&entry->all, PG_GETARG_INT64(2));
-	}
 	else if (entry->plan != NULL)
 	{
 		Datum id = PG_GETARG_DATUM(2);
