@@ -548,9 +548,10 @@ crm_search_room(DuplicateSearch *search, uint32 mask)
 	}
 	search->sharers_allocated = mask + 1;
 	search->sharer = MemoryContextAllocZero(search->context, sizeof(Sharer) * n);
-	search->place = MemoryContextAlloc(search->context, sizeof(uint32) * n);
-	search->playing = MemoryContextAlloc(search->context, sizeof(uint32) * n);
-	search->taken = MemoryContextAlloc(search->context, sizeof(Sharer) * n);
+	/* Not more than half of the places are taken. */
+	search->place = MemoryContextAlloc(search->context, sizeof(uint32) * (n / 2));
+	search->playing = MemoryContextAlloc(search->context, sizeof(uint32) * (n / 2));
+	search->taken = MemoryContextAlloc(search->context, sizeof(Sharer) * (n / 2));
 }
 
 /*
