@@ -7,7 +7,8 @@
  * keys, or one that says nearly everything.  The keys of all records are looked
  * up together, in the order of the index (match_posting.c); what the shared keys
  * say is added up by row, and only rows that can reach the threshold are
- * fetched, parsed and scored: mostly none.
+ * fetched, in the order of their pages, parsed and scored: mostly none.  Most of the
+ * time goes by waiting for memory, so what comes next is asked for beforehand.
  *
  * Of a key that very many rows have, the first few are looked at: in a crowd of
  * equals anyone will do.
@@ -37,14 +38,15 @@
 #define SEARCH_STEPS 8	   /* a row looked for in a list costs as much as so many rows of it */
 #define ROUNDED		 0.001 /* bits: a sum may come out larger by rounding */
 
-#define PIECES_ASKED 8	  /* the rarest pieces of a record's names */
-#define PIECE_SAYS	 0.6  /* of a piece's rarity: pieces overlap */
-#define CROWD_ROWS	 300  /* a key that more rows have is crowded */
-#define CROWD_SEEN	 20	  /* rows of it that are looked at */
-#define MAX_SCORED	 200  /* rows scored for one record */
-#define MAX_FOUND	 50	  /* of those that mean the same */
-#define OTHERS		 1024 /* rows looked at that are kept for the next records; a power of 2 */
-#define CERTAIN_BITS 25	  /* from which a probability is 1 as a real */
+#define PIECES_ASKED 8	   /* the rarest pieces of a record's names */
+#define PIECE_SAYS	 0.6   /* of a piece's rarity: pieces overlap */
+#define CROWD_ROWS	 300   /* a key that more rows have is crowded */
+#define CROWD_SEEN	 20	   /* rows of it that are looked at */
+#define MAX_SCORED	 200   /* rows scored for one record */
+#define MAX_FOUND	 50	   /* of those that mean the same */
+#define MAX_PAIRS	 65536 /* that are put by, to be scored together */
+#define PREFETCH	 4	   /* pairs ahead of the one that is scored */
+#define CERTAIN_BITS 25	   /* from which a probability is 1 as a real */
 
 typedef struct SearchRecord
 {
@@ -97,6 +99,13 @@ typedef struct SearchOther
 	MatchRecord *record[OUTLINE_NUMBERS + 1]; /* by how much of it was read; NULL = not so far */
 } SearchOther;
 
+/* A record and a row that shares enough with it. */
+typedef struct SearchPair
+{
+	uint64 tid;
+	uint32 record;
+} SearchPair;
+
 struct DuplicateSearch
 {
 	MemoryContext context;
@@ -127,8 +136,10 @@ struct DuplicateSearch
 	int left; /* rows of it still to be read */
 	bool seen_only;
 	/* rows looked at, which many records share keys with */
-	SearchOther *other; /* by hash of their places */
-	uint32 other_mask;
+	SearchPair *pair; /* to be scored */
+	uint32 npairs;
+	uint32 pairs_allocated;
+	SearchOther other;
 	IndexFetchTableData *fetch;
 	TupleTableSlot *slot;
 	uint64 slot_tid; /* of the row in the slot that was looked at; 0 = none */
@@ -635,11 +646,11 @@ crm_search_see(DuplicateSearch *search, uint64 tid)
 	return search->slot_tid != 0;
 }
 
-/* A row that shares keys; of those that many records share keys with most are known. */
+/* A row that shares keys: the one before, or another. */
 static SearchOther *
 crm_search_other(DuplicateSearch *search, uint64 tid)
 {
-	SearchOther *other = &search->other[CRM_TID_HASH(tid) & search->other_mask];
+	SearchOther *other = &search->other;
 	bool isnull;
 
 	if (other->tid == tid)
@@ -761,6 +772,96 @@ crm_search_score(DuplicateSearch *search, SearchRecord *r, SearchOther *other)
 	MemoryContextSwitchTo(old);
 }
 
+/* Asks memory for the lists of the next records, which are all over it. */
+static inline void
+crm_search_expect(const DuplicateSearch *search, int number)
+{
+	if (number + 2 < search->nrecords)
+	{
+		const SearchRecord *r = &search->record[number + 2];
+
+		for (uint32 k = r->first; k < r->first + r->nkeys; k++)
+		{
+			__builtin_prefetch(&search->posting[search->key[k].list]);
+			__builtin_prefetch(&search->list[search->key[k].list]);
+		}
+	}
+	if (number + 1 < search->nrecords)
+	{
+		const SearchRecord *r = &search->record[number + 1];
+
+		for (uint32 k = r->first; k < r->first + r->nkeys; k++)
+		{
+			const char *rows = (const char *) search->list[search->key[k].list].row;
+
+			if (rows == NULL)
+				rows = search->posting[search->key[k].list].packed;
+			if (rows == NULL)
+				continue;
+			__builtin_prefetch(rows);
+			__builtin_prefetch(rows + 64);
+		}
+	}
+}
+
+#define ST_SORT			 crm_sort_pairs
+#define ST_ELEMENT_TYPE	 SearchPair
+#define ST_COMPARE(a, b) ((a)->tid < (b)->tid ? -1 : (a)->tid > (b)->tid)
+#define ST_SCOPE		 static
+#define ST_DEFINE
+#include "lib/sort_template.h"
+
+/* Asks memory for what the next pairs will need of their records. */
+static inline void
+crm_search_prefetch(const DuplicateSearch *search, uint32 i)
+{
+	if (i + 2 * PREFETCH < search->npairs)
+		__builtin_prefetch(&search->record[search->pair[i + 2 * PREFETCH].record]);
+	if (i + PREFETCH < search->npairs)
+	{
+		const MatchRecord *numbers = search->record[search->pair[i + PREFETCH].record].numbers;
+
+		if (numbers != NULL)
+			for (int line = 0; line < (int) sizeof(MatchRecord); line += PG_CACHE_LINE_SIZE / 2)
+				__builtin_prefetch((const char *) numbers + line);
+	}
+}
+
+/* Scores the pairs that were put by, in the order of the pages of the other rows. */
+static void
+crm_search_score_pairs(DuplicateSearch *search, MemoryContext row_context)
+{
+	crm_sort_pairs(search->pair, search->npairs);
+	for (uint32 i = 0; i < search->npairs; i++)
+	{
+		const SearchPair *pair = &search->pair[i];
+
+		CHECK_FOR_INTERRUPTS();
+		crm_search_prefetch(search, i);
+		MemoryContextSwitchTo(row_context);
+		crm_search_score(search, &search->record[pair->record],
+						 crm_search_other(search, pair->tid));
+		MemoryContextReset(row_context);
+	}
+	MemoryContextSwitchTo(search->context);
+	search->npairs = 0;
+}
+
+/* Puts by a pair of a record and a row that shares keys with it. */
+static void
+crm_search_pair(DuplicateSearch *search, uint64 tid, uint32 record)
+{
+	if (search->npairs == search->pairs_allocated)
+	{
+		search->pairs_allocated = Max(64, 2 * search->pairs_allocated);
+		search->pair = search->pair == NULL
+						   ? palloc(sizeof(SearchPair) * search->pairs_allocated)
+						   : repalloc(search->pair, sizeof(SearchPair) * search->pairs_allocated);
+	}
+	search->pair[search->npairs].tid = tid;
+	search->pair[search->npairs++].record = record;
+}
+
 void
 crm_duplicate_search_run(DuplicateSearch *search)
 {
@@ -773,22 +874,24 @@ crm_duplicate_search_run(DuplicateSearch *search)
 	search->slot_tid = 0;
 	search->fetch = table_index_fetch_begin(search->rel);
 	search->postings = crm_postings_begin(index, GetActiveSnapshot());
-	/* One record has no use for them. */
-	search->other_mask = search->nrecords < OTHERS ? 0 : OTHERS - 1;
-	search->other = palloc0(sizeof(SearchOther) * (search->other_mask + 1));
 	crm_search_look_up(search);
 	for (int i = 0; i < search->nrecords; i++)
 	{
-		SearchRecord *r = &search->record[i];
-		uint32 n = crm_search_sharers(search, r);
+		uint32 n;
 
-		for (uint32 s = 0; s < Min(n, MAX_SCORED); s++)
-		{
-			CHECK_FOR_INTERRUPTS();
-			MemoryContextSwitchTo(row_context);
-			crm_search_score(search, r, crm_search_other(search, search->taken[s].tid));
-			MemoryContextReset(row_context);
-		}
+		CHECK_FOR_INTERRUPTS();
+		crm_search_expect(search, i);
+		n = crm_search_sharers(search, &search->record[i]);
+		for (uint32 k = 0; k < Min(n, MAX_SCORED); k++)
+			crm_search_pair(search, search->taken[k].tid, (uint32) i);
+		if (search->npairs >= MAX_PAIRS)
+			crm_search_score_pairs(search, row_context);
+	}
+	crm_search_score_pairs(search, row_context);
+	for (int i = 0; i < search->nrecords; i++)
+	{
+		SearchRecord *r = &search->record[i];
+
 		if (r->nfound > 1)
 			qsort(r->found, r->nfound, sizeof(DuplicateFound), crm_cmp_found);
 		r->nfound = Min(r->nfound, MAX_FOUND);
