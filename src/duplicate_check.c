@@ -539,6 +539,7 @@ crm_check_prepare(CheckState *state)
 	DuplicateLocks *locks =
 		crm_duplicate_locks(state->trigdata->tg_relation, state->trigdata->tg_trigger->tgfoid);
 	uint64 all = 0, blocking = 0;
+	bool locked = false; /* the whole table */
 	MemoryContext row_context =
 		AllocSetContextCreate(CurrentMemoryContext, "crm duplicate row", ALLOCSET_DEFAULT_SIZES);
 
@@ -554,12 +555,12 @@ crm_check_prepare(CheckState *state)
 		uint64 applies = crm_check_applies(state);
 		bool isnull;
 
-		if ((applies & blocking) != 0)
+		if ((applies & blocking) != 0 && !locked)
 		{
 			MatchValue values[MATCH_NROLES] = {0};
 
 			crm_match_slot_values(state->rules->columns, state->new_slot, values);
-			(void) crm_duplicate_locks_add(locks, values);
+			locked = crm_duplicate_locks_add(locks, values);
 		}
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(row_context);
