@@ -51,7 +51,7 @@
 #define PARALLEL_ROWS 10000				 /* a statement of fewer is not worth a worker */
 #define WORKER_ROWS	  2048				 /* each has so many at least */
 #define CHUNK_ROWS	  8192				 /* looked up together by a process alone */
-#define MOST_ROWS	  16384				 /* the same by one of several, ... */
+#define MOST_ROWS	  32768				 /* the same by one of several, ... */
 #define LEAST_ROWS	  512				 /* ... and at the end */
 #define CHUNK_SHARE	  2					 /* a chunk is so much of what each has left */
 #define BATCH_CHUNKS  256				 /* most of a batch */
