@@ -112,11 +112,13 @@ is($node->safe_psql('postgres', $workers), '0', 'no worker is left');
 		$node->safe_psql('postgres', q{DO $$
 			DECLARE
 				n int := 0;
+				leader int;
 			BEGIN
 				LOOP
 					PERFORM pg_stat_clear_snapshot();
-					IF EXISTS (SELECT FROM pg_stat_activity AS w JOIN pg_stat_activity AS l ON l.pid = w.leader_pid
-							   WHERE w.backend_type = 'parallel worker' AND w.wait_event = 'Extension' AND pg_cancel_backend(l.pid)) THEN
+					leader := (SELECT leader_pid FROM pg_stat_activity WHERE backend_type = 'parallel worker' AND wait_event = 'Extension' LIMIT 1);
+					IF leader IS NOT NULL THEN
+						PERFORM pg_cancel_backend(leader);
 						EXIT;
 					END IF;
 					EXIT WHEN n > 0 AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE usename = 'rep' AND backend_type = 'client backend') OR clock_timestamp() > now() + interval '1 minute';
