@@ -338,6 +338,13 @@ SELECT count(*) FROM this;
 SELECT * FROM regress_undelete.undelete('regress_undelete_own.this', 1);
 SELECT * FROM this ORDER BY id;
 SELECT * FROM mark ORDER BY word;
+-- a link of rows that nothing tells apart is not set again, and that is said
+CREATE TABLE loose (that bigint REFERENCES that ON DELETE SET NULL);
+SELECT crm.enable_audit('loose', audit_log => 'regress_undelete.audit_log');
+INSERT INTO loose VALUES (1), (1), (NULL);
+DELETE FROM that;
+SELECT * FROM regress_undelete.undelete('regress_undelete_own.that', 1) WHERE table_name ~ 'loose';
+SELECT count(that) FROM loose;
 
 -- a table with protect() is in the list under its kind
 CREATE TABLE project (id bigint PRIMARY KEY, name text, owner_id bigint);

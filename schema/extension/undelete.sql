@@ -139,6 +139,7 @@ DECLARE
     seen bigint[];          -- of the log: rows taken
     keys jsonb[];
     hidden boolean;  -- were there rows that the role may not have back?
+    keyless boolean; -- were there rows that referred to it and have no key?
     told text[] := '{}';
     written jsonb := '{}';  -- log -> what the transaction did to which kinds
 BEGIN
@@ -285,11 +286,11 @@ BEGIN
             as_owner := reference.confdeltype IN ('n', 'd');
             note := NULL;
             columns := array_to_string(reference.cleared, ', ');
+            keyless := false;
             FOR record, image, was IN EXECUTE format(
                 'SELECT CASE WHEN l.record_id IS NULL THEN l.record_key ELSE jsonb_build_object($5, l.record_id) END, jsonb_build_object(%1$s), jsonb_build_object(%2$s)
                  FROM (SELECT * FROM %3$s AS l WHERE l.changed_at = $1 AND l.transaction_id = $2 OFFSET 0) AS l
                  WHERE l.operation = ''UPDATE'' AND l.kind = $3
-                   AND num_nonnulls(l.record_id, l.record_key) > 0
                    AND jsonb_build_array(%4$s) IN (SELECT unnest($4)) AND ($6 OR jsonb_build_array(%5$s) <@ ''[null]'')
                  ORDER BY l.id', (SELECT string_agg(format('%1$L, l.old -> %1$L', c), ', ') FROM unnest(reference.cleared) AS c),
                 (SELECT string_agg(format('%1$L, l.new -> %1$L', c), ', ') FROM unnest(reference.cleared) AS c),
@@ -298,8 +299,17 @@ BEGIN
                 (SELECT string_agg(format('l.new -> %L', c), ', ') FROM unnest(reference.cleared) AS c))
                 USING deletion.changed_at, deletion.transaction_id, audit.kind, keys, crm._integer_key(rel), as_owner
             LOOP
-                RETURN NEXT;
+                IF record IS NULL THEN
+                    keyless := true;
+                ELSE
+                    RETURN NEXT;
+                END IF;
             END LOOP;
+            IF keyless THEN
+                operation := 'note'; record := NULL; image := NULL; was := NULL;
+                note := 'rows that referred to it cannot be told apart: the table has no primary key';
+                RETURN NEXT;
+            END IF;
         END LOOP;
         level_rels := next_rels; level_records := next_records; level_images := next_images;
     END LOOP;
