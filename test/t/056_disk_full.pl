@@ -102,6 +102,9 @@ CONF
 $node->start;
 prepare($node);
 burst($node, 30000);
+# Or a quick checkpointer makes room again and again.
+$node->append_conf('postgresql.conf', 'wal_keep_size = 1GB');
+$node->reload;
 fill(1024 * 1024);
 $node->safe_psql('postgres', 'ALTER SYSTEM SET crm.scheduler = on');
 $node->reload;
@@ -109,6 +112,7 @@ $node->reload;
 $node->wait_for_log(qr/database system is shut down/);
 like(slurp_file($node->logfile), qr/PANIC:  could not write to file "pg_wal.*No space left on device/, 'the disk of the log is full');
 unlink $filler or die;
+$node->append_conf('postgresql.conf', 'wal_keep_size = 0');
 # Fails while children of the old postmaster live.
 $node->{_pid} = undef;
 $node->{_pid} = undef until $node->start(fail_ok => 1);
