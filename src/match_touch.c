@@ -323,7 +323,9 @@ crm_change_begin(MatchScan *scan, KnownResult *known, uint64 *nchanged)
 	}
 	*nchanged = set->n;
 	crm_change_find_gone(scan, set, known);
+	CHECK_FOR_INTERRUPTS();
 	crm_change_index_pairs(set, known);
+	CHECK_FOR_INTERRUPTS();
 	crm_change_seeds(set, known, (float4) crm_match_probability(shared->threshold));
 	crm_change_spread(set, known);
 	return set;

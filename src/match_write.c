@@ -79,6 +79,8 @@ crm_sort_known(void *rows, uint32 n, Size size, int (*cmp)(const void *, const v
 	qsort(out, nout, size, cmp);
 	while (nout > 0)
 	{
+		if (to % 65536 == 0)
+			CHECK_FOR_INTERRUPTS();
 		if (kept > 0 && cmp(row + (kept - 1) * size, out + (nout - 1) * size) > 0)
 			memcpy(row + --to * size, row + --kept * size, size);
 		else

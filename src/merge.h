@@ -166,6 +166,7 @@ extern uint64 crm_merge_run_quietly(MergeContext *mc, MergeTable *t, const char 
 									MergeInput *input, bool before, bool actions);
 
 extern Datum crm_merge_value(MergeRows *rows, uint64 row, int column, bool *isnull);
+extern char *crm_merge_string(MergeRows *rows, uint64 row, int column);
 extern char *crm_merge_text(MergeTable *t, MergeRows *rows, uint64 row, int column);
 extern bool crm_merge_same(MergeTable *t, MergeRows *a, uint64 arow, MergeRows *b, uint64 brow,
 						   int column);

@@ -487,6 +487,16 @@ crm_merge_run_quietly(MergeContext *mc, MergeTable *t, const char *sql, MergeInp
  * Rows and their images
  * --------------------------------------------------------------------- */
 
+/* A column of type text. */
+char *
+crm_merge_string(MergeRows *rows, uint64 row, int column)
+{
+	bool isnull;
+	Datum d = SPI_getbinval(rows->table->vals[row], rows->desc, column, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(d);
+}
+
 /* Value in column "column", counted after the leading ones. */
 Datum
 crm_merge_value(MergeRows *rows, uint64 row, int column, bool *isnull)

@@ -80,15 +80,6 @@ crm_is_undeleted(void)
 	return undelete_depth >= 0 && crm_trigger_depth() == undelete_depth + 1;
 }
 
-static char *
-crm_plan_text(MergeRows *rows, uint64 row, int column)
-{
-	bool isnull;
-	Datum d = SPI_getbinval(rows->table->vals[row], rows->desc, column, &isnull);
-
-	return isnull ? NULL : TextDatumGetCString(d);
-}
-
 static Jsonb *
 crm_plan_jsonb(MergeRows *rows, uint64 row, int column)
 {
@@ -124,14 +115,14 @@ crm_undelete_plan(UndeleteContext *uc)
 
 		r->t = crm_merge_table(
 			mc, DatumGetObjectId(SPI_getbinval(rows.table->vals[i], rows.desc, 1, &isnull)));
-		r->operation = crm_plan_text(&rows, i, 2);
+		r->operation = crm_merge_string(&rows, i, 2);
 		d = SPI_getbinval(rows.table->vals[i], rows.desc, 3, &isnull);
 		r->as_owner = !isnull && DatumGetBool(d);
 		r->record = crm_plan_jsonb(&rows, i, 4);
-		r->columns = crm_plan_text(&rows, i, 5);
+		r->columns = crm_merge_string(&rows, i, 5);
 		r->image = crm_plan_jsonb(&rows, i, 6);
 		r->was = crm_plan_jsonb(&rows, i, 7);
-		r->note = crm_plan_text(&rows, i, 8);
+		r->note = crm_merge_string(&rows, i, 8);
 	}
 	crm_merge_free(&rows);
 }
@@ -447,7 +438,7 @@ crm_undelete_blocker(UndeleteContext *uc, ErrorData *error)
 					 quote_identifier(t->colname[t->key[0]]), t->qualified, t->from, sql.data),
 			NULL, input, true);
 		if (rows.count > 0)
-			result = psprintf("%s %s", t->name, crm_plan_text(&rows, 0, 1));
+			result = psprintf("%s %s", t->name, crm_merge_string(&rows, 0, 1));
 		crm_merge_free(&rows);
 	}
 	crm_merge_input_end(input);
@@ -542,7 +533,7 @@ crm_undelete_table(MergeContext *mc, char *kind)
 							 " WHERE r.kind = $2",
 							 &p, NULL);
 	if (rows.count > 0)
-		kind = crm_plan_text(&rows, 0, 1);
+		kind = crm_merge_string(&rows, 0, 1);
 	crm_merge_free(&rows);
 	return crm_merge_kind_table(mc, kind, "brought back");
 }
@@ -566,9 +557,9 @@ crm_undelete_check_merged(UndeleteContext *uc)
 	if (rows.count > 0)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("%s %s was merged, not deleted", uc->t->name, uc->id),
-						errdetail("It went into %s by merge %s.", crm_plan_text(&rows, 0, 1),
-								  crm_plan_text(&rows, 0, 2)),
-						errhint("Undo that with unmerge(%s).", crm_plan_text(&rows, 0, 2))));
+						errdetail("It went into %s by merge %s.", crm_merge_string(&rows, 0, 1),
+								  crm_merge_string(&rows, 0, 2)),
+						errhint("Undo that with unmerge(%s).", crm_merge_string(&rows, 0, 2))));
 	crm_merge_free(&rows);
 }
 

@@ -702,15 +702,6 @@ crm_logged_table(MergeContext *mc, char *schema, const char *name)
 	return crm_merge_table(mc, relid);
 }
 
-static char *
-crm_string(MergeRows *rows, uint64 row, int column)
-{
-	bool isnull;
-	Datum d = SPI_getbinval(rows->table->vals[row], rows->desc, column, &isnull);
-
-	return isnull ? NULL : TextDatumGetCString(d);
-}
-
 static void
 crm_undo_changes(UnmergeContext *uc)
 {
@@ -738,8 +729,9 @@ crm_undo_changes(UnmergeContext *uc)
 	{
 		bool isnull;
 		int position = DatumGetInt32(SPI_getbinval(groups.table->vals[g], groups.desc, 1, &isnull));
-		char *operation = crm_string(&groups, g, 2);
-		MergeTable *t = crm_logged_table(mc, crm_string(&groups, g, 3), crm_string(&groups, g, 4));
+		char *operation = crm_merge_string(&groups, g, 2);
+		MergeTable *t =
+			crm_logged_table(mc, crm_merge_string(&groups, g, 3), crm_merge_string(&groups, g, 4));
 		MemoryContext old;
 		UnmergeEntries e;
 
@@ -880,6 +872,8 @@ crm_unmerge(PG_FUNCTION_ARGS)
 	bool isnull;
 	AclResult acl;
 	ListCell *lc;
+	DuplicateWriter writer = crm_duplicate_writer;
+	Oid person = crm_duplicate_person;
 	ErrorContextCallback callback = {.callback = crm_unmerge_context, .arg = &uc};
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
@@ -906,7 +900,7 @@ crm_unmerge(PG_FUNCTION_ARGS)
 	if (DatumGetBool(SPI_getbinval(rows.table->vals[0], rows.desc, 4, &isnull)))
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("merge " INT64_FORMAT " has already been undone", mc->merge_id)));
-	t = crm_logged_table(mc, crm_string(&rows, 0, 1), crm_string(&rows, 0, 2));
+	t = crm_logged_table(mc, crm_merge_string(&rows, 0, 1), crm_merge_string(&rows, 0, 2));
 	if (t->nkey != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -915,7 +909,7 @@ crm_unmerge(PG_FUNCTION_ARGS)
 	deconstruct_array(DatumGetArrayTypeP(SPI_getbinval(rows.table->vals[0], rows.desc, 5, &isnull)),
 					  TEXTOID, -1, false, TYPALIGN_INT, &losers, NULL, &n);
 	ids = palloc((n + 1) * sizeof(char *));
-	ids[0] = crm_string(&rows, 0, 3);
+	ids[0] = crm_merge_string(&rows, 0, 3);
 	for (int i = 0; i < n; i++)
 		ids[i + 1] = TextDatumGetCString(losers[i]);
 	crm_merge_free(&rows);
@@ -926,18 +920,7 @@ crm_unmerge(PG_FUNCTION_ARGS)
 		aclcheck_error(acl, OBJECT_TABLE, t->name);
 	if (crm_merge_lock(t, ids, 1) != NULL)
 	{
-		JsonbParseState *state = NULL;
-		JsonbValue v;
-
-		pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-		v.type = jbvString;
-		v.val.string.val = t->colname[t->key[0]];
-		v.val.string.len = strlen(t->colname[t->key[0]]);
-		pushJsonbValue(&state, WJB_KEY, &v);
-		v.val.string.val = ids[0];
-		v.val.string.len = strlen(ids[0]);
-		pushJsonbValue(&state, WJB_VALUE, &v);
-		crm_check_blocker(mc, t, JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
+		crm_check_blocker(mc, t, crm_merge_jsonb_pair(t->colname[t->key[0]], ids[0]));
 		/* Its id is not for those who may not see it. */
 		ereport(ERROR,
 				(errcode(ERRCODE_NO_DATA_FOUND),
@@ -954,8 +937,8 @@ crm_unmerge(PG_FUNCTION_ARGS)
 	}
 	PG_FINALLY();
 	{
-		crm_duplicate_writer = DUPLICATE_BY_CLIENT;
-		crm_duplicate_person = InvalidOid;
+		crm_duplicate_writer = writer;
+		crm_duplicate_person = person;
 	}
 	PG_END_TRY();
 	error_context_stack = callback.previous;

@@ -116,14 +116,68 @@ $$;
 COMMENT ON FUNCTION crm._undelete_images(regnamespace, regclass, jsonb[]) IS
 'Rows as the audit log has them, made ready to be inserted: the columns to write, the others having their defaults; the values; the columns whose values the log does not hold. Error: 55000 if one of these must have a value.';
 
+CREATE FUNCTION crm._undelete_references(rels oid[],
+    OUT rel regclass, OUT confrelid oid, OUT confdeltype "char", OUT moves boolean,
+    OUT parent name[], OUT child name[], OUT cleared name[], OUT cleared_parent name[])
+RETURNS SETOF record LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT f.conrelid, f.confrelid, f.confdeltype,
+       f.confdeltype <> 'c' AND EXISTS (SELECT FROM pg_partitioned_table AS t WHERE t.partrelid = f.conrelid AND t.partattrs::smallint[] && f.conkey),
+       p.names, c.names, s.names, s.parent
+FROM pg_constraint AS f
+CROSS JOIN LATERAL (SELECT array_agg(a.attname ORDER BY k.n) AS names FROM unnest(f.confkey) WITH ORDINALITY AS k (num, n)
+                    JOIN pg_attribute AS a ON a.attrelid = f.confrelid AND a.attnum = k.num) AS p
+CROSS JOIN LATERAL (SELECT array_agg(a.attname ORDER BY k.n) AS names FROM unnest(f.conkey) WITH ORDINALITY AS k (num, n)
+                    JOIN pg_attribute AS a ON a.attrelid = f.conrelid AND a.attnum = k.num) AS c
+CROSS JOIN LATERAL (SELECT array_agg(b.c ORDER BY b.n) AS names, array_agg(b.p ORDER BY b.n) AS parent
+                    FROM unnest(c.names, p.names, f.conkey) WITH ORDINALITY AS b (c, p, num, n)
+                    WHERE cardinality(coalesce(f.confdelsetcols, '{}')) = 0 OR b.num = ANY (f.confdelsetcols)) AS s
+WHERE f.contype = 'f' AND f.conparentid = 0 AND f.confrelid = ANY (rels)
+ORDER BY f.confdeltype <> 'c', f.oid
+$$;
+COMMENT ON FUNCTION crm._undelete_references(oid[]) IS
+'Foreign keys that refer to tables, those that delete first: the table, what it refers to, what a deletion does, whether that may move rows to another partition; the columns on both sides, and those of them that a deletion clears.';
+
+CREATE FUNCTION crm._last_change(workspace regnamespace, target regclass, id text,
+    OUT log_id bigint, OUT operation text, OUT old jsonb, OUT changed_at timestamptz, OUT transaction_id bigint, OUT record jsonb)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    id_column name;
+    integer_id boolean;
+    audit record;
+BEGIN
+    SELECT a.attname, a.atttypid IN ('int8'::regtype, 'int4'::regtype, 'int2'::regtype) INTO id_column, integer_id
+    FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+    WHERE i.indrelid = target AND i.indisprimary;
+    SELECT * INTO audit FROM crm._audit_of(target);
+    -- A table that is audited no more may have been.
+    IF audit.log IS NULL THEN
+        SELECT c.relname::text AS kind, to_regclass(format('%s.audit_log', workspace)) AS log INTO audit FROM pg_class AS c WHERE c.oid = target;
+    END IF;
+    EXECUTE format('SELECT l.id, l.operation, l.old, l.changed_at, l.transaction_id
+                    FROM (SELECT * FROM %s AS l WHERE l.kind = $1 AND %s OFFSET 0) AS l ORDER BY l.id DESC LIMIT 1', audit.log,
+                   CASE WHEN integer_id THEN 'l.record_id = $2::bigint' ELSE 'l.record_id IS NULL AND l.record_key ->> $3 = $2' END)
+    INTO log_id, operation, old, changed_at, transaction_id USING audit.kind, id, id_column;
+    IF log_id IS NULL AND (SELECT a.log FROM crm._audit_of(target) AS a) IS NULL THEN
+        RAISE EXCEPTION 'deletions in "%" are not in an audit log', (SELECT c.relname FROM pg_class AS c WHERE c.oid = target)
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = format('SELECT crm.enable_audit(%L, audit_log => %L) logs them from now on.', target::text, workspace || '.audit_log');
+    END IF;
+    record := jsonb_build_object(id_column, CASE WHEN integer_id THEN to_jsonb(id::bigint) ELSE to_jsonb(id) END);
+END
+$$;
+COMMENT ON FUNCTION crm._last_change(regnamespace, regclass, text) IS
+'The last change of a record that is in the audit log, and its primary key; NULLs: none is. Error: 55000 if there is none and the table has no audit log.';
+
 CREATE FUNCTION crm._undelete_plan(workspace regnamespace, target regclass, id text, role oid,
     OUT rel regclass, OUT operation text, OUT as_owner boolean, OUT record jsonb, OUT columns text, OUT image jsonb, OUT was jsonb, OUT note text)
 RETURNS SETOF record LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    id_column name;
-    integer_id boolean;
     audit record;
     deletion record;
     right_ record;
@@ -143,32 +197,16 @@ DECLARE
     told text[] := '{}';
     written jsonb := '{}';  -- log -> what the transaction did to which kinds
 BEGIN
-    SELECT a.attname, a.atttypid IN ('int8'::regtype, 'int4'::regtype, 'int2'::regtype) INTO id_column, integer_id
-    FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-    WHERE i.indrelid = target AND i.indisprimary;
-    SELECT * INTO audit FROM crm._audit_of(target);
-    -- A table that is audited no more may have been.
-    IF audit.log IS NULL THEN
-        SELECT c.relname::text AS kind, to_regclass(format('%s.audit_log', workspace)) AS log INTO audit FROM pg_class AS c WHERE c.oid = target;
-    END IF;
-    EXECUTE format('SELECT l.id, l.operation, l.old, l.changed_at, l.transaction_id
-                    FROM (SELECT * FROM %s AS l WHERE l.kind = $1 AND %s OFFSET 0) AS l ORDER BY l.id DESC LIMIT 1', audit.log,
-                   CASE WHEN integer_id THEN 'l.record_id = $2::bigint' ELSE 'l.record_id IS NULL AND l.record_key ->> $3 = $2' END)
-    INTO deletion USING audit.kind, id, id_column;
-    IF deletion.id IS NULL AND (SELECT a.log FROM crm._audit_of(target) AS a) IS NULL THEN
-        RAISE EXCEPTION 'deletions in "%" are not in an audit log', (SELECT c.relname FROM pg_class AS c WHERE c.oid = target)
-            USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = format('SELECT crm.enable_audit(%L, audit_log => %L) logs them from now on.', target::text, workspace || '.audit_log');
-    END IF;
+    SELECT * INTO deletion FROM crm._last_change(workspace, target, id);
     SELECT * INTO right_ FROM crm._may_undelete(workspace, target, role);
     IF deletion.operation IS DISTINCT FROM 'DELETE' OR right_.may = 'none'
        OR right_.may = 'owned' AND NOT coalesce(crm.can_delete(workspace, (deletion.old ->> right_.owner_column)::bigint), false) THEN
         RETURN;
     END IF;
 
-    seen := ARRAY[deletion.id];
+    seen := ARRAY[deletion.log_id];
     level_rels := ARRAY[target::oid];
-    level_records := ARRAY[jsonb_build_object(id_column, CASE WHEN integer_id THEN to_jsonb(id::bigint) ELSE to_jsonb(id) END)];
+    level_records := ARRAY[deletion.record];
     level_images := ARRAY[deletion.old];
     WHILE cardinality(level_rels) > 0 LOOP
         FOR rel IN SELECT DISTINCT u FROM unnest(level_rels) AS u ORDER BY u LOOP
@@ -203,19 +241,7 @@ BEGIN
         -- What the same transaction took away with these rows.
         next_rels := '{}'; next_records := '{}'; next_images := '{}';
         FOR reference IN
-            SELECT f.conrelid::regclass AS rel, f.confrelid, f.confdeltype,
-                   f.confdeltype <> 'c' AND EXISTS (SELECT FROM pg_partitioned_table AS t WHERE t.partrelid = f.conrelid AND t.partattrs::smallint[] && f.conkey) AS moves,
-                   p.names AS parent, c.names AS child, s.names AS cleared, s.parent AS cleared_parent
-            FROM pg_constraint AS f
-            CROSS JOIN LATERAL (SELECT array_agg(a.attname ORDER BY k.n) AS names FROM unnest(f.confkey) WITH ORDINALITY AS k (num, n)
-                                JOIN pg_attribute AS a ON a.attrelid = f.confrelid AND a.attnum = k.num) AS p
-            CROSS JOIN LATERAL (SELECT array_agg(a.attname ORDER BY k.n) AS names FROM unnest(f.conkey) WITH ORDINALITY AS k (num, n)
-                                JOIN pg_attribute AS a ON a.attrelid = f.conrelid AND a.attnum = k.num) AS c
-            CROSS JOIN LATERAL (SELECT array_agg(b.c ORDER BY b.n) AS names, array_agg(b.p ORDER BY b.n) AS parent
-                                FROM unnest(c.names, p.names, f.conkey) WITH ORDINALITY AS b (c, p, num, n)
-                                WHERE cardinality(coalesce(f.confdelsetcols, '{}')) = 0 OR b.num = ANY (f.confdelsetcols)) AS s
-            WHERE f.contype = 'f' AND f.conparentid = 0 AND f.confrelid = ANY (level_rels)
-            ORDER BY f.confdeltype <> 'c', f.oid
+            SELECT * FROM crm._undelete_references(level_rels)
         LOOP
             rel := reference.rel; record := NULL; columns := NULL; image := NULL; was := NULL; as_owner := NULL;
             SELECT * INTO audit FROM crm._audit_of(rel);

@@ -71,6 +71,7 @@ my %values = (
 	'double precision' => [map { "'$_'::float8" } qw(0 0.5 1 -1 NaN Infinity -Infinity 1e-300 1e300)],
 	numeric => ['0', '1', '-1', q{'NaN'::numeric}, q{'Infinity'::numeric}, q{'-Infinity'::numeric}, '1e1000::numeric', '1e-1000::numeric', '1e100000::numeric', '0.005'],
 	oid => [map { "$_\::oid" } @oids],
+	'oid[]' => [q{'{}'::oid[]}, q{'{0,1,1259,4294967295}'::oid[]}, q{'{NULL}'::oid[]}],
 	regclass => [(map { "$_\::oid::regclass" } @oids), map { "'$_'::regclass" } qw(sales.account sales.contact sales.opportunity sales.reminder sales.inbox sales.account_pkey sales.account_id_seq plain pg_class pg_toast.pg_toast_2618 information_schema.tables)],
 	regnamespace => [(map { "$_\::oid::regnamespace" } @oids), map { "'$_'::regnamespace" } qw(sales crm public pg_catalog pg_toast)],
 	'timestamp with time zone' => [map { "'$_'::timestamptz" } 'infinity', '-infinity', '4713-01-01 BC', '0001-01-01 BC', '294276-12-31', '2000-01-01', '2024-02-29'],
